@@ -1,0 +1,60 @@
+"""Work over many files in worker processes."""
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from console import UserError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+CHUNK = 16  # items a worker takes at a time, unless told otherwise
+
+
+def cpu_count() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def unordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, chunk: int = CHUNK
+) -> Iterator[Result]:
+    """Yield function(item) for every item, in the order they finish, from `workers` processes (default: all cores).
+
+    `function` and the items must be picklable. Each worker runs its linear algebra on one thread, ignores Ctrl-C
+    (the parent stops the work) and ends with its parent, however that dies. A worker that is killed ends the run
+    with a UserError; an exception inside `function` is raised here.
+    """
+    workers = workers or cpu_count()
+    source = iter(items)
+    chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
+    inherited = dict(os.environ)
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        running = {pool.submit(_run, function, batch) for batch in itertools.islice(chunks, 2 * workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(_run, function, batch) for batch in itertools.islice(chunks, len(done))}
+            for future in done:
+                yield from future.result()
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed (out of memory?): run again, with fewer workers") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        os.environ.clear()
+        os.environ.update(inherited)
+
+
+def _run(function: Callable[[Item], Result], batch: list[Item]) -> list[Result]:
+    return [function(item) for item in batch]
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
