@@ -1,0 +1,188 @@
+"""VoxCeleb's archives into the wav trees, read where they lie: parts are never joined on disk."""
+import bisect
+import hashlib
+import io
+import itertools
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import console
+from configure import TREES
+from console import UserError
+from corpora.voxceleb import Archive
+from files import remove_unfinished, replacing
+
+BLOCK = 1 << 20  # bytes read at a time
+EXTRACTED_SUFFIX = ".extracted"  # marks an archive whose parts --delete_archives removed
+
+
+class JoinedFile(io.RawIOBase):
+    """Several files read as one, end to end; seekable, so that zipfile can read it."""
+
+    def __init__(self, paths: list[Path]):
+        with ExitStack() as stack:
+            self._files = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
+            self._opened = stack.pop_all()
+        self._ends = list(itertools.accumulate(path.stat().st_size for path in paths))
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes from the start of the first file."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position in bytes and return it."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer from the file at the position, at most to that file's end; return the bytes read."""
+        index = bisect.bisect_right(self._ends, self._position)
+        if index == len(self._files):
+            return 0
+        file, end = self._files[index], self._ends[index]
+        file.seek(self._position - (self._ends[index - 1] if index else 0))
+        count = file.readinto(memoryview(buffer)[: end - self._position])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        """Close every file."""
+        self._opened.close()
+        super().close()
+
+
+@contextmanager
+def open_zip(archive: Archive, folder: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
+    """Yield the archive's bytes and its zip directory, no member of which has an unsafe place.
+
+    Raises UserError if a part is missing, the zip is damaged, or a member would be written outside its folder.
+    """
+    if not archive.complete(folder):
+        part = next(part for part in archive.parts if not (folder / part).is_file())
+        raise UserError(f"{folder / part} is missing, so {archive.name} cannot be extracted; --download fetches it")
+    with io.BufferedReader(JoinedFile(archive.present(folder)), BLOCK) as data:
+        try:
+            opened = zipfile.ZipFile(data)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{folder / archive.name}: {error}; remove its parts and --download again") from None
+        with opened:
+            for member in opened.infolist():
+                refuse_unsafe(member.orig_filename, stat.S_IFMT(member.external_attr >> 16), folder / archive.name)
+            yield data, opened
+
+
+def refuse_unsafe(name: str, file_type: int, archive: Path) -> None:
+    """Raise UserError if a member would lie outside its folder or is neither file nor folder (S_IFMT; 0: unknown)."""
+    reason = None
+    if name.startswith("/") or re.search(r"[\\:\0]", name) or ".." in PurePosixPath(name).parts:
+        reason = "leads outside the folder"
+    elif file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
+        reason = "is a link or a device"
+    if reason:
+        raise UserError(f"{archive}: member {name!r} {reason}; extraction refused, do not trust this archive")
+
+
+def place(archive: Archive, root: Path, member: zipfile.ZipInfo) -> Path:
+    """Return where below `root` a member belongs."""
+    return root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)
+
+
+def find_missing(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the members that are not whole in the wav tree yet.
+
+    A wav beside a member's place stands for it: --delete_m4a has removed what it was made from.
+    """
+    members = [m for m in opened.infolist() if m.filename.startswith(archive.inside) and not m.is_dir()]
+    if not members:
+        raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
+    return [m for m in members if not _is_whole(place(archive, root, m), m.file_size)]
+
+
+def extract(archive: Archive, root: Path, delete: bool) -> None:
+    """Write an archive's members into its wav tree under `root`, where its parts lie too; whole files are kept.
+
+    With `delete` the parts are removed at the end and an empty file NAME.extracted says so. Raises UserError for
+    a missing or damaged part, an unsafe member and a lack of disk before anything is written.
+    """
+    marker = root / (archive.name + EXTRACTED_SUFFIX)
+    if not marker.exists():
+        with open_zip(archive, root) as (data, opened):
+            missing = find_missing(archive, root, opened)
+            if missing:
+                check_room(root, archive.name, sum(member.file_size for member in missing))
+                _check_md5(archive, root, data)
+                remove_unfinished(root / TREES[archive.tree].wav)
+                _write_members(archive, root, opened, missing)
+        print(f"{archive.name}: {len(missing)} files extracted")
+    if delete:
+        marker.touch()
+        for part in archive.present(root):
+            part.unlink()
+
+
+def check_room(folder: Path, name: str, size: int) -> None:
+    """Raise UserError if `folder` has less free disk than the `size` in bytes that `name` needs."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(f"{folder}: {name} needs {size / 1e9:.1f} GB more and only {free / 1e9:.1f} GB are free")
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return path.suffix != ".wav" and path.with_suffix(".wav").exists()
+
+
+def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
+    if archive.md5 is None:
+        return
+    total, found = data.seek(0, io.SEEK_END), hashlib.md5()
+    data.seek(0)
+    with console.progress(total=total, unit="B", unit_scale=True, desc=f"{archive.name} MD5") as bar:
+        while block := data.read(BLOCK):
+            found.update(block)
+            bar.update(len(block))
+    if found.hexdigest() != archive.md5:
+        raise UserError(
+            f"{root / archive.name}: its parts join to MD5 {found.hexdigest()}, listed is {archive.md5}; remove them "
+            "and --download again, or give --parts_list and --zip_list if these archives are not VoxCeleb's own"
+        )
+
+
+def _write_members(archive: Archive, root: Path, opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:
+    total = sum(member.file_size for member in members)
+    with console.progress(total=total, unit="B", unit_scale=True, desc=archive.name) as bar:
+        for member in members:
+            try:
+                with opened.open(member) as source, replacing(place(archive, root, member)) as temporary:
+                    copy_declared(source, temporary, member.file_size)
+            except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+                raise UserError(f"{root / archive.name}: member {member.filename!r}: {error}; fetch it again") from None
+            bar.update(member.file_size)
+
+
+def copy_declared(source: BinaryIO, path: Path, size: int) -> None:
+    """Write `source` to `path`; raise EOFError unless it holds exactly `size` bytes, writing none beyond them."""
+    with open(path, "wb") as file:
+        while size and (block := source.read(min(size, BLOCK))):
+            size -= file.write(block)
+    if size or source.read(1):
+        raise EOFError("its size is not the declared one")

@@ -1,0 +1,131 @@
+"""VoxCeleb's archives as published: names, MD5s, counts; and the lists that replace them for a private set."""
+import fnmatch
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from configure import TREES, TRIALS_NAME
+from console import UserError
+
+PARTS = """
+vox1_dev_wav_partaa e395d020928bc15670b570a21695ed96
+vox1_dev_wav_partab bbfaaccefab65d82b21903e81a8a8020
+vox1_dev_wav_partac 017d579a2a96a077f40042ec33e51512
+vox1_dev_wav_partad 7bb1e9f70fddc7a678fa998ea8b3ba19
+vox1_test_wav.zip 185fdc63c3c739954633d50379a3d102
+vox2_dev_aac_partaa da070494c573e5c0564b1d11c3b20577
+vox2_dev_aac_partab 17fe6dab2b32b48abaf1676429cdd06f
+vox2_dev_aac_partac 1de58e086c5edf63625af1cb6d831528
+vox2_dev_aac_partad 5a043eb03e15c5a918ee6a52aad477f9
+vox2_dev_aac_partae cea401b624983e2d0b2a87fb5d59aa60
+vox2_dev_aac_partaf fc886d9ba90ab88e7880ee98effd6ae9
+vox2_dev_aac_partag d160ecc3f6ee3eed54d55349531cb42e
+vox2_dev_aac_partah 6b84a81b9af72a9d9eecbb3b1f602e65
+"""
+ZIPS = """
+vox1_dev_wav_part* vox1_dev_wav.zip ae63e55b951748cc486645f532ba230b
+vox2_dev_aac_part* vox2_dev_aac.zip bbc063c46078a602ca71605645c2a402
+"""
+CHOICES = {  # --parts
+    "all": ("vox1_dev", "vox1_test", "vox2_dev"),
+    "vox1": ("vox1_dev", "vox1_test"),
+    "vox2": ("vox2_dev",),
+    "vox1_dev": ("vox1_dev",),
+    "vox1_test": ("vox1_test",),
+}
+
+
+class Count(NamedTuple):
+    """How much one part of VoxCeleb holds, as published."""
+
+    speakers: int
+    utterances: int
+
+
+COUNTS = {"vox2_dev": Count(5994, 1092009), "vox1_dev": Count(1211, 148642), "vox1_test": Count(40, 4874)}
+
+
+class TrialList(NamedTuple):
+    """A published trial list over VoxCeleb1: its name where it is served and under save_path, its length."""
+
+    served: str
+    saved: str
+    trials: int
+
+
+TRIAL_LISTS = (
+    TrialList("veri_test.txt", TRIALS_NAME, 37720),  # O, original: the paper's
+    TrialList("veri_test2.txt", "veri_test2.txt", 37611),  # O, cleaned
+    TrialList("list_test_all2.txt", "list_test_all2.txt", 579818),  # E, cleaned
+    TrialList("list_test_hard2.txt", "list_test_hard2.txt", 550894),  # H, cleaned
+)
+
+
+class Archive(NamedTuple):
+    """A zip and the files that it is served in, those to be joined in this order."""
+
+    name: str
+    md5: str | None  # of the whole zip, where known
+    parts: dict[str, str]  # file name -> MD5
+    tree: str  # key of configure.TREES
+
+    @property
+    def inside(self) -> str:
+        """The folder within the zip that holds the speakers."""
+        return "dev/aac/" if self.tree == "vox2_dev" else "wav/"
+
+    def present(self, folder: Path) -> list[Path]:
+        """Return the files that lie in `folder`: the whole zip, where somebody joined it, else those of the parts."""
+        whole = folder / self.name
+        return [whole] if whole.is_file() else [folder / part for part in self.parts if (folder / part).is_file()]
+
+    def complete(self, folder: Path) -> bool:
+        """Tell whether the whole zip or all parts lie in `folder`."""
+        return (folder / self.name).is_file() or len(self.present(folder)) == len(self.parts)
+
+
+def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | None = None) -> list[Archive]:
+    """Return the archives that --parts chooses, from VoxCeleb's lists or from the files that replace them.
+
+    A parts list has lines `NAME MD5`; a zip list has lines `PART_GLOB ZIP MD5`. VoxCeleb's own zip list does not
+    apply to somebody else's parts. Raises UserError naming the file and line.
+    """
+    parts = _rows(PARTS, 2) if parts_list is None else _rows(_read(parts_list), 2, parts_list)
+    if zip_list is not None:
+        zips = _rows(_read(zip_list), 3, zip_list)
+    else:
+        zips = _rows(ZIPS, 3) if parts_list is None else []
+    archives = {}
+    for part, part_md5 in sorted(parts):
+        name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), (None, None))
+        if name is None:
+            name, md5 = re.sub(r"_part[a-z]+$", ".zip", part), None if "_part" in part else part_md5
+        tree = next((tree for tree in TREES if name.startswith(tree)), None)
+        if tree is None:
+            raise UserError(f"{parts_list}: '{part}' begins with none of {', '.join(TREES)}, so its place is unknown")
+        if tree in CHOICES[choice]:
+            archives.setdefault(name, Archive(name, md5, {}, tree)).parts[part] = part_md5
+    if not archives:
+        raise UserError(f"{parts_list}: lists nothing of --parts {choice}")
+    return list(archives.values())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file") from None
+
+
+def _rows(text: str, width: int, source: Path | None = None) -> list[list[str]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        row = line.split()
+        if not row:
+            continue
+        names, md5 = row[:-1], row[-1].lower()
+        if len(row) != width or not re.fullmatch(r"[0-9a-f]{32}", md5) or any(re.search(r"[/\\:]", n) for n in names):
+            form = "NAME MD5" if width == 2 else "PART_GLOB ZIP MD5"
+            raise UserError(f"{source}: line {number} is not '{form}': {line.strip()[:80]}")
+        rows.append([*names, md5])
+    return rows
