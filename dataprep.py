@@ -1,53 +1,157 @@
-"""Get the data: download, extract and convert VoxCeleb, or bring other speech into its tree.
+"""Get the data: VoxCeleb, or any other speech, as the tree of wavs that the other scripts read.
 
-    python dataprep.py --save_path DIR --extract                         # archives -> VoxCeleb's tree
-    python dataprep.py --save_path DIR --convert                         # m4a -> 16 kHz mono wav
-    python dataprep.py --save_path DIR --demo                            # a synthetic corpus to try everything on
+VoxCeleb, with a key from mm.kaist.ac.kr/datasets/voxceleb, from Hugging Face, or from any mirror:
 
-Every step skips what is done and continues after an interruption. Several can be given at once.
+    python dataprep.py --save_path DIR --download --source official --key KEY
+    python dataprep.py --save_path DIR --download --source huggingface --parts vox1_test
+    python dataprep.py --save_path DIR --download --source https://HOST/FOLDER --user NAME --password -
+    python dataprep.py --save_path DIR --extract --convert
+
+Speech without an account, one's own recordings, and synthetic voices to try everything on:
+
+    python dataprep.py --save_path DIR --librispeech train-clean-5 dev-clean-2
+    python dataprep.py --save_path DIR --import_dir FOLDER --split test --make_trials 2000
+    python dataprep.py --save_path DIR --demo
+
+What is there, and what to do next:
+
+    python dataprep.py --save_path DIR --check
+
+Every step skips what is done, and continues where it stopped after an interruption of any kind.
 """
 import argparse
+import getpass
 from pathlib import Path
 
 import console
 from configure import save_root
-from console import UsageError
-from corpora import archives, convert, voxceleb
+from console import UsageError, UserError
+from corpora import archives, check, convert, download, librispeech, recordings, sources, trial_lists, voxceleb
+
+NEEDS = {  # flag -> the flags that it has a meaning with
+    "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
+    "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
+    "delete_archives": ["extract", "librispeech"], "delete_m4a": ["convert"],
+    "librispeech_url": ["librispeech"], "split": ["import_dir"], "speaker_from": ["import_dir"],
+}  # fmt: skip
+ACTIONS = ["download", "trial_list", "librispeech", "import_dir", "extract", "demo", "convert", "make_trials", "check"]
+LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials says how many
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line; UsageError for flags that ask for nothing or mean nothing together."""
     parser = console.Parser(__doc__)
     parser.add_argument("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    parser.add_argument("--parts", choices=voxceleb.CHOICES, default="all", help="which part of VoxCeleb (all)")
-    parser.add_argument("--parts_list", type=Path, metavar="FILE", help="lines 'NAME MD5' in place of VoxCeleb's")
-    parser.add_argument("--zip_list", type=Path, metavar="FILE", help="lines 'PART_GLOB ZIP MD5', likewise")
-    parser.add_argument("--extract", action="store_true", help="write the archives' files into the tree")
-    parser.add_argument("--delete_archives", action="store_true", help="with --extract: remove them afterwards")
-    parser.add_argument("--convert", action="store_true", help="write a wav beside every m4a")
-    parser.add_argument("--delete_m4a", action="store_true", help="with --convert: remove each m4a afterwards")
-    parser.add_argument("--keep_m4a", dest="delete_m4a", action="store_false", help="keep them (default)")
-    parser.add_argument("--demo", action="store_true", help="write the synthetic demo corpus")
-    parser.add_argument("--seed", type=console.integer(0), default=100, help="of --demo (100)")
-    parser.add_argument("--num_workers", type=console.integer(1), help="processes (default: all cores)")
-    return parser.parse_args(argv)
+    parser.add_argument("--num_workers", type=console.integer(1), help="processes that decode (default: all cores)")
+    parser.add_argument("--jobs", type=console.integer(1), default=4, help="files downloaded at once (4)")
+    parser.add_argument("--retries", type=console.integer(0), default=8, help="of a dropped connection (8)")
+    parser.add_argument("--seed", type=console.integer(0), default=100, help="of --demo and of trial lists (100)")
+    add_voxceleb(parser.add_argument_group("VoxCeleb"))
+    add_other_speech(parser.add_argument_group("other speech"))
+    parser.add_argument("--check", action="store_true", help="tell what is there and what to do next")
+    args = parser.parse_args(argv)
+    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    if not given.intersection(ACTIONS):
+        raise UsageError(f"say what to do: {', '.join('--' + name for name in ACTIONS)} (--help describes them)")
+    for flag in NEEDS.keys() & given:
+        if not given.intersection(NEEDS[flag]):
+            raise UsageError(f"--{flag} means nothing without {' or '.join('--' + name for name in NEEDS[flag])}")
+    return args
+
+
+def add_voxceleb(group: argparse._ArgumentGroup) -> None:
+    """Add the flags about VoxCeleb's archives."""
+    group.add_argument("--download", action="store_true", help="fetch archives and trial lists")
+    group.add_argument("--source", help="official, huggingface (HF_TOKEN is used) or the address of a mirror")
+    group.add_argument("--key", help="of the official source; or VOXCELEB_KEY; - asks for it")
+    group.add_argument("--user", help="of a mirror")
+    group.add_argument("--password", help="of a mirror; or VOXCELEB_PASSWORD; - asks for it")
+    group.add_argument("--parts", choices=voxceleb.CHOICES, default="all", help="which archives (all)")
+    group.add_argument("--parts_list", type=Path, metavar="FILE", help="lines 'NAME MD5' in place of VoxCeleb's")
+    group.add_argument("--zip_list", type=Path, metavar="FILE", help="lines 'PART_GLOB ZIP MD5', likewise")
+    group.add_argument("--trial_list", type=Path, metavar="FILE", help="copy a trial list to its place")
+    group.add_argument("--extract", action="store_true", help="write the archives' files into the tree")
+    group.add_argument("--delete_archives", action="store_true", help="remove archives once they are extracted")
+    group.add_argument("--convert", action="store_true", help="write a wav beside every m4a")
+    keep = group.add_mutually_exclusive_group()
+    keep.add_argument("--delete_m4a", action="store_true", help="remove each m4a once its wav is written")
+    keep.add_argument("--keep_m4a", dest="delete_m4a", action="store_false", default=False, help="keep them (default)")
+
+
+def add_other_speech(group: argparse._ArgumentGroup) -> None:
+    """Add the flags about speech that is not VoxCeleb's."""
+    group.add_argument("--librispeech", nargs="+", choices=librispeech.SUBSETS, metavar="SUBSET",
+                       help=f"fetch and convert: {', '.join(librispeech.SUBSETS)}")  # fmt: skip
+    group.add_argument("--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")
+    group.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
+    group.add_argument("--split", choices=recordings.SPLITS, help="tree that --import_dir fills (train)")
+    group.add_argument("--speaker_from", metavar="DEPTH_OR_REGEX",
+                       help="what in a recording's path names its speaker: the folder at a depth, or what a regular "
+                            "expression matches, or its first group (1)")  # fmt: skip
+    group.add_argument("--make_trials", type=console.integer(2), metavar="N", help="draw a trial list, half targets")
+    group.add_argument("--demo", action="store_true", help="write the synthetic demo corpus")
 
 
 def main(argv: list[str]) -> None:
-    """Do what the flags ask, in the order of the pipeline."""
+    """Do what the flags ask, in the order of the pipeline; recordings that cannot be used fail the run at its end."""
     args = parse_args(argv)
     root = save_root(args.save_path)
-    if not (args.extract or args.convert or args.demo):
-        raise UsageError("say what to do: --extract, --convert or --demo (--help describes them)")
+    chosen, problems = voxceleb.read_archives(args.parts, args.parts_list, args.zip_list), []
+    if args.download:
+        download_voxceleb(args, root, chosen)
+    if args.trial_list:
+        trial_lists.adopt_list(args.trial_list, root)
     if args.extract:
-        for archive in voxceleb.read_archives(args.parts, args.parts_list, args.zip_list):
+        for archive in chosen:
             archives.extract(archive, root, args.delete_archives)
     if args.demo:
         from corpora.demo import write_demo  # eSpeak NG is needed for nothing else
 
         write_demo(root, args.seed)
+    if args.librispeech:
+        problems += bring_librispeech(args, root)
+    if args.import_dir:
+        rule, split = args.speaker_from or "1", args.split or "train"
+        problems += recordings.import_folder(args.import_dir, root, split, rule, args.num_workers)
     if args.convert:
-        convert.convert_trees(root, args.delete_m4a, args.num_workers)
+        problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
+    if args.make_trials:
+        trial_lists.make_trials(root, args.make_trials, args.seed)
+    if args.check:
+        check.report(root, chosen)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> None:
+    """Fetch the parts that are not there, and the trial lists."""
+    if args.source is None:
+        raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
+    source = sources.voxceleb_source(args.source, secret(args.key), args.user, secret(args.password))
+    lacking = [a for a in chosen if not (archives.is_spent(root, a.name) or a.complete(root))]
+    wanted = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
+    download.fetch(wanted, source, root, args.jobs, args.retries)
+    print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")
+    if any(archive.tree.startswith("vox1") for archive in chosen):
+        lists = sources.trial_list_source(args.source, source)
+        trial_lists.fetch_lists(lists, root, published=args.parts_list is None)
+
+
+def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
+    """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return problems."""
+    base = args.librispeech_url or librispeech.BASE
+    librispeech.fetch_subsets(args.librispeech, root, base, args.jobs, args.retries)
+    failures = []
+    for subset in args.librispeech:
+        failures += librispeech.extract_subset(subset, root, args.delete_archives, args.num_workers)
+    if not args.make_trials and not all(subset.startswith("train") for subset in args.librispeech):
+        trial_lists.make_trials(root, LIBRISPEECH_TRIALS, args.seed)
+    return convert.list_failures(root, failures)
+
+
+def secret(value: str | None) -> str | None:
+    """Return a secret flag's value, asked for without echo where the flag is -."""
+    return getpass.getpass("secret (not shown): ") if value == "-" else value
 
 
 if __name__ == "__main__":

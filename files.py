@@ -1,8 +1,11 @@
 """Writing files so that a half-written one is never taken for a whole one."""
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from console import UserError
 
 TEMPORARY_SUFFIX = ".tmp"  # a file so named is unfinished, whoever left it
 
@@ -30,3 +33,10 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed run left in `folder` and below; no other run may be writing there."""
     for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, purpose: str, size: int) -> None:
+    """Raise UserError if the disk of `folder` has less than `size` bytes free for a purpose."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(f"{folder}: {purpose} needs {size / 1e9:.1f} GB more and only {free / 1e9:.1f} GB are free")

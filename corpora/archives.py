@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import re
-import shutil
 import stat
 import zipfile
 import zlib
@@ -17,10 +16,10 @@ import console
 from configure import TREES
 from console import UserError
 from corpora.voxceleb import Archive
-from files import remove_unfinished, replacing
+from files import check_room, remove_unfinished, replacing
 
 BLOCK = 1 << 20  # bytes read at a time
-EXTRACTED_SUFFIX = ".extracted"  # marks an archive whose parts --delete_archives removed
+SPENT_SUFFIX = ".extracted"  # on an empty file: the archive so named was extracted, then removed
 
 
 class JoinedFile(io.RawIOBase):
@@ -84,16 +83,17 @@ def open_zip(archive: Archive, folder: Path) -> Iterator[tuple[BinaryIO, zipfile
             raise UserError(f"{folder / archive.name}: {error}; remove its parts and --download again") from None
         with opened:
             for member in opened.infolist():
-                refuse_unsafe(member.orig_filename, stat.S_IFMT(member.external_attr >> 16), folder / archive.name)
+                ordinary = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not said
+                refuse_unsafe(member.orig_filename, ordinary, folder / archive.name)
             yield data, opened
 
 
-def refuse_unsafe(name: str, file_type: int, archive: Path) -> None:
-    """Raise UserError if a member would lie outside its folder or is neither file nor folder (S_IFMT; 0: unknown)."""
+def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
+    """Raise UserError if an archive's member would lie outside its folder or is no ordinary file or folder."""
     reason = None
     if name.startswith("/") or re.search(r"[\\:\0]", name) or ".." in PurePosixPath(name).parts:
         reason = "leads outside the folder"
-    elif file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
+    elif not ordinary:
         reason = "is a link or a device"
     if reason:
         raise UserError(f"{archive}: member {name!r} {reason}; extraction refused, do not trust this archive")
@@ -118,11 +118,10 @@ def find_missing(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[
 def extract(archive: Archive, root: Path, delete: bool) -> None:
     """Write an archive's members into its wav tree under `root`, where its parts lie too; whole files are kept.
 
-    With `delete` the parts are removed at the end and an empty file NAME.extracted says so. Raises UserError for
-    a missing or damaged part, an unsafe member and a lack of disk before anything is written.
+    With `delete` the parts are removed at the end. Raises UserError for a missing or damaged part, an unsafe member
+    and a lack of disk, before anything is written.
     """
-    marker = root / (archive.name + EXTRACTED_SUFFIX)
-    if not marker.exists():
+    if not is_spent(root, archive.name):
         with open_zip(archive, root) as (data, opened):
             missing = find_missing(archive, root, opened)
             if missing:
@@ -130,18 +129,21 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
                 _check_md5(archive, root, data)
                 remove_unfinished(root / TREES[archive.tree].wav)
                 _write_members(archive, root, opened, missing)
-        print(f"{archive.name}: {len(missing)} files extracted")
+        print(f"{archive.name}: {len(missing):,} files extracted")
     if delete:
-        marker.touch()
-        for part in archive.present(root):
-            part.unlink()
+        spend(root, archive.name, archive.present(root))
 
 
-def check_room(folder: Path, name: str, size: int) -> None:
-    """Raise UserError if `folder` has less free disk than the `size` in bytes that `name` needs."""
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise UserError(f"{folder}: {name} needs {size / 1e9:.1f} GB more and only {free / 1e9:.1f} GB are free")
+def is_spent(root: Path, name: str) -> bool:
+    """Tell whether an archive was extracted and then removed."""
+    return (root / (name + SPENT_SUFFIX)).exists()
+
+
+def spend(root: Path, name: str, files: list[Path]) -> None:
+    """Remove an extracted archive's files; what says so is written first, so that they are never fetched again."""
+    (root / (name + SPENT_SUFFIX)).touch()
+    for file in files:
+        file.unlink()
 
 
 def _is_whole(path: Path, size: int) -> bool:

@@ -61,11 +61,11 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
         file.writeframes(samples.astype("<i2").tobytes())
 
 
-def convert_trees(root: Path, delete: bool, workers: int | None) -> None:
+def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
     """Write a wav beside every m4a of the wav trees below `root` that has none; with `delete`, remove the m4a then.
 
-    What cannot be decoded is listed in convert_errors.csv under `root`, the rest goes on, and a UserError counts it
-    at the end.
+    What cannot be decoded is listed in convert_errors.csv under `root` and the rest goes on; returns what to tell
+    the user about that at the end, if anything.
     """
     trees = [root / tree.wav for tree in TREES.values() if (root / tree.wav).is_dir()]
     if not trees:
@@ -79,8 +79,8 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> None:
             bar.update()
             if failure:
                 failures.append(failure)
-    print(f"{total - len(failures)} m4a files converted")
-    report_failures(root, failures)
+    print(f"{total - len(failures):,} m4a files converted")
+    return list_failures(root, failures)
 
 
 def pending(trees: list[Path], delete: bool) -> Iterator[Path]:
@@ -95,15 +95,15 @@ def pending(trees: list[Path], delete: bool) -> Iterator[Path]:
                     yield Path(folder, name)
 
 
-def report_failures(root: Path, failures: list[Failure]) -> None:
-    """Write convert_errors.csv and raise a UserError that counts its rows; without failures, remove the file."""
+def list_failures(root: Path, failures: list[Failure]) -> list[str]:
+    """Write convert_errors.csv, or remove an old one if there are none; return what to tell about them, if anything."""
     table = root / ERRORS_NAME
     if not failures:
         table.unlink(missing_ok=True)
-        return
+        return []
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "reason"), *sorted(failures)])
-    raise UserError(f"{len(failures)} files could not be decoded; {table} lists them with the reasons")
+    return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
 
 
 def _convert_beside(m4a: Path, delete: bool) -> Failure | None:

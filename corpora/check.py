@@ -1,0 +1,102 @@
+"""What is there under a save_path, what is missing, and the next command to run."""
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
+from console import UserError
+from corpora.archives import find_missing, is_spent, open_zip
+from corpora.convert import pending
+from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
+from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
+from dataset.trials import read_trials
+
+DOWNLOAD, EXTRACT, CONVERT = ("dataprep.py --save_path {} " + flag for flag in ("--download", "--extract", "--convert"))
+MAKE_TRIALS = "dataprep.py --save_path {} --make_trials 10000"
+FEATURES, TRAIN = "feat_extract/feature_extraction.py --save_path {}", "train.py --save_path {}"
+
+
+class State(NamedTuple):
+    """A thing under save_path, in words, and the command that it needs; None when it needs none."""
+
+    name: str
+    words: str
+    command: str | None = None
+
+
+def report(root: Path, archives: list[Archive]) -> None:
+    """Print the state of the archives, the trees and the trial lists below `root`, and the next command."""
+    groups = {
+        "archives": [check_archive(archive, root) for archive in archives],
+        "recordings (of those that VoxCeleb published)": [check_tree(name, TREES[name], root) for name in TREES],
+        "trial lists": [check_list(row, root) for row in TRIAL_LISTS],
+    }
+    for title, states in groups.items():
+        print(title)
+        for state in states:
+            print(f"  {state.name:28}{state.words}")
+    needed = {state.command for states in groups.values() for state in states}
+    order = (DOWNLOAD, EXTRACT, CONVERT, FEATURES, MAKE_TRIALS, TRAIN)
+    command = next((command for command in order if command in needed), DOWNLOAD)
+    print(f"next: python {command.format(root)}")
+    if command is DOWNLOAD:
+        print("  (with --source, and --parts for less than all; without an account: --librispeech, see --help)")
+
+
+def check_archive(archive: Archive, root: Path) -> State:
+    """Tell which parts of an archive are there and whether its members are in the tree."""
+    if is_spent(root, archive.name):
+        return State(archive.name, "extracted and removed")
+    if not archive.complete(root):
+        here = sum((root / part).exists() for part in archive.parts)
+        partial, bad = (
+            sum((root / (part + suffix)).exists() for part in archive.parts) for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)
+        )
+        words = f"{here} of {len(archive.parts)} parts"
+        words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
+        return State(archive.name, words, DOWNLOAD if here or partial or bad else None)
+    try:
+        with open_zip(archive, root) as (_, opened):
+            missing = len(find_missing(archive, root, opened))
+    except UserError as error:
+        return State(archive.name, str(error), EXTRACT)
+    return State(archive.name, f"complete, {missing:,} files to extract" if missing else "complete, extracted",
+                 EXTRACT if missing else None)  # fmt: skip
+
+
+def check_tree(name: str, tree: Tree, root: Path) -> State:
+    """Count the speakers, wavs, unconverted m4a files and features of one part."""
+    speakers, wavs = _count(root / tree.wav, ".wav")
+    _, features = _count(root / tree.feat, ".pkl")
+    published = COUNTS[name]
+    words = f"{wavs:,} of {published.utterances:,} wavs, {speakers:,} of {published.speakers:,} speakers"
+    to_convert = sum(1 for _ in pending([root / tree.wav], delete=False))
+    words += f", {to_convert:,} m4a to convert" * bool(to_convert) + f", {features:,} features"
+    if to_convert:
+        return State(tree.wav, words, CONVERT)
+    if wavs > features:
+        return State(tree.wav, words, FEATURES)
+    return State(tree.wav, words, TRAIN if features and name in TRAINING_TREE.values() else None)
+
+
+def check_list(row: TrialList, root: Path) -> State:
+    """Tell whether a trial list is there, has the right form and VoxCeleb's length."""
+    path = root / row.saved
+    if not path.exists():
+        lacking = row.saved == TRIALS_NAME and any((root / TREES["vox1_test"].wav).glob("*/*/*.wav"))
+        return State(row.saved, "not there", MAKE_TRIALS if lacking else None)
+    try:
+        found = len(read_trials(path).label)
+    except UserError as error:
+        return State(row.saved, str(error))
+    return State(row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials))
+
+
+def _count(tree: Path, suffix: str) -> tuple[int, int]:
+    """Return the speakers and the files with a suffix of a tree."""
+    files = Counter()
+    for folder, _, names in os.walk(tree):
+        speaker = Path(folder).relative_to(tree).parts[:1]
+        files[speaker] += sum(name.endswith(suffix) for name in names)
+    return sum(count > 0 for count in files.values()), files.total()

@@ -1,0 +1,112 @@
+"""LibriSpeech (OpenSLR 12 and 31), free for all, laid out as VoxCeleb is: speaker/chapter/utterance."""
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+import console
+from configure import TREES
+from console import UserError
+from corpora.archives import is_spent, refuse_unsafe, spend
+from corpora.convert import DecodeError, Failure, decode, write_wav
+from corpora.download import Wanted, fetch, with_md5
+from corpora.sources import Source
+from files import remove_unfinished
+from parallel import unordered_map
+
+BASE = "https://www.openslr.org/resources"
+SUBSETS = {  # name -> number of its page at OpenSLR
+    "train-clean-100": 12, "train-clean-360": 12, "train-other-500": 12,
+    "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
+    "train-clean-5": 31, "dev-clean-2": 31,
+}  # fmt: skip
+
+
+class Member(NamedTuple):
+    """A recording out of an archive, and the wav to make of it."""
+
+    name: str
+    flac: bytes
+    wav: Path
+
+
+def fetch_subsets(subsets: Sequence[str], root: Path, base: str, jobs: int, retries: int) -> None:
+    """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
+    for page in sorted({SUBSETS[subset] for subset in subsets}):
+        source = Source(f"{base.rstrip('/')}/{page}/{{name}}", "try another mirror by --librispeech_url")
+        names = [archive_name(subset) for subset in subsets if SUBSETS[subset] == page]
+        names = [name for name in names if not is_spent(root, name) and not (root / name).exists()]
+        if names:
+            sums = _fetch_sums(source, root, page, retries)
+            wanted = [with_md5(n, sums[n]) if n in sums else Wanted(n, lambda path: None, n) for n in names]
+            fetch(wanted, source, root, jobs, retries)
+
+
+def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -> list[Failure]:
+    """Convert an archive's recordings into the wav tree and return those that could not be.
+
+    Train subsets go to the training tree, dev and test subsets to the evaluation tree. The recordings go from the
+    archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
+    """
+    archive = root / archive_name(subset)
+    if is_spent(root, archive.name):
+        return []
+    tree = root / TREES["vox2_dev" if subset.startswith("train") else "vox1_test"].wav
+    remove_unfinished(tree)
+    with (
+        open(archive, "rb") as data,
+        console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=subset) as bar,
+    ):
+        done = unordered_map(_convert, _read_members(data, archive, tree), workers)
+        failures = []
+        for failure in done:
+            bar.update(data.tell() - bar.n)
+            if failure:
+                failures.append(failure)
+    if delete and not failures:
+        spend(root, archive.name, [archive])
+    print(f"{subset}: extracted")
+    return failures
+
+
+def archive_name(subset: str) -> str:
+    """Return the file name of a subset's archive."""
+    return f"{subset}.tar.gz"
+
+
+def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str, str]:
+    """Return the MD5s that a page of OpenSLR serves, by file name; none, with a warning, where it serves none."""
+    listed = root / f"librispeech_{page}_md5sum.txt"
+    try:
+        fetch([Wanted(listed.name, lambda path: None, "md5sum.txt")], source, root, 1, retries)
+    except UserError as error:
+        console.warn(f"no MD5s, so only gzip's own checksums will tell damage: {error}")
+        return {}
+    rows = re.findall(r"^([0-9a-f]{32})\s+\*?(?:.*/)?(\S+)$", listed.read_text(errors="replace"), re.MULTILINE)
+    return {name: md5 for md5, name in rows}
+
+
+def _read_members(data: BinaryIO, archive: Path, tree: Path) -> Iterator[Member]:
+    """Yield the recordings whose wav is not there yet, in the archive's order; memory does not grow."""
+    try:
+        with tarfile.open(fileobj=data, mode="r|gz") as opened:
+            for member in opened:
+                refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
+                place = PurePosixPath(*PurePosixPath(member.name).parts[-3:])
+                wav = tree / place.with_suffix(".wav")
+                if place.suffix == ".flac" and not wav.exists():
+                    yield Member(f"{archive}: {member.name}", opened.extractfile(member).read(), wav)
+                opened.members = []  # tarfile keeps every header otherwise
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
+
+
+def _convert(member: Member) -> Failure | None:
+    try:
+        write_wav(member.wav, decode(BytesIO(member.flac)))
+    except DecodeError as error:
+        return Failure(member.name, str(error))
+    return None

@@ -1,0 +1,136 @@
+"""Trial lists under save_path: VoxCeleb's, checked, or drawn at random for any other wav tree."""
+import functools
+import itertools
+import math
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configure import TREES, TRIALS_NAME
+from console import UserError, warn
+from corpora.download import Wanted, fetch
+from corpora.sources import Source
+from corpora.voxceleb import TRIAL_LISTS
+from dataset.trials import Trials, read_trials, write_trials
+from files import replacing
+
+RETRIES = 2  # a list may well be missing at a source: no long patience
+
+
+def find_fault(path: Path, published: int | None) -> str | None:
+    """Say what is wrong with a trial list, its form or its number of trials (None: any); None if nothing is."""
+    try:
+        found = len(read_trials(path).label)
+    except UserError as error:
+        return str(error)
+    return None if published in (None, found) else f"{path}: {found:,} trials where {published:,} are published"
+
+
+def fetch_lists(source: Source, root: Path, published: bool) -> None:
+    """Fetch the trial lists over VoxCeleb1 that the source serves; say which it does not.
+
+    `published`: the source serves VoxCeleb itself, so the lists have VoxCeleb's lengths.
+    """
+    lacking = {}
+    for row in TRIAL_LISTS:
+        check = functools.partial(find_fault, published=row.trials if published else None)
+        try:
+            fetch([Wanted(row.saved, check, row.served)], source, root, jobs=1, retries=RETRIES)
+        except UserError as error:
+            lacking[row.served] = error
+    if lacking:
+        reason = next(iter(lacking.values()))
+        warn(f"trial lists not fetched: {', '.join(lacking)} ({reason}); --trial_list FILE takes a copy of yours")
+
+
+def adopt_list(path: Path, root: Path) -> None:
+    """Copy a trial list of the user's to where the evaluators look: VoxCeleb's by name, any other as the default.
+
+    Raises UserError if its form or, for VoxCeleb's lists, its length is wrong, or another list is there.
+    """
+    row = next((row for row in TRIAL_LISTS if path.name == row.served), None)
+    fault = find_fault(path, row.trials if row else None)
+    if fault:
+        raise UserError(fault)
+    target = root / (row.saved if row else TRIALS_NAME)
+    if target.exists() and target.read_bytes() != path.read_bytes():
+        raise UserError(f"{target}: another list is there; move it away first")
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
+    print(f"{target}: {len(read_trials(target).label):,} trials")
+
+
+def make_trials(root: Path, count: int, seed: int) -> None:
+    """Draw a trial list over the evaluation wavs below `root` and write it, unless one is there."""
+    target = root / TRIALS_NAME
+    if target.exists():
+        print(f"{target}: kept, no list was drawn; move it away to draw one")
+        return
+    write_trials(target, draw_trials(list_utterances(root / TREES["vox1_test"].wav), count, seed))
+    print(f"{target}: {count:,} trials, half of them targets, seed {seed}")
+
+
+def list_utterances(tree: Path) -> list[list[str]]:
+    """Return the wavs of each speaker of a tree, as <speaker>/<video>/<utterance>.wav, sorted."""
+    wavs = sorted(path.relative_to(tree).as_posix() for path in tree.glob("*/*/*.wav"))
+    return [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
+
+
+def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> Trials:
+    """Draw `count` different trials, half of them targets, spread evenly over speakers and over pairs of speakers.
+
+    The two utterances of a trial differ, and no two trials have the same two. Target and non-target trials alternate
+    as in VoxCeleb's lists. Raises UserError if the utterances do not give that many.
+    """
+    rng = random.Random(seed)
+    targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)
+    pairs = [tuple(rng.sample(pair, 2)) for couple in zip(targets, others, strict=True) for pair in couple]
+    enrol, test = np.array(pairs, object).T
+    return Trials(np.arange(len(pairs)) % 2 == 0, enrol, test)
+
+
+def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
+    quotas = _spread(rng, count, [math.comb(len(names), 2) for names in speakers], "target")
+    drawn = [
+        rng.sample(list(itertools.combinations(names, 2)), quota)
+        for names, quota in zip(speakers, quotas, strict=True)
+    ]
+    return _shuffled(rng, drawn)
+
+
+def _nontargets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
+    couples = list(itertools.combinations(speakers, 2))
+    quotas = _spread(rng, count, [len(a) * len(b) for a, b in couples], "non-target")
+    drawn = [
+        [(a[cell // len(b)], b[cell % len(b)]) for cell in rng.sample(range(len(a) * len(b)), quota)]
+        for (a, b), quota in zip(couples, quotas, strict=True)
+    ]
+    return _shuffled(rng, drawn)
+
+
+def _spread(rng: random.Random, count: int, capacities: Sequence[int], kind: str) -> list[int]:
+    """Split `count` as evenly as the capacities allow; what cannot be split goes at random."""
+    if count > sum(capacities):
+        raise UserError(
+            f"{TREES['vox1_test'].wav} gives {sum(capacities):,} {kind} trials, {count:,} were asked for: "
+            "ask for fewer by --make_trials, or add recordings"
+        )
+    quotas = [0] * len(capacities)
+    while count:
+        boxes = [box for box, capacity in enumerate(capacities) if quotas[box] < capacity]
+        boxes = rng.sample(boxes, min(count, len(boxes)))
+        share = count // len(boxes)
+        for box in boxes:
+            given = min(share, capacities[box] - quotas[box])
+            quotas[box] += given
+            count -= given
+    return quotas
+
+
+def _shuffled(rng: random.Random, groups: list[list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    pairs = list(itertools.chain.from_iterable(groups))
+    rng.shuffle(pairs)
+    return pairs

@@ -1,0 +1,103 @@
+"""A small HTTP server of a folder's files that misbehaves on demand, for the tests of downloading."""
+import base64
+import http.server
+import re
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class Mirror:
+    """Serve `folder` on a free port of the loopback; a context manager.
+
+    `faults[name]` is a list of what goes wrong with the next requests for that file, one each: an HTTP status, or
+    'drop' (half of what is due, then the connection breaks), 'truncate' (half, declared as all), 'wrong' (other
+    bytes) or 'page' (a web page). Requests for one byte, which only ask for the size, meet only statuses.
+    `requests` logs (name, Range, Authorization) of all. `size` overrides the sizes stated.
+    """
+
+    def __init__(self, folder: Path, user: str = "", password: str = "", key: str = "", ranges: bool = True,
+                 redirect: str = "", size: int = 0, rate: float = 0.0):  # fmt: skip
+        self.folder, self.key, self.ranges, self.redirect, self.size, self.rate = folder, key, ranges, redirect, size, rate
+        self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
+        self.faults, self.requests = defaultdict(list), []
+
+    def __enter__(self) -> "Mirror":
+        handler = type("Handler", (_Handler,), {"mirror": self})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    mirror: Mirror
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        mirror, address = self.mirror, urlsplit(self.path)
+        query = parse_qs(address.query)
+        name = query["file"][0] if "file" in query else unquote(address.path).lstrip("/")
+        asked, path = self.headers["Range"], mirror.folder / name
+        mirror.requests.append((name, asked, self.headers["Authorization"]))
+        if mirror.redirect:
+            return self.answer(302, headers={"Location": f"{mirror.redirect}/{name}"})
+        if mirror.authorization and self.headers["Authorization"] != mirror.authorization:
+            return self.answer(401)
+        if mirror.key and query.get("key") != [mirror.key]:
+            return self.answer(403, reason=f"no such key {query.get('key')}")  # a server that echoes what it got
+        if not path.is_file():
+            return self.answer(404)
+        faults = mirror.faults[name]
+        if faults and (asked != "bytes=0-0" or isinstance(faults[0], int)):
+            return self.fail(faults.pop(0), path, asked)
+        self.send_file(path.read_bytes(), asked)
+
+    def send_file(self, data: bytes, asked: str | None, sent: float = 1.0) -> None:
+        """Answer with the bytes that were asked for, or with a share of them, and then break the connection."""
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.mirror.ranges else None
+        size = self.mirror.size or len(data)
+        if not found:
+            return self.answer(200, data, {"Content-Length": size}, sent)
+        first, last = int(found[1]), int(found[2] or len(data) - 1)
+        if first >= len(data):
+            return self.answer(416, headers={"Content-Range": f"bytes */{size}"})
+        self.answer(206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{size}"}, sent)
+
+    def fail(self, fault: int | str, path: Path, asked: str | None) -> None:
+        data = path.read_bytes()
+        if isinstance(fault, int):
+            self.answer(fault)
+        elif fault == "drop":
+            self.send_file(data, asked, sent=0.5)
+        elif fault == "truncate":
+            self.answer(200, data[: len(data) // 2])
+        elif fault == "wrong":
+            self.answer(200, bytes(byte ^ 1 for byte in data))
+        elif fault == "page":
+            self.answer(200, b"<html>sign in</html>", {"Content-Type": "text/html"})
+
+    def answer(self, status: int, data: bytes = b"", headers: dict | None = None, sent: float = 1.0,
+               reason: str | None = None) -> None:  # fmt: skip
+        self.send_response(status, reason)
+        for header, value in {"Content-Length": len(data), **(headers or {})}.items():
+            self.send_header(header, str(value))
+        self.end_headers()
+        for start in range(0, int(len(data) * sent), 1 << 16):
+            self.wfile.write(data[start : min(start + (1 << 16), int(len(data) * sent))])
+            time.sleep(self.mirror.rate and 65536 / self.mirror.rate)
+        if sent < 1:
+            self.close_connection = True
