@@ -1,0 +1,156 @@
+"""The checkpoint file: its form, writing it whole, reading it without running anything of it.
+
+The file is the paper's release's: {'epoch', 'state_dict', 'optimizer'} at saved_model/baseline_NNN/checkpoint_EEE.pth,
+with the release's names in state_dict. Ours adds what continuing exactly and scoring honestly need; a file without
+the additions loads all the same.
+"""
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import console
+from console import UserError
+from files import replacing
+from model.encoder import Encoder
+from model.resnet import BACKBONES, Bottleneck
+
+CLASS_VECTORS = "weight"  # of the release's state_dict
+PROJECTION = "fc1"
+# Beginnings of our names and of the release's; the first that fits counts.
+RENAMED = (("projection.weight", PROJECTION), ("norm.", "pretrained.avg_bn."), ("trunk.", "pretrained."))
+
+
+@dataclass
+class Checkpoint:
+    """The content of a checkpoint file."""
+
+    epoch: int  # the epoch that training goes on with is epoch + 1
+    state_dict: dict[str, Tensor]  # under the release's names
+    optimizer: dict = field(default_factory=dict)  # SGD's state, parameters in the order of state_dict
+    # Below: what the release's files lack.
+    scheduler: dict = field(default_factory=dict)
+    speakers: list[str] = field(default_factory=list)  # the training speakers in the order of their classes
+    data_type: str = ""
+    episode: int = 0  # episodes of epoch + 1 that are done
+    sums: list[float] = field(default_factory=list)  # of that epoch's loss.Terms so far
+
+    @property
+    def backbone(self) -> str:
+        """The name of the trunk, read off the parameters."""
+        depths = tuple(
+            len({name.split(".")[2] for name in self.state_dict if name.startswith(f"pretrained.layer{stage}.")})
+            for stage in (1, 2, 3, 4)
+        )
+        bottleneck = "pretrained.layer1.0.conv3.weight" in self.state_dict
+        for name, layout in BACKBONES.items():
+            if layout.depths == depths and (layout.block is Bottleneck) == bottleneck:
+                return name
+        raise ValueError(f"stages of {depths} blocks are no backbone's")
+
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """The class vectors (C, 256), None if the training had none."""
+        return self.state_dict.get(CLASS_VECTORS)
+
+    def encoder(self) -> Encoder:
+        """Build the encoder with this checkpoint's weights."""
+        encoder = Encoder(self.backbone)
+        encoder.load_state_dict({_our_name(name): v for name, v in self.state_dict.items() if name != CLASS_VECTORS})
+        return encoder
+
+
+def state_dict_of(encoder: Encoder, class_vectors: Tensor | None) -> dict[str, Tensor]:
+    """Return copies, on the CPU, of the weights and statistics under the release's names and in its order."""
+    state = _in_release_order(encoder.state_dict().items(), class_vectors)
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[nn.Parameter]:
+    """Return the parameters in the release's order, by which the state of an optimiser refers to them."""
+    return list(_in_release_order(encoder.named_parameters(), class_vectors).values())
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that `path` holds the old file or the whole new one, whatever happens meanwhile."""
+    content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
+    with replacing(path, durable=True) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, the release's or ours, running no code of it; UserError naming the file if it is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can make torch.load raise nearly anything
+        reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None
+    if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "epoch" in content):
+        raise UserError(f"{path}: not a checkpoint of this project or of the paper's release (no state_dict and epoch)")
+    if "speakers" not in content:  # the release writes epoch k's file one update into epoch k + 1, and says so
+        content["epoch"] -= 1
+    known = {entry.name for entry in fields(Checkpoint)}
+    checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
+    try:
+        checkpoint.encoder()
+    except (ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: its weights are not this encoder's ({str(error).splitlines()[-1].strip()})") from None
+    return checkpoint
+
+
+def run_folder(model_path: str, n_folder: int) -> Path:
+    """Return the folder of a training run."""
+    return Path(model_path) / f"baseline_{n_folder:03d}"
+
+
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Return where a run keeps the checkpoint of an epoch."""
+    return folder / f"checkpoint_{epoch:03d}.pth"
+
+
+def unfinished_path(folder: Path) -> Path:
+    """Return where a run keeps its state within an epoch."""
+    return folder / "unfinished_epoch.pth"
+
+
+def newest_checkpoint(folder: Path, cp_num: int | None = None) -> tuple[Path, Checkpoint]:
+    """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder that is furthest.
+
+    A newest file that is damaged is passed over with a warning. UserError if there is none.
+    """
+    if cp_num is not None:
+        path = checkpoint_path(folder, cp_num)
+        return path, load_checkpoint(path)
+    for path in [unfinished_path(folder), *sorted(folder.glob("checkpoint_*.pth"), reverse=True)]:
+        try:
+            return path, load_checkpoint(path)
+        except UserError as error:
+            if path.exists():
+                console.warn(f"{error}; an earlier one is taken")
+    raise UserError(f"{folder}: no checkpoint to go on from; leave --use_checkpoint out to start anew")
+
+
+def _in_release_order(named: Iterable[tuple[str, Tensor]], class_vectors: Tensor | None) -> dict[str, Tensor]:
+    renamed = {_release_name(name): value for name, value in named}
+    head = {PROJECTION: renamed.pop(PROJECTION)}
+    if class_vectors is not None:
+        head[CLASS_VECTORS] = class_vectors
+    return head | renamed
+
+
+def _release_name(name: str) -> str:
+    for ours, theirs in RENAMED:
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise ValueError(f"{name}: unknown part of the encoder")
+
+
+def _our_name(name: str) -> str:
+    for ours, theirs in RENAMED:
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    raise ValueError(f"{name}: unknown part of a checkpoint")

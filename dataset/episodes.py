@@ -1,0 +1,111 @@
+"""Episodes: speakers, their support utterances and their queries, drawn from (seed, epoch, index).
+
+Shapes: K shots, W ways (speakers), Q queries of a speaker, T frames. An episode depends on its own numbers only, so
+worker processes, ranks and interrupted runs all draw the same ones.
+"""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from configure import MIN_QUERY_FRAMES, N_MELS, TRAIN_FRAMES
+from console import UsageError
+from dataset.index import FeatureIndex, n_starts
+
+
+class Episode(NamedTuple):
+    """The tensors of one training episode."""
+
+    support: torch.Tensor  # (K, W, 1, 40, 200) float32
+    query: torch.Tensor  # (Q, W, 1, 40, Tq) float32, Tq = 200 or one length in 100..199; Q = 0 for the softmax loss
+    speaker: torch.Tensor  # (W,) int64, the speakers' classes in training
+
+
+def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, allowed: np.ndarray) -> np.ndarray:
+    """Return those of the speakers `allowed` (S,) that can fill an episode; UsageError if they are fewer than n_way."""
+    eligible = allowed[features.count[allowed] >= n_per_speaker]
+    if len(eligible) < n_way:
+        raise UsageError(
+            f"an episode needs {n_way} speakers with {n_per_speaker} or more utterances each, the data has "
+            f"{len(eligible)} (of {len(allowed)} speakers); lower the number of classes, shots or queries"
+        )
+    return eligible
+
+
+def draw_utterances(
+    features: FeatureIndex, eligible: np.ndarray, n_way: int, n_per_speaker: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n_way different speakers (W,) and for each n_per_speaker different utterances, rows (n_per_speaker, W)."""
+    speakers = rng.choice(eligible, n_way, replace=False)
+    rows = [features.first[s] + rng.choice(features.count[s], n_per_speaker, replace=False) for s in speakers]
+    return speakers, np.stack(rows, axis=1)
+
+
+class TrainingEpisodes(Dataset):
+    """Training episodes as a map from (epoch, index) to Episode."""
+
+    def __init__(
+        self,
+        features: FeatureIndex,
+        *,
+        n_way: int,
+        n_shot: int,
+        n_query: int,
+        use_variable: bool,
+        seed: int,
+    ):
+        """Refuse (UsageError) what the data cannot fill; `excluded` counts the speakers with too few utterances."""
+        everyone = np.arange(len(features.speakers))
+        self.eligible = eligible_speakers(features, n_way, n_shot + n_query, everyone)
+        self.excluded = len(everyone) - len(self.eligible)
+        self.per_epoch = int(features.count[self.eligible].sum()) // ((n_shot + n_query) * n_way)
+        if self.per_epoch == 0:
+            raise UsageError(f"the data does not fill one episode of {n_way} x {n_shot + n_query} utterances")
+        self._features, self._seed = features, seed
+        self._n_way, self._n_shot, self._n_query, self._use_variable = n_way, n_shot, n_query, use_variable
+
+    def __getitem__(self, at: tuple[int, int]) -> Episode:
+        """Return episode (epoch, index)."""
+        speakers, rows, starts, query_frames = self._draw(at)
+        k = self._n_shot
+        return Episode(
+            self._crops(rows[:k], starts[:k], TRAIN_FRAMES),
+            self._crops(rows[k:], starts[k:], query_frames),
+            torch.from_numpy(speakers.astype(np.int64)),
+        )
+
+    def names(self, at: tuple[int, int]) -> list[str]:
+        """Return the utterances that episode (epoch, index) reads."""
+        _, rows, _, _ = self._draw(at)
+        return [self._features.name(row) for row in rows.ravel()]
+
+    def _draw(self, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        rng = np.random.default_rng([self._seed, *at])
+        n = self._n_shot + self._n_query
+        speakers, rows = draw_utterances(self._features, self.eligible, self._n_way, n, rng)
+        # A short query is the beginning of a full training window, so its start is drawn for the full window.
+        starts = rng.integers(n_starts(self._features.n_frames[rows], TRAIN_FRAMES))
+        query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
+        return speakers, rows, starts, query_frames
+
+    def _crops(self, rows: np.ndarray, starts: np.ndarray, n_frames: int) -> torch.Tensor:
+        crops = np.empty((*rows.shape, 1, N_MELS, n_frames), np.float32)
+        for at in np.ndindex(rows.shape):
+            crops[at][0] = self._features.crop(rows[at], int(starts[at]), n_frames).T
+        return torch.from_numpy(crops)
+
+
+class EpisodeOrder:
+    """The order in which one rank goes through an epoch: a sampler of (epoch, index) for TrainingEpisodes."""
+
+    def __init__(self, per_epoch: int):
+        self.per_epoch = per_epoch
+        self.epoch, self.start = 1, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, index) for index in range(self.start, self.per_epoch))
+
+    def __len__(self) -> int:
+        return self.per_epoch - self.start

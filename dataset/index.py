@@ -1,0 +1,186 @@
+"""The index of feature trees: which speakers and utterances there are, and where their frames lie.
+
+Reading a million small files to learn their lengths takes minutes, so a tree's table is kept beside it in
+<tree>.index.npz (arrays only, no pickle) and refreshed whenever one of the tree's folders has changed.
+"""
+import os
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import console
+from console import UserError
+from dataset.features import Location, locate, read_feature, read_frames
+from files import replacing
+from parallel import unordered_map
+
+RACY_NS = 2 * 10**9  # a folder changed so shortly before it was listed may change again under the same time stamp
+PARALLEL_FROM = 2000  # files: below, starting worker processes costs more than it saves
+
+
+class Table(NamedTuple):
+    """One tree on disk, its utterances in the order of their names."""
+
+    name: np.ndarray  # (U,) bytes, <speaker>/<video>/<utterance> without suffix
+    n_frames: np.ndarray  # (U,) int32
+    offset: np.ndarray  # (U,) int32, see dataset.features.Location
+    itemsize: np.ndarray  # (U,) int8
+    folder: np.ndarray  # (F,) bytes, every folder of the tree
+    changed: np.ndarray  # (F,) int64, its modification time in ns when listed; 0: not to be relied on
+
+
+class FeatureIndex:
+    """The utterances of one or several feature trees, those of a speaker side by side.
+
+    Attributes:
+        speakers: (C,) names, sorted.
+        first, count: (C,) int64, the rows of speaker c are first[c] .. first[c] + count[c] - 1.
+        n_frames: (U,) int32, the length of each utterance.
+    """
+
+    def __init__(self, trees: list[Path]):
+        """Load the trees that exist; UserError if none holds a feature file."""
+        present = [tree for tree in trees if tree.is_dir()]
+        tables = [load_table(tree) for tree in present]
+        if not any(len(table.name) for table in tables):
+            places = " or ".join(str(tree) for tree in trees)
+            raise UserError(f"no features in {places}; run feat_extract/feature_extraction.py")
+        names = np.concatenate([table.name for table in tables])
+        order = np.argsort(names, kind="stable")
+        self._trees = present
+        self._names = names[order]
+        self._tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])[order]
+        self.n_frames, self._offset, self._itemsize = (
+            np.concatenate([getattr(table, field) for table in tables])[order]
+            for field in ("n_frames", "offset", "itemsize")
+        )
+        speakers, self.first, self.count = np.unique(_speaker_of(self._names), return_index=True, return_counts=True)
+        self.speakers = [os.fsdecode(speaker) for speaker in speakers]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, row: int) -> str:
+        """Return <speaker>/<video>/<utterance> of a row."""
+        return os.fsdecode(self._names[row])
+
+    def path(self, row: int) -> Path:
+        """Return the feature file of a row."""
+        return self._trees[self._tree[row]] / f"{self.name(row)}.pkl"
+
+    def rows(self, names: list[str]) -> np.ndarray:
+        """Return the rows (n,) of utterance names, suffixes ignored; UserError naming the first that is missing."""
+        wanted = np.array([os.fsencode(os.path.splitext(name)[0]) for name in names])
+        rows = np.searchsorted(self._names, wanted).clip(max=len(self) - 1)
+        missing = np.flatnonzero(self._names[rows] != wanted)
+        if len(missing):
+            trees = " or ".join(str(tree) for tree in self._trees)
+            raise UserError(
+                f"{names[missing[0]]}: no such utterance in {trees} ({len(missing)} of {len(names)} missing); "
+                "extract its features, or is the trial list of other data?"
+            )
+        return rows
+
+    def utterance(self, row: int) -> np.ndarray:
+        """Return all frames (T, 40) of a row."""
+        return read_feature(self.path(row))
+
+    def crop(self, row: int, start: int, length: int) -> np.ndarray:
+        """Return `length` frames (length, 40) of a row from `start` on, the utterance repeated end to end."""
+        n_frames = int(self.n_frames[row])
+        if start + length <= n_frames:
+            where = Location(n_frames, int(self._offset[row]), int(self._itemsize[row]))
+            return read_frames(self.path(row), where, start, start + length)
+        return self.utterance(row)[(start + np.arange(length)) % n_frames]
+
+
+def n_starts(n_frames: np.ndarray | int, length: int) -> np.ndarray | int:
+    """Return how many places a window of `length` frames can start at in utterances of n_frames.
+
+    An utterance not longer than the window is first repeated end to end until it is.
+    """
+    repeats = np.where(n_frames > length, 1, length // n_frames + 1)
+    return n_frames * repeats - length + 1
+
+
+def _speaker_of(names: np.ndarray) -> np.ndarray:
+    return np.array([name.split(b"/", 1)[0] for name in names.tolist()])
+
+
+def load_table(tree: Path) -> Table:
+    """Return the table of a tree: the stored one if no folder has changed since, else a new one (and store it)."""
+    stored = tree.with_name(f"{tree.name}.index.npz")
+    old = _read_table(stored)
+    if old is not None and _unchanged(tree, old).all():
+        return old
+    table = _scan(tree, old)
+    try:
+        with replacing(stored) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **table._asdict())
+    except OSError as error:  # somebody else's tree, read-only: works, but the next start scans again
+        console.warn(f"{stored}: the index could not be kept ({error.strerror})")
+    return table
+
+
+def _read_table(stored: Path) -> Table | None:
+    try:
+        with np.load(stored, allow_pickle=False) as arrays:
+            return Table(*(arrays[field] for field in Table._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or damaged: it is made anew
+        return None
+
+
+def _unchanged(tree: Path, table: Table) -> np.ndarray:
+    """Return for every folder of a table (F,) whether its list of files is still the one indexed."""
+
+    def modified(folder: bytes) -> int:
+        try:
+            return os.stat(os.path.join(os.fsencode(tree), folder)).st_mtime_ns
+        except FileNotFoundError:
+            return -1
+
+    now = np.array([modified(folder) for folder in table.folder.tolist()], np.int64)
+    return now == table.changed
+
+
+def _scan(tree: Path, old: Table | None) -> Table:
+    """Walk a tree; lengths of utterances in folders that are as they were come from the old table."""
+    names, folders = [], {}
+    for folder, modified, files in _walk(os.fsencode(tree)):
+        folders[folder] = modified
+        names += [os.path.join(folder, file[:-4]).replace(os.sep.encode(), b"/") for file in files]
+    names = np.array(sorted(names)) if names else np.zeros(0, "S1")
+    where = np.zeros((len(names), len(Location._fields)), np.int64)
+    if old is not None and len(old.name):
+        settled = set(old.folder[_unchanged(tree, old)].tolist())
+        at = np.searchsorted(old.name, names).clip(max=len(old.name) - 1)
+        kept = (old.name[at] == names) & [os.path.dirname(name) in settled for name in names.tolist()]
+        where[kept] = np.stack([old.n_frames, old.offset, old.itemsize], axis=1)[at[kept]]
+    new = np.flatnonzero(where[:, 0] == 0)
+    paths = [(int(row), os.path.join(tree, os.fsdecode(names[row]) + ".pkl")) for row in new]
+    with console.progress(total=len(paths), unit="file", desc=f"indexing {tree.name}") as bar:
+        located = unordered_map(_locate, paths, chunk=256) if len(paths) >= PARALLEL_FROM else map(_locate, paths)
+        for row, location in located:
+            where[row] = location
+            bar.update()
+    n_frames, offset, itemsize = where.T
+    folder, changed = np.array(list(folders)), np.array(list(folders.values()), np.int64)
+    return Table(names, n_frames.astype(np.int32), offset.astype(np.int32), itemsize.astype(np.int8), folder, changed)
+
+
+def _locate(numbered: tuple[int, str]) -> tuple[int, Location]:
+    row, path = numbered
+    return row, locate(Path(path))
+
+
+def _walk(tree: bytes) -> Iterator[tuple[bytes, int, list[bytes]]]:
+    """Yield every folder (relative to the tree), its modification time in ns or 0 if recent, and its features."""
+    for folder, _, files in os.walk(tree):
+        modified = os.stat(folder).st_mtime_ns
+        settled = modified if time.time_ns() - modified > RACY_NS else 0
+        features = [file for file in files if file.endswith(b".pkl") and not file.startswith(b".")]
+        yield os.path.relpath(folder, tree), settled, features

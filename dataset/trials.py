@@ -1,0 +1,118 @@
+"""Trial lists: reading, drawing and keeping them, in VoxCeleb's form `1 enrolment-utterance test-utterance`."""
+import csv
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+
+from console import UserError
+from dataset.index import FeatureIndex, n_starts
+from files import replacing
+
+SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
+
+
+class Trials(NamedTuple):
+    """A list of verification trials."""
+
+    label: np.ndarray  # (n,) bool, True for a target trial: both sides are one speaker
+    enrol: np.ndarray  # (n,) str objects, <speaker>/<video>/<utterance>.wav
+    test: np.ndarray  # (n,) str objects
+
+
+def read_trials(path: Path) -> Trials:
+    """Read a trial list; UserError naming the file and a line where its form is not VoxCeleb's."""
+    columns = ["label", "enrol", "test", "rest"]
+    try:
+        table = pandas.read_csv(path, sep=r"\s+", header=None, names=columns, dtype=str, quoting=csv.QUOTE_NONE)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such trial list; dataprep.py puts it there, --trials names another") from None
+    except ValueError as error:  # what pandas' parser raises, wrong encodings included
+        raise UserError(f"{path}: not a trial list ({str(error).strip().splitlines()[-1]})") from None
+    if table.empty:
+        raise UserError(f"{path}: holds no trials")
+    table = table.fillna("")
+    wrong = ~table["label"].isin(["0", "1"]) | (table["test"] == "") | (table["rest"] != "")
+    if wrong.any():
+        line = " ".join(table[wrong].iloc[0]).strip()
+        raise UserError(f"{path}: '{line[:80]}' is not of the form '1 speaker/video/a.wav speaker/video/b.wav'")
+    label = (table["label"] == "1").to_numpy()
+    if label.all() or not label.any():
+        raise UserError(f"{path}: {'only' if label.all() else 'no'} target trials; an error rate needs both kinds")
+    return Trials(label, table["enrol"].to_numpy(object), table["test"].to_numpy(object))
+
+
+def write_trials(path: Path, trials: Trials) -> None:
+    """Write a trial list in VoxCeleb's form."""
+    with replacing(path) as temporary:
+        temporary.write_text(_text(trials), newline="\n")
+
+
+def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
+    """Draw the trials of the short-utterance test: for each speaker 100 target and 100 non-target ones.
+
+    Args:
+        features: the utterances.
+        speakers: (S,) the speakers to draw from. The two utterances of a target trial differ; one speaker's second
+            utterance is needed for that, so a speaker with a single utterance is enrolled in non-target trials only.
+        seed: of the draw.
+    """
+    if len(speakers) < 2 or features.count[speakers].max(initial=0) < 2:
+        raise UserError("short trials need two or more speakers, and one of them with two or more utterances")
+    rng, n = np.random.default_rng(seed), SHORT_TRIALS_PER_SPEAKER
+    first, count = features.first[speakers], features.count[speakers]
+    label, enrol, test = [], [], []
+    for at in range(len(speakers)):
+        if count[at] > 1:
+            a = rng.integers(count[at], size=n)
+            b = (a + rng.integers(1, count[at], size=n)) % count[at]
+            label.append(np.ones(n, bool)), enrol.append(first[at] + a), test.append(first[at] + b)
+        other = (at + rng.integers(1, len(speakers), size=n)) % len(speakers)
+        label.append(np.zeros(n, bool))
+        enrol.append(first[at] + rng.integers(count[at], size=n))
+        test.append(first[other] + rng.integers(count[other]))
+    names = [
+        np.array([f"{features.name(row)}.wav" for row in np.concatenate(rows).tolist()], object)
+        for rows in (enrol, test)
+    ]
+    return Trials(np.concatenate(label), *names)
+
+
+def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
+    """Return the short trials kept at `path`, drawing and keeping them (with their SHA-256 beside) the first time.
+
+    UserError if the list is no longer the one that was kept.
+    """
+    kept_digest = path.with_suffix(".sha256")
+    if path.exists() and kept_digest.exists():
+        if kept_digest.read_text().split()[:1] != [_sha256(path)]:
+            raise UserError(f"{path}: changed since it was drawn; remove it to draw anew, or name it by --trials")
+        return read_trials(path)
+    trials = draw_short_trials(features, speakers, seed)
+    write_trials(path, trials)
+    with replacing(kept_digest) as temporary:
+        temporary.write_text(f"{_sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
+    return trials
+
+
+def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
+    """Return where the test window of each trial starts: the i-th depends on the seed and i only.
+
+    Args:
+        n_frames: (n,) frames of each trial's test utterance.
+        length: frames of the window.
+        seed: of the draw.
+    """
+    fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
+    return (fraction * n_starts(n_frames, length)).astype(np.int64)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _text(trials: Trials) -> str:
+    rows = zip(trials.label.astype(int).tolist(), trials.enrol, trials.test, strict=True)
+    return "".join(f"{label} {enrol} {test}\n" for label, enrol, test in rows)

@@ -1,0 +1,57 @@
+"""Reading a recording as 16 kHz mono samples on the int16 scale."""
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from configure import SAMPLE_RATE
+from console import UserError
+
+STREAMED_SIZE = 0x7FFFFF00  # a data size from here on was written by a program that could not know it
+
+
+class Recording(NamedTuple):
+    """A recording's samples."""
+
+    samples: np.ndarray  # (S,) int16, or float64 on the int16 scale where converted
+    converted: bool  # the file was not 16 kHz 16-bit mono
+
+
+def read_recording(path: Path) -> Recording:
+    """Return the samples of an audio file; UserError naming it if it is damaged, empty, silent or not finite.
+
+    16 kHz 16-bit mono is taken bit by bit. Other files are converted: channels averaged, then resampled (soxr).
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            if _cut_off(file.extra_info):
+                raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
+            rate = file.samplerate
+            converted = (rate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16")
+            samples = file.read(dtype="float64" if converted else "int16")
+    except soundfile.SoundFileError as error:
+        raise UserError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
+    if len(samples) == 0:
+        raise UserError(f"{path}: holds no samples")
+    if converted:
+        samples = _convert(samples, rate, path)
+    if not samples.any():
+        raise UserError(f"{path}: silent (every sample is zero)")
+    return Recording(samples, converted)
+
+
+def _convert(samples: np.ndarray, rate: int, path: Path) -> np.ndarray:
+    import librosa  # half a second to import, and hardly a corpus needs it
+
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: holds NaN or infinite samples")
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE) * 32768
+
+
+def _cut_off(libsndfile_log: str) -> bool:
+    """Tell whether a wav's data chunk promises more bytes than the file holds (libsndfile reads on silently)."""
+    promised = re.search(r"^data : (\d+) \(should be \d+\)", libsndfile_log, re.MULTILINE)
+    return promised is not None and int(promised[1]) < STREAMED_SIZE

@@ -1,0 +1,137 @@
+"""Turn every wav tree under save_path into feature pickles, on all cores; what is done is skipped.
+
+    python feat_extract/feature_extraction.py
+    python feat_extract/feature_extraction.py --save_path DIR --num_workers 8
+
+Reads <save_path>/voxceleb2/dev/wav, voxceleb1/dev/wav and voxceleb1/test/wav, those that exist, and writes the
+folders beside them that configure.TREES names. A file that cannot be used is listed in feature_errors.csv
+under save_path and the rest goes on; the exit status is then 1.
+"""
+import argparse
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
+
+import console  # noqa: E402
+from configure import SAMPLE_RATE, TREES, save_root  # noqa: E402
+from console import UserError  # noqa: E402
+from dataset.features import write_feature  # noqa: E402
+from feat_extract.audio import read_recording  # noqa: E402
+from feat_extract.fbank import log_mel  # noqa: E402
+from files import replacing  # noqa: E402
+from parallel import unordered_map  # noqa: E402
+
+ERRORS_NAME = "feature_errors.csv"
+
+
+class Job(NamedTuple):
+    """One wav file and the feature file to make of it."""
+
+    wav: str
+    feature: str
+    speaker: str
+
+
+class Outcome(NamedTuple):
+    """What became of a job."""
+
+    wav: str
+    seconds: float = 0.0  # of audio
+    converted: bool = False  # it was not 16 kHz 16-bit mono
+    error: str = ""
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = console.Parser(__doc__)
+    parser.add_argument("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    parser.add_argument("--num_workers", type=console.integer(1), help="processes (default: all cores)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Extract what is missing, print the summary line, return the exit status."""
+    args = parse_args(argv)
+    root = save_root(args.save_path)
+    jobs, n_done = find_jobs(root)
+    seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
+    with console.progress(total=len(jobs), unit="file", desc="features") as bar:
+        for outcome in unordered_map(extract, jobs, args.num_workers):
+            seconds += outcome.seconds
+            n_converted += outcome.converted
+            if outcome.error:
+                failed.append(outcome)
+            bar.update()
+    if n_converted:
+        console.warn(f"{n_converted} files were not 16 kHz 16-bit mono and were converted")
+    rate = seconds / (time.perf_counter() - started)
+    print(
+        f"features: {len(jobs) - len(failed)} files written, {n_done} were there, {len(failed)} failed; "
+        f"{seconds / 3600:.2f} hours of audio at {rate:.0f} times real time"
+    )
+    return report_errors(root / ERRORS_NAME, failed)
+
+
+def find_jobs(root: Path) -> tuple[list[Job], int]:
+    """Return the wavs below the data root that have no feature file yet, in order, and how many have one."""
+    trees = [tree for tree in TREES.values() if (root / tree.wav).is_dir()]
+    if not trees:
+        places = ", ".join(tree.wav for tree in TREES.values())
+        raise UserError(f"{root}: holds none of {places}; get data with dataprep.py or name its place by --save_path")
+    jobs, n_done = [], 0
+    for tree in trees:
+        found = _names(root / tree.wav, ".wav")
+        encoded = _names(root / tree.wav, ".m4a") - found
+        if encoded:
+            console.warn(f"{root / tree.wav}: {len(encoded)} m4a files have no wav yet; run dataprep.py --convert")
+        todo = sorted(found - _names(root / tree.feat, ".pkl"))
+        n_done += len(found) - len(todo)
+        for name in todo:
+            speaker = name.split(os.sep, 1)[0]
+            jobs.append(Job(f"{root / tree.wav / name}.wav", f"{root / tree.feat / name}.pkl", speaker))
+    if not jobs and not n_done:
+        raise UserError(f"{root}: its wav folders hold no wav files; run dataprep.py --extract and --convert")
+    return jobs, n_done
+
+
+def _names(tree: Path, suffix: str) -> set[str]:
+    """Return <speaker>/<video>/<utterance> of every file below the tree with the suffix; hidden ones are not ours."""
+    return {
+        os.path.relpath(os.path.join(folder, file), tree)[: -len(suffix)]
+        for folder, _, files in os.walk(tree)
+        for file in files
+        if file.endswith(suffix) and not file.startswith(".")
+    }
+
+
+def extract(job: Job) -> Outcome:
+    """Write one feature file; whatever is wrong with the recording comes back as the outcome's error."""
+    try:
+        samples, converted = read_recording(Path(job.wav))
+    except (UserError, PermissionError) as error:
+        return Outcome(job.wav, error=str(error))
+    write_feature(Path(job.feature), log_mel(samples), job.speaker)
+    return Outcome(job.wav, len(samples) / SAMPLE_RATE, converted)
+
+
+def report_errors(path: Path, failed: list[Outcome]) -> int:
+    """Write the list of failed files (or remove an old one) and return the exit status."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return 0
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "error"])
+        writer.writerows(sorted((outcome.wav, outcome.error) for outcome in failed))
+    first = min(failed).error
+    console.warn(f"{len(failed)} files could not be used, listed in {path}; the first: {first}")
+    return 1
+
+
+if __name__ == "__main__":
+    console.run(main)

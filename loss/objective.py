@@ -1,0 +1,55 @@
+"""The training objective: softmax, prototypical, or prototypical with global classification."""
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from loss.prototypical import class_logits, prototypes
+
+LOSS_TYPES = ("prototypical", "softmax")
+
+
+class Terms(NamedTuple):
+    """What an episode contributes; scalars, NaN where the objective has no such term."""
+
+    loss: torch.Tensor  # what is minimised: the sum of the terms present
+    episodic_loss: torch.Tensor
+    global_loss: torch.Tensor
+    episodic_accuracy: torch.Tensor  # share of queries whose nearest prototype is their speaker's
+    global_accuracy: torch.Tensor  # share of embeddings whose nearest class vector is their speaker's
+
+
+class Objective(nn.Module):
+    """The loss over one episode's embeddings.
+
+    Class vectors (n_speakers, D) are learnt where a term classifies against all training speakers.
+    """
+
+    def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
+        super().__init__()
+        self.episodic = loss_type == "prototypical"
+        self.class_vectors = None
+        if use_GC or not self.episodic:
+            self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
+
+    def forward(self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor) -> Terms:
+        """Return the terms of support (K, W, D), query (Q, W, D) and the ways' speaker classes (W,)."""
+        absent = support.new_full((), float("nan"))
+        episodic = global_ = (absent, absent)
+        if self.episodic:
+            ways = torch.arange(len(speaker), device=speaker.device)
+            episodic = _classify(query, prototypes(support), ways)
+        if self.class_vectors is not None:
+            global_ = _classify(torch.cat([support, query]), self.class_vectors, speaker)
+        loss = sum(term for term, _ in (episodic, global_) if term is not absent)
+        return Terms(loss, episodic[0], global_[0], episodic[1], global_[1])
+
+
+def _classify(
+    embeddings: torch.Tensor, class_vectors: torch.Tensor, classes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cross-entropy and accuracy of embeddings (R, W, D), those of a column being of one class (W,)."""
+    logits = class_logits(embeddings.flatten(0, 1), class_vectors)
+    target = classes.repeat(len(embeddings))
+    return F.cross_entropy(logits, target), (logits.argmax(dim=1) == target).float().mean()

@@ -1,0 +1,106 @@
+"""Error rates of verification and identification scores. NumPy only; everything is returned, nothing printed."""
+from typing import NamedTuple
+
+import numpy as np
+
+BOOTSTRAP_REPLICATES = 500
+
+
+class Verification(NamedTuple):
+    """Error rates of a list of scored trials, as fractions."""
+
+    eer: float  # the release's: the false-positive rate where |FNR - FPR| is least
+    eer_interpolated: float  # where the lines between the ROC's points cross FNR = FPR
+    threshold: float  # score at the release's EER; a trial is accepted from there on
+    min_dcf_01: float  # normalised detection cost, P_target = 0.01, costs 1
+    min_dcf_001: float  # the same, P_target = 0.001
+
+
+def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
+    """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
+
+    ValueError if a score is not finite or a kind of trial is missing.
+    """
+    threshold, fpr, fnr = roc(scores, labels)
+    at = np.argmin(np.abs(fnr - fpr))
+    return Verification(
+        float(fpr[at]),
+        float(_crossing(fpr, fnr)),
+        float(threshold[at]),
+        _min_dcf(fpr, fnr, 0.01),
+        _min_dcf(fpr, fnr, 0.001),
+    )
+
+
+def eer_interval(
+    scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray, seed: int = 0
+) -> tuple[float, float]:
+    """Return a 95 % interval of the EER, as fractions, by bootstrap over speakers.
+
+    Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate draws as many
+    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was drawn.
+
+    Scores and labels (n,) are those of `verification_metrics`; enrol_speaker and test_speaker (n,) number the speakers
+    of each trial's two sides.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    labels, left, right = labels[order], enrol_speaker[order], test_speaker[order]
+    n_speakers = int(max(left.max(), right.max())) + 1
+    present = np.unique(np.concatenate([left, right]))
+    rng, rates = np.random.default_rng(seed), []
+    for _ in range(BOOTSTRAP_REPLICATES):
+        drawn = np.bincount(rng.choice(present, len(present)), minlength=n_speakers)
+        weight = np.where(labels, drawn[left], drawn[left] * drawn[right])
+        accepted = np.cumsum(weight)[last]
+        accepted_targets = np.cumsum(weight * labels)[last]
+        n_target, n_other = accepted_targets[-1], accepted[-1] - accepted_targets[-1]
+        if n_target and n_other:
+            fpr, fnr = (accepted - accepted_targets) / n_other, 1 - accepted_targets / n_target
+            rates.append(fpr[np.argmin(np.abs(fnr - fpr))])
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (k,) each.
+
+    A trial is accepted if its score is not below the threshold. Only the ROC's corners are kept, as the release's
+    (scikit-learn's) ROC keeps them: its EER is read off at one of them. ValueError as in `verification_metrics`.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    if scores.shape != labels.shape or scores.ndim != 1:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two lists of one length")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    if labels.all() or not labels.any():
+        raise ValueError("an error rate needs target and non-target trials")
+    order = np.argsort(-scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
+    accepted_targets = np.cumsum(labels)[last]
+    accepted_others = last + 1 - accepted_targets
+    bends = (np.diff(accepted_targets, 2) != 0) | (np.diff(accepted_others, 2) != 0)
+    corner = np.concatenate([[True], bends, [True]])[: len(last)]  # both ends are corners
+    last, accepted_targets, accepted_others = last[corner], accepted_targets[corner], accepted_others[corner]
+    fpr = np.append(0, accepted_others / accepted_others[-1])
+    fnr = np.append(1, 1 - accepted_targets / accepted_targets[-1])
+    return np.append(np.inf, scores[last]), fpr, fnr
+
+
+def _crossing(fpr: np.ndarray, fnr: np.ndarray) -> float:
+    """Return the rate at which the piecewise linear ROC meets FNR = FPR."""
+    gap = fnr - fpr  # falls from 1 to -1
+    after = int(np.argmax(gap <= 0))
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    return fpr[after - 1] + share * (fpr[after] - fpr[after - 1])
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of values (n,), n >= 2, and the half-width of its 95 % interval (normal approximation)."""
+    return float(np.mean(values)), float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def _min_dcf(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> float:
+    cost = p_target * fnr + (1 - p_target) * fpr
+    return float(cost.min() / min(p_target, 1 - p_target))

@@ -1,0 +1,27 @@
+"""The speaker encoder: features of any length to one embedding."""
+import torch
+from torch import nn
+
+from model.resnet import ResNet
+
+EMBEDDING_SIZE = 256
+
+
+class Encoder(nn.Module):
+    """Mean subtraction, ResNet, mean pooling, batch norm, ReLU and a linear map (paper, section 3.1)."""
+
+    def __init__(self, backbone: str = "resnet34"):
+        super().__init__()
+        self.trunk = ResNet(backbone)
+        self.norm = nn.BatchNorm1d(self.trunk.out_channels)
+        self.projection = nn.Linear(self.trunk.out_channels, EMBEDDING_SIZE, bias=False)
+        nn.init.xavier_uniform_(self.projection.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (N, 256), not normalised, of features x (N, 1, 40, T), T >= 1.
+
+        The mean over the time of each segment is subtracted first, here and nowhere else.
+        """
+        x = x - x.mean(dim=3, keepdim=True)
+        pooled = self.trunk(x).mean(dim=(2, 3))
+        return self.projection(torch.relu(self.norm(pooled)))

@@ -1,0 +1,78 @@
+"""Where and how the network runs: device, precision, seeds."""
+import argparse
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+
+import console
+from console import UsageError
+from parallel import cpu_count
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class Compute(NamedTuple):
+    """Where and how a network runs."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the convolutions
+    num_workers: int  # processes that load features
+
+
+
+def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
+    """Add the flags that choose device and precision, the latter with its default for this script."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
+    parser.add_argument("--gpu", type=console.integer(0), default=0, help="with auto: number of the GPU")
+    parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default: {precision}")
+    parser.add_argument("--num_workers", type=console.integer(0), help="processes that load data (default: by device)")
+
+
+def set_up(args: argparse.Namespace) -> Compute:
+    """Choose device, precision and loader processes by the flags, and seed torch."""
+    device = _select_device(args)
+    torch.manual_seed(args.seed)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # float32 means float32: without TF32 a score is the same on every device.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    workers = args.num_workers
+    if workers is None:
+        workers = 0 if device.type == "cpu" else min(8, cpu_count())  # on the CPU the network needs the cores itself
+    return Compute(device, _select_precision(args.precision, device), workers)
+
+
+def autocast(compute: Compute) -> AbstractContextManager:
+    """Return the context to run the encoder in."""
+    return torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.dtype is torch.bfloat16)
+
+
+def _select_device(args: argparse.Namespace) -> torch.device:
+    """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there."""
+    if args.device == "auto":
+        if not (args.use_cuda and torch.cuda.is_available()):
+            return torch.device("cpu")
+        device = torch.device("cuda", args.gpu)
+    else:
+        try:
+            device = torch.device(args.device)
+        except RuntimeError:
+            raise UsageError(f"--device {args.device}: not a device; auto, cpu, cuda, cuda:1 and mps are") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _select_precision(choice: str, device: torch.device) -> torch.dtype:
+    """Return the type of the trunk's arithmetic: bfloat16 on demand or, with auto, where the device computes in it."""
+    if choice == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+        return torch.bfloat16 if native and device.type in ("cpu", "cuda") else torch.float32
+    return torch.bfloat16 if choice == "bf16" else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    """Tell whether the processor multiplies bfloat16 (AVX512-bf16 or AMX); elsewhere it is emulated and slow."""
+    return any(getattr(torch.cpu, f"_is_{feature}_supported", bool)() for feature in ("avx512_bf16", "amx_tile"))

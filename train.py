@@ -1,0 +1,247 @@
+"""Train a speaker encoder: softmax, prototypical, or prototypical with global classification (the paper's).
+
+    python train.py --use_GC True --n_shot 1 --n_query 2 --use_variable True --nb_class_train 100
+    python train.py --use_GC False
+    python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
+    python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
+
+The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
+config.json. Ctrl-C or SIGTERM saves and stops.
+"""
+import argparse
+import json
+import math
+import platform
+import signal
+import time
+from pathlib import Path
+
+import numpy
+import pandas
+import torch
+
+import console
+import runtime
+from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder, unfinished_path
+from configure import EVALUATION_TREES, TRAINING_TREE, TREES, save_root
+from console import UsageError, UserError
+from dataset.episodes import TrainingEpisodes
+from dataset.index import FeatureIndex
+from dataset.trials import read_trials
+from files import replacing
+from loss import LOSS_TYPES, Objective, Terms
+from metrics import verification_metrics
+from model.encoder import EMBEDDING_SIZE, Encoder
+from model.resnet import BACKBONES
+from training import EpisodeLoss, EpochResult, Run
+from verification import Segments, score
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line; UsageError for flags that contradict one another."""
+    parser = console.Parser(__doc__)
+    add = parser.add_argument
+    add("--loss_type", choices=LOSS_TYPES, default="prototypical", help="default: prototypical")
+    add("--use_GC", type=console.boolean, default=True, help="add global classification to prototypical (True)")
+    add("--n_shot", type=console.integer(1), default=1, help="support utterances of a speaker in an episode (1)")
+    add("--n_query", type=console.integer(0), default=2, help="query utterances of a speaker in an episode (2)")
+    add("--use_variable", type=console.boolean, default=True, help="queries of 1 to 2 s, a length an episode (True)")
+    add("--nb_class_train", type=console.integer(2), default=100, help="speakers of an episode (100)")
+    add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="the training speakers (vox2)")
+    add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    add("--model_path", default="saved_model", help="folder of all runs (saved_model)")
+    add("--n_folder", type=console.integer(0), default=0, help="number of this run's folder, baseline_NNN (0)")
+    add("--use_checkpoint", type=console.boolean, default=False, help="go on with the run in that folder (False)")
+    add("--cp_num", type=console.integer(0), help="with --use_checkpoint: the epoch to go on from (the newest)")
+    add("--init", type=Path, metavar="FILE", help="start a new run from this checkpoint's encoder")
+    add("--backbone", choices=list(BACKBONES), default="resnet34", help="default: resnet34")
+    add("--max_epoch", type=console.integer(0), default=300, help="epochs (300); 0 writes the untrained network")
+    add("--lr", type=float, default=0.1, help="learning rate at the start (0.1)")
+    add("--max_grad_norm", type=float, help="clip gradients to this norm (no clipping)")
+    add("--seed", type=console.integer(0), default=100, help="of the weights and the episodes (100)")
+    add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints only (all)")
+    add("--save_every_minutes", type=float, metavar="M", help="also save within an epoch (at its end only)")
+    add("--val_trials", type=Path, metavar="FILE", help="score this trial list's EER while training")
+    add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
+    runtime.add_arguments(parser, precision="auto")
+    args = parser.parse_args(argv)
+    if args.loss_type == "prototypical" and args.n_query == 0:
+        raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")
+    if not (math.isfinite(args.lr) and args.lr > 0):
+        raise UsageError(f"--lr {args.lr}: must be above 0")
+    if args.use_checkpoint and args.init:
+        raise UsageError("--init starts a new run, --use_checkpoint True goes on with one: give one of them")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    """Train until --max_epoch; return the exit status."""
+    args = parse_args(argv)
+    compute = runtime.set_up(args)
+    root, folder = save_root(args.save_path), run_folder(args.model_path, args.n_folder)
+    features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
+    episodes = TrainingEpisodes(
+        features,
+        n_way=args.nb_class_train,
+        n_shot=args.n_shot,
+        n_query=args.n_query,
+        use_variable=args.use_variable,
+        seed=args.seed,
+    )
+    validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # refused before the work
+    objective = Objective(args.loss_type, args.use_GC, len(features.speakers), EMBEDDING_SIZE)
+    run = Run(EpisodeLoss(first_encoder(args), objective), episodes, compute, args.lr, args.max_grad_norm)
+    describe(args, features, episodes, compute)
+    begin(run, folder, args, features.speakers)
+    if args.max_epoch == 0:
+        run.save(checkpoint_path(folder, 0), speakers=features.speakers, data_type=args.data_type)
+    saver = Saver(run, folder, args, features.speakers)
+
+    def after_episode() -> None:
+        if (run.epoch, run.episode) == (0, 1):
+            print(f"first loss: {describe_terms(run.mean_terms())}")
+        saver.after_episode()
+
+    while run.epoch < args.max_epoch:
+        result = run.train_epoch(after_episode)
+        saver.after_epoch()
+        eer = validation(run.model.encoder) if validation and run.epoch % args.val_every == 0 else math.nan
+        report(folder, run.epoch, result, eer)
+    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
+    return 0
+
+
+def first_encoder(args: argparse.Namespace) -> Encoder:
+    """Return the encoder to start from: a new one, or that of --init."""
+    if not args.init:
+        return Encoder(args.backbone)
+    given = load_checkpoint(args.init)
+    if given.backbone != args.backbone:
+        raise UsageError(f"--init {args.init}: its backbone is {given.backbone}; add --backbone {given.backbone}")
+    return given.encoder()
+
+
+def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
+    """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
+    if args.use_checkpoint:
+        path, checkpoint = newest_checkpoint(folder, args.cp_num)
+        if checkpoint.speakers and checkpoint.speakers != speakers:
+            raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
+        try:
+            run.restore(checkpoint)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
+        print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
+    elif any(folder.glob("checkpoint_*.pth")):
+        raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps({"arguments": arguments, "versions": versions, "speakers": speakers}, indent=1))
+
+
+def describe(
+    args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: runtime.Compute
+) -> None:
+    """Say what is trained on what, and what a network that guesses would score."""
+    print(
+        f"{len(features)} utterances of {len(features.speakers)} speakers; {episodes.per_epoch} episodes an epoch; "
+        f"{args.backbone} on {compute.device} in {str(compute.dtype).removeprefix('torch.')}"
+    )
+    if episodes.excluded:
+        needed = args.n_shot + args.n_query
+        print(f"{episodes.excluded} speakers have fewer than {needed} utterances and are in no episode")
+    kinds = []
+    if args.loss_type == "prototypical":
+        kinds.append(("episodic", args.nb_class_train))
+    if args.loss_type == "softmax" or args.use_GC:
+        kinds.append(("global", len(features.speakers)))
+    for kind, n_classes in kinds:
+        print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
+
+
+class Saver:
+    """Writes checkpoints: at an epoch's end, every --save_every_minutes, and when the run is asked to stop."""
+
+    def __init__(self, run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]):
+        self._run, self._folder, self._keep_last = run, folder, args.keep_last
+        self._facts = {"speakers": speakers, "data_type": args.data_type}
+        self._period = 60 * args.save_every_minutes if args.save_every_minutes else math.inf
+        self._due = time.monotonic() + self._period
+        self._signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        if self._signal:  # asked twice: leave at once, the last checkpoint stays
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def after_episode(self) -> None:
+        """Save if it is time to, or if a signal came; after a signal, leave."""
+        if not self._signal and time.monotonic() < self._due:
+            return
+        self._run.save(unfinished_path(self._folder), **self._facts)
+        self._due = time.monotonic() + self._period
+        if self._signal:
+            console.warn(f"stopped after episode {self._run.episode}, saved; --use_checkpoint True goes on")
+            raise SystemExit(128 + self._signal)
+
+    def after_epoch(self) -> None:
+        """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
+        self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
+        unfinished_path(self._folder).unlink(missing_ok=True)
+        if self._keep_last:
+            for path in sorted(self._folder.glob("checkpoint_*.pth"))[: -self._keep_last]:
+                path.unlink()
+
+
+class Validation:
+    """Scores a trial list's EER with the encoder as it is."""
+
+    def __init__(self, trials: Path, root: Path, compute: runtime.Compute):
+        self._trials, self._compute = read_trials(trials), compute
+        self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
+        sides = self._trials.enrol, self._trials.test
+        self._enrol, self._test = (Segments.whole(self._features, self._features.rows(side)) for side in sides)
+
+    def __call__(self, encoder: Encoder) -> float:
+        """Return the EER (fraction)."""
+        scores = score(encoder, self._features, self._enrol, self._test, self._compute)
+        return verification_metrics(scores, self._trials.label).eer
+
+
+def describe_terms(terms: Terms) -> str:
+    """Return the losses and accuracies that the objective has."""
+    parts = [
+        f"{kind} {loss:.3f} ({100 * accuracy:.1f} % right)"
+        for kind, loss, accuracy in (
+            ("episodic", terms.episodic_loss, terms.episodic_accuracy),
+            ("global", terms.global_loss, terms.global_accuracy),
+        )
+        if not math.isnan(loss)
+    ]
+    return f"{terms.loss:.3f} = {' + '.join(parts)}"
+
+
+def report(folder: Path, epoch: int, result: EpochResult, eer: float) -> None:
+    """Print the epoch's line and put its row into log.csv, in place of any rows of a run that went further."""
+    print(
+        f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}, "
+        f"{result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data"
+        + ("" if math.isnan(eer) else f", validation EER {100 * eer:.2f} %"),
+        flush=True,
+    )
+    row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), "val_eer": 100 * eer}
+    del row["terms"]
+    log, rows = folder / "log.csv", pandas.DataFrame([row])
+    if log.exists():
+        before = pandas.read_csv(log)
+        rows = pandas.concat([before[before["epoch"] < epoch], rows])
+    with replacing(log) as temporary:
+        rows.to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,187 @@
+"""The training loop: one run's network, optimiser and position, able to stop after any episode and go on exactly."""
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import console
+from checkpoint import Checkpoint, parameters_of, save_checkpoint, state_dict_of
+from console import UserError
+from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
+from loss import Objective, Terms
+from model.encoder import Encoder
+from runtime import Compute, autocast
+
+SETTLE_EVERY = 20  # episodes between two looks at the losses: each waits for the device
+
+
+class EpisodeLoss(nn.Module):
+    """Encoder and objective as one module whose forward returns an episode's loss."""
+
+    def __init__(self, encoder: Encoder, objective: Objective):
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+
+    def forward(self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor) -> Terms:
+        """Return the terms of support (K, W, 1, 40, Ts), query (Q, W, 1, 40, Tq) and speaker classes (W,).
+
+        Supports and queries pass the encoder as two batches, their batch-norm statistics apart.
+        """
+        return self.objective(self._embed(support), self._embed(query), speaker)
+
+    def _embed(self, segments: torch.Tensor) -> torch.Tensor:
+        if len(segments) == 0:  # the softmax loss has no queries
+            return segments.new_empty(*segments.shape[:2], self.encoder.projection.out_features)
+        batch = segments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.encoder(batch).float().unflatten(0, segments.shape[:2])
+
+
+class EpochResult(NamedTuple):
+    """An epoch in numbers."""
+
+    terms: Terms  # means over its episodes
+    lr: float
+    utterances_per_second: float
+    waiting: float  # share of the time that went into waiting for data
+
+
+class Run:
+    """A training run.
+
+    Attributes:
+        epoch: epochs finished.
+        episode: episodes done of the epoch after those.
+    """
+
+    def __init__(
+        self,
+        model: EpisodeLoss,
+        episodes: TrainingEpisodes,
+        compute: Compute,
+        lr: float,
+        max_grad_norm: float | None = None,
+    ):
+        self.model = model.to(compute.device, memory_format=torch.channels_last)
+        self.max_grad_norm = max_grad_norm or math.inf
+        self.epoch, self.episode = 0, 0
+        self._episodes, self._compute = episodes, compute
+        parameters = parameters_of(model.encoder, model.objective.class_vectors)
+        self.optimizer = torch.optim.SGD(
+            parameters, lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=compute.device.type in ("cpu", "cuda")
+        )
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, "min", factor=0.1, patience=3, threshold=1e-4, min_lr=1e-5
+        )
+        self._order = EpisodeOrder(episodes.per_epoch)
+        self._loader = DataLoader(
+            episodes,
+            batch_size=None,
+            sampler=self._order,
+            num_workers=compute.num_workers,
+            pin_memory=compute.device.type == "cuda",
+            persistent_workers=compute.num_workers > 0,
+            prefetch_factor=4 if compute.num_workers else None,
+            worker_init_fn=_leave_signals_to_parent,
+        )
+        self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
+        self._unsettled: list[torch.Tensor] = []  # the terms of episodes that nobody has looked at yet
+
+    def save(self, path: Path, **facts: object) -> None:
+        """Write the run's state to `path`, with the checkpoint's other fields in `facts`."""
+        self._settle()
+        save_checkpoint(
+            path,
+            Checkpoint(
+                epoch=self.epoch,
+                state_dict=state_dict_of(self.model.encoder, self.model.objective.class_vectors),
+                optimizer=self.optimizer.state_dict(),
+                scheduler=self.scheduler.state_dict(),
+                episode=self.episode,
+                sums=self._sums.tolist(),
+                **facts,
+            ),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same backbone, objective and number of speakers; ValueError if it is not."""
+        self.model.encoder.load_state_dict(checkpoint.encoder().state_dict())
+        learnt, stored = self.model.objective.class_vectors, checkpoint.class_vectors
+        if learnt is not None:
+            if stored is None or stored.shape != learnt.shape:
+                n_stored = 0 if stored is None else len(stored)
+                raise ValueError(f"it has class vectors of {n_stored} speakers, this training needs {len(learnt)}")
+            learnt.data.copy_(stored)
+        if checkpoint.optimizer:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.scheduler:
+            self.scheduler.load_state_dict(checkpoint.scheduler)
+        self.epoch, self.episode = checkpoint.epoch, checkpoint.episode
+        if checkpoint.sums:
+            self._sums = torch.tensor(checkpoint.sums, dtype=torch.float64)
+
+    def train_epoch(self, after_episode: Callable[[], None]) -> EpochResult:
+        """Train the rest of the epoch after `self.epoch`; `after_episode` may save, or raise to stop."""
+        self.model.train()
+        self._order.epoch, self._order.start = self.epoch + 1, self.episode
+        lr, utterances, waited = self.optimizer.param_groups[0]["lr"], 0, 0.0
+        started = asked = time.perf_counter()
+        with console.progress(
+            total=self._episodes.per_epoch, initial=self.episode, unit="episode", desc=f"epoch {self.epoch + 1}"
+        ) as bar:
+            for episode in self._loader:
+                waited += time.perf_counter() - asked
+                self._train_episode(episode)
+                utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker)
+                bar.update()
+                if len(self._unsettled) == SETTLE_EVERY:
+                    bar.set_postfix(loss=f"{self.mean_terms().loss:.3f}", refresh=False)
+                after_episode()
+                asked = time.perf_counter()
+        means = self.mean_terms()
+        seconds = time.perf_counter() - started
+        self.scheduler.step(means.loss)
+        self.epoch, self.episode = self.epoch + 1, 0
+        self._sums.zero_()
+        return EpochResult(means, lr, utterances / seconds, waited / seconds)
+
+    def mean_terms(self) -> Terms:
+        """Return the means of the epoch's terms so far, as floats; waits for the device."""
+        self._settle()
+        return Terms(*(self._sums / self.episode).tolist())
+
+    def _train_episode(self, episode: Episode) -> None:
+        support, query, speaker = (tensor.to(self._compute.device, non_blocking=True) for tensor in episode)
+        with autocast(self._compute):
+            terms = self.model(support, query, speaker)
+        self.optimizer.zero_grad()
+        terms.loss.backward()
+        if self.max_grad_norm < math.inf:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.episode += 1
+        self._unsettled.append(torch.stack(terms).detach())
+
+    def _settle(self) -> None:
+        """Add up the terms not looked at yet; UserError naming the episode if a loss is not finite."""
+        first = self.episode - len(self._unsettled)
+        terms = [row.double().cpu() for row in self._unsettled]
+        self._unsettled.clear()
+        for index, row in enumerate(terms, start=first):
+            if not row[0].isfinite():
+                names = self._episodes.names((self.epoch + 1, index))
+                raise UserError(
+                    f"epoch {self.epoch + 1}, episode {index + 1}: the loss is {float(row[0])}; the checkpoints so far "
+                    f"are good, go on from one with --max_grad_norm; the episode read {', '.join(names)}"
+                )
+            self._sums += row
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

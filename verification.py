@@ -1,0 +1,91 @@
+"""Embedding many utterances and scoring trials: what all evaluators share."""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import console
+from dataset.index import FeatureIndex
+from model.encoder import EMBEDDING_SIZE, Encoder
+from runtime import Compute, autocast
+
+BATCH_FRAMES = {"cpu": 4_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
+SCORE_BLOCK = 65_536  # trials scored at a time: memory stays flat
+
+
+class Segments(NamedTuple):
+    """Stretches of utterances to embed, (n,) each."""
+
+    row: np.ndarray  # in the feature index
+    start: np.ndarray  # frame
+    length: np.ndarray  # frames, below 2**20 like start; past its end the utterance repeats
+
+    @classmethod
+    def whole(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
+        """Return the whole utterances `rows` (n,)."""
+        return cls(rows, np.zeros_like(rows), features.n_frames[rows])
+
+
+class _SegmentData(Dataset):
+    def __init__(self, features: FeatureIndex, segments: Segments):
+        self._features, self._segments = features, segments
+
+    def __getitem__(self, at: int) -> tuple[int, torch.Tensor]:
+        row, start, length = (int(column[at]) for column in self._segments)
+        return at, torch.from_numpy(self._features.crop(row, start, length).T.copy())[None]
+
+
+def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute: Compute) -> torch.Tensor:
+    """Return unit-length embeddings (n, 256) float32, on the CPU, of n segments.
+
+    Segments of equal length share a batch; none is padded, so the result does not depend on the batches.
+    """
+    loader = DataLoader(
+        _SegmentData(features, segments),
+        batch_sampler=equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000)),
+        num_workers=compute.num_workers,
+        pin_memory=compute.device.type == "cuda",
+    )
+    embeddings = torch.empty(len(segments.row), EMBEDDING_SIZE)
+    encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()
+    with torch.inference_mode(), console.progress(total=len(embeddings), unit="segment", desc="embedding") as bar:
+        for at, batch in loader:
+            batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
+            with autocast(compute):
+                embeddings[at] = F.normalize(encoder(batch).float(), dim=1).cpu()
+            bar.update(len(at))
+    return embeddings
+
+
+def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[int]]:
+    """Return batches of positions of equal length, of at most `batch_frames` frames together, longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[list[int]] = []
+    for run in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        size = max(1, batch_frames // int(lengths[run[0]]))
+        batches += [run[at : at + size].tolist() for at in range(0, len(run), size)]
+    return batches
+
+
+def score(
+    encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, compute: Compute
+) -> np.ndarray:
+    """Return the cosine scores (n,) float64 of n trials; each segment is embedded once, however often it occurs."""
+    both = Segments(*(np.concatenate(columns) for columns in zip(enrol, test, strict=True)))
+    unique, at = unique_segments(both)
+    embeddings = embed(encoder, features, unique, compute)
+    left, right = (torch.from_numpy(half) for half in np.split(at, 2))
+    blocks = [
+        (embeddings[a] * embeddings[b]).sum(dim=1)
+        for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
+    ]
+    return torch.cat(blocks).double().numpy()
+
+
+def unique_segments(segments: Segments) -> tuple[Segments, np.ndarray]:
+    """Return the different ones among segments (n,), and for each of the n its position among those."""
+    key = (segments.row.astype(np.int64) << 40) | (segments.start.astype(np.int64) << 20) | segments.length
+    _, first, at = np.unique(key, return_index=True, return_inverse=True)
+    return Segments(*(column[first] for column in segments)), at
