@@ -56,6 +56,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     for flag in NEEDS.keys() & given:
         if not given.intersection(NEEDS[flag]):
             raise UsageError(f"--{flag} means nothing without {' or '.join('--' + name for name in NEEDS[flag])}")
+    if args.make_trials and args.make_trials % 2:
+        raise UsageError("--make_trials: an even number, half of the trials are targets")
     return args
 
 

@@ -9,8 +9,8 @@ from console import UserError
 from corpora.archives import find_missing, is_spent, open_zip
 from corpora.convert import pending
 from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
+from corpora.trial_lists import count_trials
 from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
-from dataset.trials import read_trials
 
 DOWNLOAD, EXTRACT, CONVERT = ("dataprep.py --save_path {} " + flag for flag in ("--download", "--extract", "--convert"))
 MAKE_TRIALS = "dataprep.py --save_path {} --make_trials 10000"
@@ -87,7 +87,7 @@ def check_list(row: TrialList, root: Path) -> State:
         lacking = row.saved == TRIALS_NAME and any((root / TREES["vox1_test"].wav).glob("*/*/*.wav"))
         return State(row.saved, "not there", MAKE_TRIALS if lacking else None)
     try:
-        found = len(read_trials(path).label)
+        found = count_trials(path)
     except UserError as error:
         return State(row.saved, str(error))
     return State(row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials))

@@ -14,16 +14,22 @@ from console import UserError, warn
 from corpora.download import Wanted, fetch
 from corpora.sources import Source
 from corpora.voxceleb import TRIAL_LISTS
-from dataset.trials import Trials, read_trials, write_trials
 from files import replacing
 
 RETRIES = 2  # a list may well be missing at a source: no long patience
 
 
+def count_trials(path: Path) -> int:
+    """Return a trial list's length; UserError where its form is not VoxCeleb's."""
+    from dataset.trials import read_trials  # pandas loads slowly, and few commands need it
+
+    return len(read_trials(path).label)
+
+
 def find_fault(path: Path, published: int | None) -> str | None:
     """Say what is wrong with a trial list, its form or its number of trials (None: any); None if nothing is."""
     try:
-        found = len(read_trials(path).label)
+        found = count_trials(path)
     except UserError as error:
         return str(error)
     return None if published in (None, found) else f"{path}: {found:,} trials where {published:,} are published"
@@ -60,7 +66,7 @@ def adopt_list(path: Path, root: Path) -> None:
         raise UserError(f"{target}: another list is there; move it away first")
     with replacing(target) as temporary:
         shutil.copyfile(path, temporary)
-    print(f"{target}: {len(read_trials(target).label):,} trials")
+    print(f"{target}: {count_trials(target):,} trials")
 
 
 def make_trials(root: Path, count: int, seed: int) -> None:
@@ -69,7 +75,11 @@ def make_trials(root: Path, count: int, seed: int) -> None:
     if target.exists():
         print(f"{target}: kept, no list was drawn; move it away to draw one")
         return
-    write_trials(target, draw_trials(list_utterances(root / TREES["vox1_test"].wav), count, seed))
+    from dataset.trials import Trials, write_trials  # see count_trials
+
+    pairs = draw_trials(list_utterances(root / TREES["vox1_test"].wav), count, seed)
+    enrol, test = np.array(pairs, object).T
+    write_trials(target, Trials(np.arange(count) % 2 == 0, enrol, test))
     print(f"{target}: {count:,} trials, half of them targets, seed {seed}")
 
 
@@ -79,17 +89,19 @@ def list_utterances(tree: Path) -> list[list[str]]:
     return [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
 
 
-def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> Trials:
-    """Draw `count` different trials, half of them targets, spread evenly over speakers and over pairs of speakers.
+def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> list[tuple[str, str]]:
+    """Draw an even number of trials, target and non-target in turn, evenly over speakers and pairs of speakers.
 
-    The two utterances of a trial differ, and no two trials have the same two. Target and non-target trials alternate
-    as in VoxCeleb's lists. Raises UserError if the utterances do not give that many.
+    Args:
+        speakers: the utterances of each.
+        count: of trials; UserError if the utterances do not give that many.
+        seed: of the draw.
+
+    Returns enrolment and test utterance of each trial: different ones, no two trials over the same two.
     """
     rng = random.Random(seed)
     targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)
-    pairs = [tuple(rng.sample(pair, 2)) for couple in zip(targets, others, strict=True) for pair in couple]
-    enrol, test = np.array(pairs, object).T
-    return Trials(np.arange(len(pairs)) % 2 == 0, enrol, test)
+    return [tuple(rng.sample(pair, 2)) for both in zip(targets, others, strict=True) for pair in both]
 
 
 def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:

@@ -20,7 +20,8 @@ class Mirror:
 
     def __init__(self, folder: Path, user: str = "", password: str = "", key: str = "", ranges: bool = True,
                  redirect: str = "", size: int = 0, rate: float = 0.0):  # fmt: skip
-        self.folder, self.key, self.ranges, self.redirect, self.size, self.rate = folder, key, ranges, redirect, size, rate
+        self.folder, self.key, self.ranges, self.redirect = folder, key, ranges, redirect
+        self.size, self.rate = size, rate  # bytes, and bytes per second of each answer
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
         self.faults, self.requests = defaultdict(list), []
 

@@ -1,0 +1,103 @@
+"""A small private set of archives in VoxCeleb's naming and inner layout, and ways to run dataprep.py on it."""
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import wave
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PART_BYTES = 60_000
+
+
+def tone(seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
+    """Return noisy samples (S,) int16 that differ from seed to seed."""
+    rng, t = np.random.default_rng(seed), np.arange(int(seconds * rate)) / rate
+    return (8000 * np.sin(2 * np.pi * (150 + 40 * seed) * t) + rng.normal(0, 300, len(t))).astype(np.int16)
+
+
+def m4a(samples: np.ndarray, rate: int = 16000) -> bytes:
+    """Return samples (S,) or (S, 2) int16 as an AAC file."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="ipod") as container:
+        stream = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=stream.layout.name)
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, rate, 0, "NONE", ""))
+        out.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, bytes]:
+    """Write parts, parts.txt and files.txt into `folder`; return what --extract must leave, path -> content."""
+    expected, parts, zips = {}, [], []
+    for archive, inside, tree, make, suffix in (
+        ("vox1_dev_wav", "wav", "voxceleb1/dev/wav", wav, "wav"),
+        ("vox1_test_wav", "wav", "voxceleb1/test/wav", wav, "wav"),
+        ("vox2_dev_aac", "dev/aac", "voxceleb2/dev/wav", m4a, "m4a"),
+    ):
+        members = {
+            f"id{len(tree)}{speaker:03}/video{utterance % 2}/{utterance:05}.{suffix}": make(
+                tone(0.5 + 0.1 * utterance, 10 * speaker + utterance)
+            )
+            for speaker in range(speakers)
+            for utterance in range(utterances)
+        }
+        expected |= {f"{tree}/{name}": content for name, content in members.items()}
+        data = zipped({f"{inside}/{name}": content for name, content in members.items()})
+        pieces = {f"{archive}.zip": data}
+        if archive != "vox1_test_wav":
+            zips.append(f"{archive}_parta* {archive}.zip {hashlib.md5(data).hexdigest()}\n")
+            starts = range(0, len(data), PART_BYTES)
+            pieces = {f"{archive}_parta{chr(97 + i)}": data[s : s + PART_BYTES] for i, s in enumerate(starts)}
+        for name, piece in pieces.items():
+            (folder / name).write_bytes(piece)
+            parts.append(f"{name} {hashlib.md5(piece).hexdigest()}\n")
+    (folder / "parts.txt").write_text("".join(parts))
+    (folder / "files.txt").write_text("".join(zips))
+    return expected
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return a zip of members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
+        for name, content in members.items():
+            out.writestr(name, content)
+    return file.getvalue()
+
+
+def tree(root: Path, *suffixes: str) -> dict[str, bytes]:
+    """Return the files below `root`, hidden ones too, path -> content; with suffixes, those only."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix in (suffixes or (path.suffix,)))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen:
+    """Start dataprep.py as a user does, in a session of its own."""
+    command = [sys.executable, str(REPOSITORY / "dataprep.py"), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment, start_new_session=True
+    )
+
+
+def run(*arguments: object, typed: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """Run dataprep.py to its end; no user's mistake may show a traceback."""
+    process = start(*arguments, **environment)
+    stdout, stderr = process.communicate(typed, timeout=120)
+    assert "Traceback" not in stderr, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

@@ -1,0 +1,149 @@
+"""Downloading against a server that misbehaves in every way the real ones do."""
+import random
+
+import pytest
+
+from console import UserError
+from corpora import download
+from corpora.download import fetch, md5_of, with_md5
+from corpora.sources import voxceleb_source
+from tests.mirror_server import Mirror
+
+NAMES = ("vox1_dev_wav_partaa", "vox1_dev_wav_partab")
+SECRET = "pass word/+&"
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LONGEST_PAUSE", 0)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for index, name in enumerate(NAMES):
+        (folder / name).write_bytes(random.Random(index).randbytes(1_000_000 + index))
+    return folder
+
+
+def bring(mirror, folder, source=None, names=NAMES, retries=3):
+    source = source or voxceleb_source(mirror.url, None, None, None)
+    wanted = [with_md5(name, md5_of(mirror.folder / name)) for name in names]
+    fetch(wanted, source, folder, jobs=2, retries=retries)
+
+
+def same(a, b):
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in NAMES)
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize(
+    "faults", [[], ["drop"], ["drop"] * 6, [500], [503, 429, 500], [500, "drop", 500], ["truncate"], ["wrong"]]
+)
+def test_faults_are_survived(served, tmp_path, ranges, faults):
+    with Mirror(served, ranges=ranges) as mirror:
+        mirror.faults[NAMES[0]] = list(faults)
+        if not ranges and faults == ["drop"] * 6:  # no byte of progress after the first time: patience ends
+            with pytest.raises(UserError, match=f"{NAMES[0]}.*run again"):
+                bring(mirror, tmp_path)
+        bring(mirror, tmp_path)
+    assert same(served, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_resume_asks_only_for_the_rest(served, tmp_path):
+    (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes()[:400_000])
+    with Mirror(served) as mirror:
+        bring(mirror, tmp_path)
+        assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]] == ["bytes=0-0", "bytes=400000-"]
+        mirror.requests.clear()
+        bring(mirror, tmp_path)
+        assert mirror.requests == []  # what is verified is not asked for again
+    assert same(served, tmp_path)
+
+
+def test_whole_or_too_long_partial_files(served, tmp_path):
+    (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes())
+    (tmp_path / f"{NAMES[1]}.partial").write_bytes((served / NAMES[1]).read_bytes() + b"more")
+    with Mirror(served) as mirror:
+        bring(mirror, tmp_path)
+        assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]] == ["bytes=0-0"]
+    assert same(served, tmp_path)
+
+
+def test_wrong_partial_file_is_found_out(served, tmp_path):
+    (tmp_path / f"{NAMES[0]}.partial").write_bytes(bytes(1000))
+    with Mirror(served) as mirror:
+        bring(mirror, tmp_path)
+    assert same(served, tmp_path)
+    assert (tmp_path / f"{NAMES[0]}.bad").exists()
+
+
+def test_wrong_twice_is_named_and_kept_aside(served, tmp_path):
+    with Mirror(served) as mirror:
+        mirror.faults[NAMES[0]] = ["wrong", "wrong"]
+        with pytest.raises(UserError, match=rf"{NAMES[0]}: MD5 .* twice; kept as .*{NAMES[0]}\.bad"):
+            bring(mirror, tmp_path)
+    assert not (tmp_path / NAMES[0]).exists()
+    assert (tmp_path / NAMES[1]).read_bytes() == (served / NAMES[1]).read_bytes()
+
+
+def test_dead_server_is_given_up(served, tmp_path):
+    with Mirror(served) as mirror:
+        mirror.faults[NAMES[0]] = [500] * 10
+        with pytest.raises(UserError, match=f"{NAMES[0]}.*HTTP 500.*run again"):
+            bring(mirror, tmp_path)
+        url = mirror.url
+    source = voxceleb_source(url, None, None, None)
+    with pytest.raises(UserError, match="(?i)refused"):
+        fetch([with_md5(NAMES[0], "0" * 32)], source, tmp_path, jobs=1, retries=1)
+
+
+def test_too_little_disk_is_told_before_the_first_byte(served, tmp_path):
+    with Mirror(served, size=10**16) as mirror:
+        with pytest.raises(UserError, match=r"20000000\.0 GB"):
+            bring(mirror, tmp_path)
+        assert {asked for _, asked, _ in mirror.requests} == {"bytes=0-0"}
+    assert not list(tmp_path.glob("vox*"))
+
+
+def test_refusals_say_what_to_do_and_show_no_secret(served, tmp_path):
+    cases = [
+        (dict(user="ann", password="right"), (None, "ann", SECRET), "HTTP 401.*--password"),
+        (dict(user="ann", password="right"), (None, None, None), "HTTP 401.*--user"),
+        (dict(key="right"), (SECRET, None, None), r"HTTP 403.*no such key.*\*\*\*.*--key"),
+    ]
+    for server, (key, user, password), message in cases:
+        with Mirror(served, **server) as mirror, pytest.raises(UserError, match=message) as caught:
+            bring(mirror, tmp_path, voxceleb_source(mirror.url, key, user, password))
+        assert SECRET not in str(caught.value) and "pass+word" not in str(caught.value)
+    with Mirror(tmp_path) as mirror, pytest.raises(UserError, match="HTTP 404.*--source"):
+        fetch([with_md5("absent", "0" * 32)], voxceleb_source(mirror.url, None, None, None), tmp_path, 1, 1)
+    with Mirror(served) as mirror, pytest.raises(UserError, match="web page"):
+        mirror.faults[NAMES[0]] = ["page"]
+        bring(mirror, tmp_path)
+
+
+def test_key_travels_as_a_query(served, tmp_path):
+    with Mirror(served, key=SECRET) as mirror:
+        bring(mirror, tmp_path, voxceleb_source(mirror.url + "/download?file={name}", SECRET, None, None))
+    assert same(served, tmp_path)
+
+
+def test_password_does_not_follow_a_redirect_to_another_host(served, tmp_path):
+    with Mirror(served) as target, Mirror(served, redirect=target.url) as mirror:
+        bring(mirror, tmp_path, voxceleb_source(mirror.url, None, "ann", SECRET))
+        assert all(authorization for *_, authorization in mirror.requests)
+        assert not any(authorization for *_, authorization in target.requests)
+    assert same(served, tmp_path)
+
+
+def test_addresses_of_the_public_sources(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_123")
+    monkeypatch.setenv("VOXCELEB_KEY", "a&b")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    official = voxceleb_source("official", None, None, None)
+    assert official.url("vox1_test_wav.zip") == "https://cn01.mmai.io/download/voxceleb?file=vox1_test_wav.zip&key=a%26b"
+    faces = voxceleb_source("huggingface", None, None, None)
+    base = "https://huggingface.co/datasets/ProgramComputer/voxceleb/resolve/main"
+    assert faces.url("vox2_dev_aac_partaa") == f"{base}/vox2/vox2_dev_aac_partaa"
+    assert faces.headers == {"Authorization": "Bearer hf_123"}
+    assert "hf_123" not in repr(faces) and "a&b" not in repr(official) and "a%26b" not in repr(official)
+    assert "a%26b" not in voxceleb_source("http://h/f", None, None, None).url("x")  # another host gets no key

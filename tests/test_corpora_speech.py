@@ -1,0 +1,225 @@
+"""Decoding, LibriSpeech's layout, anyone's recordings and drawn trial lists."""
+import csv
+import hashlib
+import io
+import itertools
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from console import UserError
+from corpora.convert import decode
+from corpora.trial_lists import draw_trials
+from corpora.voxceleb import COUNTS, PARTS
+from tests.archive_set import REPOSITORY, m4a, run, tone, tree, wav
+from tests.mirror_server import Mirror
+
+SHARED = Path(os.environ.get("METASR_SHARED", REPOSITORY.parent / "shared"))
+
+
+def by_ffmpeg(path):
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
+    return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
+
+
+@pytest.mark.parametrize("content", [wav(tone(1.3, 1)), m4a(tone(1.3, 1))], ids=["wav", "m4a"])
+def test_decoding_keeps_the_samples(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    found, spoken = decode(tmp_path / "a"), tone(1.3, 1)
+    assert found.dtype == np.int16 and len(found) >= len(spoken)
+    error = np.abs(found[: len(spoken)].astype(float) - spoken)
+    assert error.max() == 0 if content.startswith(b"RIFF") else np.sqrt((error**2).mean()) < 400
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_decoding_agrees_with_ffmpeg(tmp_path):
+    stereo = np.stack([tone(2, 1, 44100), tone(2, 5, 44100)], axis=1)
+    (tmp_path / "stereo.m4a").write_bytes(m4a(np.ascontiguousarray(stereo), 44100))
+    (tmp_path / "mono.m4a").write_bytes(m4a(tone(2, 3)))
+    soundfile.write(tmp_path / "low.flac", tone(2, 4, 8000), 8000)
+    soundfile.write(tmp_path / "a.mp3", tone(2, 4, 22050), 22050)
+    real = sorted((SHARED / "corpus/vox2_dev").rglob("*.m4a"))[::100]
+    for path in [*sorted(tmp_path.iterdir()), *real]:
+        found, expected = decode(path), by_ffmpeg(path)
+        assert len(found) == len(expected) and np.abs(found.astype(int) - expected).max() <= 1, path
+
+
+def librispeech(folder, subset, speakers, broken=False):
+    """Write the archive of a subset; return its samples by the wav's path in the tree."""
+    samples, path = {}, folder / f"{subset}.tar.gz"
+    with tarfile.open(path, "w:gz") as out:
+        def add(name, content):
+            member = tarfile.TarInfo(f"LibriSpeech/{name}")
+            member.size = len(content)
+            out.addfile(member, io.BytesIO(content))
+
+        add("SPEAKERS.TXT", b"; the readers\n")
+        for speaker, chapter, utterance in itertools.product(speakers, (7, 8), range(3)):
+            name = f"{speaker}/{chapter}/{speaker}-{chapter}-{utterance:04}"
+            spoken = samples[f"{name}.wav"] = tone(0.3, speaker + chapter + 10 * utterance)
+            file = io.BytesIO()
+            soundfile.write(file, spoken, 16000, format="FLAC")
+            add(f"{subset}/{name}.flac", file.getvalue())
+        if broken:
+            add(f"{subset}/1/1/1-1-0000.flac", b"fLaC but no more")
+    with open(folder / "md5sum.txt", "a") as sums:
+        sums.write(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.name}\n")
+    return samples
+
+
+def read(path):
+    samples, rate = soundfile.read(path, dtype="int16")
+    assert rate == 16000 and soundfile.info(path).subtype == "PCM_16"
+    return samples
+
+
+def test_librispeech_goes_into_the_tree(tmp_path):
+    served, root = tmp_path / "served", tmp_path / "root"
+    (served / "31").mkdir(parents=True)
+    train = librispeech(served / "31", "train-clean-5", (11, 12))
+    test = librispeech(served / "31", "dev-clean-2", (21, 22, 23))
+    with Mirror(served) as mirror:
+        mirror.faults["31/dev-clean-2.tar.gz"] = ["drop"]
+        command = ("--save_path", root, "--librispeech", "train-clean-5", "dev-clean-2", "--make_trials", "60",
+                   "--librispeech_url", mirror.url)  # fmt: skip
+        output = run(*command)
+        assert output.returncode == 0, output.stderr
+        before, asked = tree(root), len(mirror.requests)
+        assert run(*command, "--delete_archives").returncode == 0 and run(*command).returncode == 0
+        assert len(mirror.requests) == asked
+    for part, samples in (("voxceleb2/dev/wav", train), ("voxceleb1/test/wav", test)):
+        assert set(tree(root / part)) == set(samples)
+        assert all(np.array_equal(read(root / part / name), spoken) for name, spoken in samples.items())
+    lines = (root / "trial_pair_Verification.txt").read_text().splitlines()
+    assert len(lines) == 60 and all(name in test for line in lines for name in line.split()[1:])
+    assert {path: before[path] for path in before if path.endswith(".wav")} == tree(root, ".wav")
+
+
+def test_librispeech_with_a_broken_recording_or_archive(tmp_path):
+    served, root = tmp_path / "served", tmp_path / "root"
+    (served / "12").mkdir(parents=True)
+    samples = librispeech(served / "12", "test-clean", (11, 12), broken=True)
+    command = ("--save_path", root, "--librispeech", "test-clean", "--make_trials", "10", "--librispeech_url")
+    with Mirror(served) as mirror:
+        output = run(*command, mirror.url, "--delete_archives")
+    assert output.returncode == 1 and "convert_errors.csv" in output.stderr
+    assert len(tree(root, ".wav")) == len(samples) and (root / "test-clean.tar.gz").exists()
+    whole = (root / "test-clean.tar.gz").read_bytes()
+    (root / "test-clean.tar.gz").write_bytes(whole[: len(whole) // 2])
+    output = run(*command, "http://127.0.0.1:9")
+    assert output.returncode == 1 and "test-clean.tar.gz" in output.stderr and "remove it" in output.stderr
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Return a folder of recordings of every form and fault."""
+    folder = tmp_path / "my recordings"
+    for speaker in ("Ann Lee", "bob"):
+        (folder / speaker / "day 1").mkdir(parents=True)
+    soundfile.write(folder / "Ann Lee/day 1/one.wav", tone(1.5, 1, 44100), 44100)
+    soundfile.write(folder / "Ann Lee/day 1/one.flac", tone(1.5, 2), 16000)
+    soundfile.write(folder / "Ann Lee/two.mp3", tone(1.5, 3, 22050), 22050)
+    soundfile.write(folder / "bob/day 1/a.ogg", tone(1.5, 4), 16000)
+    (folder / "bob/day 1/b.m4a").write_bytes(m4a(tone(1.5, 5)))
+    soundfile.write(folder / "bob/copy.wav", tone(1.5, 2), 16000)
+    soundfile.write(folder / "bob/silent.wav", np.zeros(20000, np.int16), 16000)
+    soundfile.write(folder / "bob/short.wav", tone(0.4, 6), 16000)
+    soundfile.write(folder / "bob/loud.wav", np.clip(tone(1.5, 7) * 8.0, -32768, 32767).astype(np.int16), 16000)
+    (folder / "bob/broken.wav").write_bytes(b"RIFF....")
+    (folder / "bob/notes.txt").write_text("not audio")
+    soundfile.write(folder / "nobody.wav", tone(1.5, 8), 16000)
+    return folder
+
+
+def test_import_reports_and_keeps_the_originals(recordings, tmp_path):
+    originals = tree(recordings)
+    command = ("--save_path", tmp_path / "root", "--import_dir", recordings, "--split", "test", "--make_trials", "4")
+    output = run(*command)
+    assert output.returncode == 1 and "2 recordings" in output.stderr
+    assert "11 recordings, 7 imported: 2 speakers" in output.stdout
+    wavs = tree(tmp_path / "root/voxceleb1/test/wav")
+    assert set(wavs) == {
+        "Ann_Lee/day_1/one.wav", "Ann_Lee/day_1/one_wav.wav", "Ann_Lee/all/two.wav",
+        "bob/day_1/a.wav", "bob/day_1/b.wav", "bob/all/short.wav", "bob/all/loud.wav",
+    }  # fmt: skip
+    assert np.array_equal(read(tmp_path / "root/voxceleb1/test/wav/Ann_Lee/day_1/one.wav"), tone(1.5, 2))
+    with open(tmp_path / "root/import_report.csv", newline="") as file:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
+    left_out = {name: row["left_out"].split(":")[0] for name, row in rows.items() if row["left_out"]}
+    assert left_out == {
+        "copy.wav": f"same content as {recordings / 'Ann Lee/day 1/one.flac'}", "silent.wav": "silent",
+        "broken.wav": "unreadable", "nobody.wav": "no speaker in its path",
+    }  # fmt: skip
+    assert rows["short.wav"]["remark"] == "shorter than 1 s" and rows["loud.wav"]["remark"] == "clipped"
+    assert rows["short.wav"]["seconds"] == "0.40"
+    trials = (tmp_path / "root/trial_pair_Verification.txt").read_bytes()
+    assert run(*command).returncode == 1 and tree(tmp_path / "root/voxceleb1/test/wav") == wavs
+    assert (tmp_path / "root/trial_pair_Verification.txt").read_bytes() == trials
+    assert tree(recordings) == originals
+
+
+def test_import_with_other_rules(tmp_path):
+    folder = tmp_path / "flat"
+    (folder / "x").mkdir(parents=True)
+    for seed, name in enumerate(("s1-a", "s1-b", "s2-a", "x/s2-a")):
+        soundfile.write(folder / f"{name}.wav", tone(1.2, seed), 16000)
+    output = run("--save_path", tmp_path / "root", "--import_dir", folder, "--speaker_from", r"(s\d)-")
+    assert output.returncode == 0, output.stderr
+    assert set(tree(tmp_path / "root/voxceleb2/dev/wav")) == {
+        "s1/all/s1-a.wav", "s1/all/s1-b.wav", "s2/all/s2-a.wav", "s2/x/s2-a.wav"
+    }  # fmt: skip
+    soundfile.write(folder / "s1-a.wav", tone(1.2, 99), 16000)
+    output = run("--save_path", tmp_path / "root", "--import_dir", folder, "--speaker_from", r"(s\d)-")
+    assert "another recording" in output.stdout  # what is there is never overwritten
+    for wrong in (tmp_path / "root/voxceleb2", tmp_path, tmp_path / "absent"):
+        output = run("--save_path", tmp_path / "root", "--import_dir", wrong)
+        assert output.returncode == 1 and "--import_dir" in output.stderr
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 12), st.integers(0, 9))
+def test_drawn_trials(sizes, half, seed):
+    speakers = [[f"s{s}/v/{u}.wav" for u in range(size)] for s, size in enumerate(sizes)]
+    names = [name for speaker in speakers for name in speaker]
+    pairs = list(itertools.combinations(names, 2))
+    n_target = sum(a.split("/")[0] == b.split("/")[0] for a, b in pairs)
+    if min(n_target, len(pairs) - n_target) < half:
+        with pytest.raises(UserError, match="target trials"):
+            draw_trials(speakers, 2 * half, seed)
+        return
+    trials = draw_trials(speakers, 2 * half, seed)
+    assert [a.split("/")[0] == b.split("/")[0] for a, b in trials] == [True, False] * half
+    assert len({frozenset(trial) for trial in trials}) == 2 * half and all(len(set(trial)) == 2 for trial in trials)
+    assert trials == draw_trials(speakers, 2 * half, seed)
+
+
+def test_drawn_trials_are_even_over_speakers():
+    speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
+    targets = [a.split("/")[0] for a, _ in draw_trials(speakers, 80, 0)[::2]]
+    assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
+
+
+def test_a_list_of_ones_own_is_checked(tmp_path):
+    (tmp_path / "mine.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
+    (tmp_path / "veri_test2.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
+    (tmp_path / "bad.txt").write_text("1 a/b/c.wav\n")
+    root = tmp_path / "root"
+    assert run("--save_path", root, "--trial_list", tmp_path / "mine.txt").returncode == 0
+    assert (root / "trial_pair_Verification.txt").read_bytes() == (tmp_path / "mine.txt").read_bytes()
+    for name, message in (("veri_test2.txt", "37,611"), ("bad.txt", "bad.txt"), ("none.txt", "none.txt")):
+        output = run("--save_path", tmp_path / "other", "--trial_list", tmp_path / name)
+        assert output.returncode == 1 and message in output.stderr
+
+
+def test_published_facts():
+    assert COUNTS["vox2_dev"] == (5994, 1092009) and sum(COUNTS[k].speakers for k in ("vox1_dev", "vox1_test")) == 1251
+    golden = SHARED / "golden/voxceleb_parts.txt"
+    if golden.exists():
+        assert sorted(PARTS.split()) == sorted(golden.read_text().split())

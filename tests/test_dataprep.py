@@ -1,0 +1,247 @@
+"""dataprep.py as a user runs it: archives from a mirror to wavs, killed at random, fed with bad archives."""
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from console import UserError
+from corpora.archives import extract
+from corpora.voxceleb import Archive
+from tests.archive_set import REPOSITORY, build, run, start, tree, zipped
+from tests.mirror_server import Mirror
+
+SECRET = "s3cret/&word"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Return a folder of archives and what --extract must make of them."""
+    folder = tmp_path_factory.mktemp("served")
+    return folder, build(folder)
+
+
+@pytest.fixture(scope="module")
+def lists(served):
+    return "--parts_list", served[0] / "parts.txt", "--zip_list", served[0] / "files.txt"
+
+
+def copy_archives(served, root):
+    for path in served[0].glob("vox*"):
+        (root / path.name).write_bytes(path.read_bytes())
+
+
+def test_from_a_mirror_to_wavs(served, lists, tmp_path):
+    folder, expected = served
+    with Mirror(folder, "ann", SECRET) as mirror:
+        source = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--user", "ann")
+        outputs = [run(*source, *lists, VOXCELEB_PASSWORD="wrong")]
+        assert outputs[0].returncode == 1 and "HTTP 401" in outputs[0].stderr and "--password" in outputs[0].stderr
+        outputs.append(run(*source, "--password", "-", *lists, typed=f"{SECRET}\n"))
+        assert outputs[1].returncode == 0, outputs[1].stderr
+        asked = len(mirror.requests)
+        outputs.append(run(*source, "--parts", "vox2", *lists, VOXCELEB_PASSWORD=SECRET))
+        assert outputs[2].returncode == 0 and len(mirror.requests) == asked  # all there, vox2 has no trial lists
+    assert "--extract" in next_command(tmp_path, *lists)
+    outputs.append(run("--save_path", tmp_path, "--extract", *lists))
+    assert tree(tmp_path / "voxceleb1") | tree(tmp_path / "voxceleb2") == {
+        path.split("/", 1)[1]: content for path, content in expected.items()
+    }
+    assert "--convert" in next_command(tmp_path, *lists)
+    outputs.append(run("--save_path", tmp_path, "--convert"))
+    assert len(tree(tmp_path, ".wav")) == len(expected) and "feature_extraction.py" in next_command(tmp_path, *lists)
+    words = "".join(output.stdout + output.stderr for output in outputs).encode()
+    assert not any(SECRET.encode() in content for content in [words, *tree(tmp_path).values()])
+
+
+def next_command(root, *lists):
+    output = run("--save_path", root, "--check", *lists)
+    assert output.returncode == 0, output.stderr
+    return output.stdout.rpartition("next: ")[2]
+
+
+def kill_and_finish(times, seed, root, progress, *arguments):
+    """Kill the command at random moments after it got on, then let it finish."""
+    rng = random.Random(seed)
+    for _ in range(times):
+        process, before = start(*arguments), progress()
+        while progress() == before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+    output = run(*arguments)
+    assert output.returncode == 0, output.stderr
+    return tree(root)
+
+
+def test_kills_change_nothing(served, lists, tmp_path):
+    folder, expected = served
+    quiet = {path.name: path.read_bytes() for path in folder.glob("vox*")}
+    with Mirror(folder, rate=400_000) as mirror:
+        command = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--retries", "0", *lists)
+        found = kill_and_finish(7, 1, tmp_path, lambda: sum(map(len, tree(tmp_path).values())), *command)
+    assert found == quiet
+    command = ("--save_path", tmp_path, "--extract", *lists)
+    found = kill_and_finish(6, 2, tmp_path, lambda: len(tree(tmp_path)), *command)
+    assert found == quiet | expected
+    command = ("--save_path", tmp_path, "--convert", "--num_workers", "2")
+    found = kill_and_finish(7, 3, tmp_path, lambda: len(tree(tmp_path)), *command)
+    wavs = {path.replace(".m4a", ".wav") for path in expected}
+    assert set(found) == set(quiet) | set(expected) | wavs
+    whole = tmp_path / "whole"
+    for path in (path for path in expected if path.endswith(".m4a")):
+        (whole / path).parent.mkdir(parents=True, exist_ok=True)
+        (whole / path).write_bytes(expected[path])
+    assert run("--save_path", whole, "--convert").returncode == 0
+    undisturbed = tree(whole, ".wav")
+    assert undisturbed == {path: found[path] for path in undisturbed} and len(undisturbed) == len(wavs) // 3
+
+
+def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(served, lists, tmp_path):
+    copy_archives(served, tmp_path)
+    command = ("--save_path", tmp_path, "--extract", *lists, "--convert")
+    assert run(*command, "--delete_archives", "--delete_m4a").returncode == 0
+    assert not list(tmp_path.glob("vox*_part*")) and not tree(tmp_path, ".m4a")
+    before = tree(tmp_path)
+    with Mirror(served[0]) as mirror:
+        again = run(*command, "--download", "--source", mirror.url, "--parts", "vox2")
+        assert again.returncode == 0 and mirror.requests == []
+    assert tree(tmp_path) == before and "extracted and removed" in run("--save_path", tmp_path, "--check").stdout
+
+
+def test_m4a_whose_wav_is_there_is_not_extracted_again(served, lists, tmp_path):
+    copy_archives(served, tmp_path)
+    assert run("--save_path", tmp_path, "--extract", *lists, "--convert", "--delete_m4a").returncode == 0
+    assert run("--save_path", tmp_path, "--extract", *lists).returncode == 0
+    assert not tree(tmp_path, ".m4a")
+
+
+def link(name):
+    member = zipfile.ZipInfo(name)
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return member
+
+
+UNSAFE = ["wav/../../../out.wav", "/wav/out.wav", "C:/out.wav", "wav\\..\\out.wav", "../out.wav"]
+
+
+@pytest.mark.parametrize("name", [*UNSAFE, link("wav/id1/v/link.wav")], ids=str)
+def test_unsafe_members_are_refused_by_name(tmp_path, name):
+    root = tmp_path / "deep" / "root"
+    root.mkdir(parents=True)
+    (root / "vox1_test_wav.zip").write_bytes(zipped({"wav/id1/v/good.wav": b"good", name: b"/etc/passwd"}))
+    before = tree(tmp_path)
+    output = run("--save_path", root, "--extract", "--parts", "vox1_test")
+    assert output.returncode == 1 and "vox1_test_wav.zip" in output.stderr
+    assert repr(getattr(name, "filename", name)) in output.stderr
+    assert tree(tmp_path) == before
+
+
+def private_lists(folder, md5="0" * 32):
+    (folder / "parts.txt").write_text(f"vox1_test_wav_partaa {md5}\n")
+    return "--parts_list", folder / "parts.txt", "--parts", "vox1_test"
+
+
+def test_members_larger_or_smaller_than_declared_leave_nothing(tmp_path):
+    for declared in (10, 10**6):
+        data = zipped({"wav/id1/v/bomb.wav": bytes(100_000)})
+        size = (100_000).to_bytes(4, "little")
+        assert data.count(size) == 2  # the local header and the directory
+        (tmp_path / "vox1_test_wav_partaa").write_bytes(data.replace(size, declared.to_bytes(4, "little")))
+        output = run("--save_path", tmp_path, "--extract", *private_lists(tmp_path))
+        assert output.returncode == 1 and "bomb.wav" in output.stderr
+        assert not tree(tmp_path, ".wav", ".tmp")
+
+
+def test_extraction_that_the_disk_cannot_hold_is_refused(served, tmp_path, monkeypatch):
+    copy_archives(served, tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    with pytest.raises(UserError, match="vox1_test_wav.zip needs .* GB more"):
+        extract(Archive("vox1_test_wav.zip", None, {"vox1_test_wav.zip": ""}, "vox1_test"), tmp_path, delete=False)
+    assert not tree(tmp_path, ".wav", ".tmp")
+
+
+def test_missing_damaged_and_foreign_archives(served, lists, tmp_path):
+    copy_archives(served, tmp_path)
+    part = tmp_path / "vox1_dev_wav_partab"
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    output = run("--save_path", tmp_path, "--extract", *lists, "--parts", "vox1_dev")
+    assert output.returncode == 1 and "MD5" in output.stderr and "vox1_dev_wav.zip" in output.stderr
+    part.unlink()
+    output = run("--save_path", tmp_path, "--extract", *lists, "--parts", "vox1_dev")
+    assert output.returncode == 1 and str(part) in output.stderr and "--download" in output.stderr
+    (tmp_path / "vox1_test_wav.zip").write_bytes(b"<html>not a zip</html>")
+    output = run("--save_path", tmp_path, "--extract", "--parts", "vox1_test")
+    assert output.returncode == 1 and "vox1_test_wav.zip" in output.stderr
+    assert not tree(tmp_path, ".wav", ".m4a", ".tmp")
+
+
+def test_undecodable_files_are_listed_and_the_rest_goes_on(served, tmp_path):
+    folder = tmp_path / "voxceleb2/dev/wav/id1/v"
+    folder.mkdir(parents=True)
+    good = next(content for path, content in served[1].items() if path.endswith(".m4a"))
+    broken = {"empty": b"", "noise": random.Random(0).randbytes(3000), "cut": good[:900]}
+    for name, content in {"a": good, **broken}.items():
+        (folder / f"{name}.m4a").write_bytes(content)
+    output = run("--save_path", tmp_path, "--convert", "--delete_m4a")
+    table = (tmp_path / "convert_errors.csv").read_text()
+    assert output.returncode == 1 and "3 recordings" in output.stderr and "convert_errors.csv" in output.stderr
+    assert all(name in table for name in ("empty.m4a", "noise.m4a", "cut.m4a")) and table.startswith("file,reason\n")
+    assert set(tree(folder)) == {"a.wav", "empty.m4a", "noise.m4a", "cut.m4a"}
+    for name in broken:
+        (folder / f"{name}.m4a").unlink()
+    assert run("--save_path", tmp_path, "--convert").returncode == 0
+    assert not (tmp_path / "convert_errors.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--download"),
+        (["--download"], "--source"),
+        (["--download", "--source", "official"], "VOXCELEB_KEY"),
+        (["--download", "--source", "nowhere"], "official, huggingface"),
+        (["--download", "--source", f"http://ann:{SECRET[:6]}@host/"], "--password"),
+        (["--download", "--source", "http://host", "--user", "ann"], "VOXCELEB_PASSWORD"),
+        (["--extract", "--key", SECRET], "--key"),
+        (["--convert", "--delete_archives"], "--delete_archives"),
+        (["--delete_m4a", "--keep_m4a", "--convert"], "--keep_m4a"),
+        (["--librispeech", "nothing"], "nothing"),
+        (["--make_trials", "1"], "below 2"),
+        (["--make_trials", "11"], "even"),
+        (["--import_dir", ".", "--speaker_from", "("], "--speaker_from"),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(tmp_path, arguments, message):
+    output = run("--save_path", tmp_path, *arguments, VOXCELEB_KEY="", VOXCELEB_PASSWORD="")
+    assert output.returncode == 2 and message in output.stderr and output.stderr.count("\n") == 1
+    assert SECRET[:6] not in output.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["vox1_test_wav.zip\n", "vox1_test_wav.zip 1\n", f"../vox1_test {'0' * 32}\n", f"a.zip {'0' * 32}\n", ""]
+)
+def test_bad_lists_are_named(tmp_path, text):
+    (tmp_path / "mine.txt").write_text(text)
+    output = run("--save_path", tmp_path, "--extract", "--parts_list", tmp_path / "mine.txt")
+    assert output.returncode == 1 and "mine.txt" in output.stderr and output.stderr.count("\n") == 1
+
+
+def test_starting_needs_no_torch():
+    code = "import sys, dataprep; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_nothing_there(tmp_path):
+    assert "--download" in next_command(tmp_path / "new")
+    output = run("--save_path", tmp_path, "--convert")
+    assert output.returncode == 1 and "voxceleb2/dev/wav" in output.stderr
+    assert Path(tmp_path / "new").exists() is False
