@@ -38,7 +38,7 @@ class _SegmentData(Dataset):
 
 
 def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute: Compute) -> torch.Tensor:
-    """Return unit-length embeddings (n, 256) float32, on the CPU, of n segments.
+    """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
     Segments of equal length share a batch; none is padded, so the result does not depend on the batches.
     """
@@ -54,7 +54,7 @@ def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute:
         for at, batch in loader:
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
             with autocast(compute):
-                embeddings[at] = F.normalize(encoder(batch).float(), dim=1).cpu()
+                embeddings[at] = encoder(batch).float().cpu()
             bar.update(len(at))
     return embeddings
 
@@ -75,7 +75,7 @@ def score(
     """Return the cosine scores (n,) float64 of n trials; each segment is embedded once, however often it occurs."""
     both = Segments(*(np.concatenate(columns) for columns in zip(enrol, test, strict=True)))
     unique, at = unique_segments(both)
-    embeddings = embed(encoder, features, unique, compute)
+    embeddings = F.normalize(embed(encoder, features, unique, compute), dim=1)
     left, right = (torch.from_numpy(half) for half in np.split(at, 2))
     blocks = [
         (embeddings[a] * embeddings[b]).sum(dim=1)

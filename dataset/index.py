@@ -39,6 +39,7 @@ class FeatureIndex:
     Attributes:
         speakers: (C,) names, sorted.
         first, count: (C,) int64, the rows of speaker c are first[c] .. first[c] + count[c] - 1.
+        speaker: (U,) int64, the speaker of each row.
         n_frames: (U,) int32, the length of each utterance.
     """
 
@@ -58,7 +59,9 @@ class FeatureIndex:
             np.concatenate([getattr(table, field) for table in tables])[order]
             for field in ("n_frames", "offset", "itemsize")
         )
-        speakers, self.first, self.count = np.unique(_speaker_of(self._names), return_index=True, return_counts=True)
+        speakers, self.first, self.speaker, self.count = np.unique(
+            _speaker_of(self._names), return_index=True, return_inverse=True, return_counts=True
+        )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
+import console
 from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from files import replacing
@@ -20,6 +21,10 @@ class Trials(NamedTuple):
     label: np.ndarray  # (n,) bool, True for a target trial: both sides are one speaker
     enrol: np.ndarray  # (n,) str objects, <speaker>/<video>/<utterance>.wav
     test: np.ndarray  # (n,) str objects
+
+    def where(self, kept: np.ndarray) -> "Trials":
+        """Return the trials that `kept` (n,) bool is true for."""
+        return Trials(*(column[kept] for column in self))
 
 
 def read_trials(path: Path) -> Trials:
@@ -91,9 +96,12 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
             raise UserError(f"{path}: changed since it was drawn; remove it to draw anew, or name it by --trials")
         return read_trials(path)
     trials = draw_short_trials(features, speakers, seed)
-    write_trials(path, trials)
-    with replacing(kept_digest) as temporary:
-        temporary.write_text(f"{_sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
+    try:
+        write_trials(path, trials)
+        with replacing(kept_digest) as temporary:
+            temporary.write_text(f"{_sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
+    except PermissionError:
+        console.warn(f"{path}: the folder is read-only, so the drawn trials are not kept")
     return trials
 
 

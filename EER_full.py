@@ -1,0 +1,37 @@
+"""Verify speakers on whole utterances: the EER of a trial list, by default VoxCeleb1's original test list.
+
+    python EER_full.py --n_folder 0 --cp_num 100 --data_type vox2
+    python EER_full.py --checkpoint FILE --trials LIST --save_scores scores.csv --json
+"""
+import argparse
+from pathlib import Path
+
+import console
+import evaluation
+from configure import TRIALS_NAME, save_root
+from dataset.trials import read_trials
+from verification import Segments
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = evaluation.parser(__doc__)
+    parser.add_argument("--trials", type=Path, metavar="FILE", help=f"trial list ({TRIALS_NAME} in save_path)")
+    parser.add_argument("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score as CSV")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Score the trial list and print its error rates."""
+    args = parse_args(argv)
+    trials = read_trials(args.trials or save_root(args.save_path) / TRIALS_NAME)
+    setting = evaluation.set_up(args)
+    features = setting.features
+    if n_seen := evaluation.of_seen_speakers(trials, setting).sum():
+        console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
+    enrol, test = (Segments.whole(features, features.rows(side)) for side in (trials.enrol, trials.test))
+    evaluation.verify(setting, trials, enrol, test, args)
+
+
+if __name__ == "__main__":
+    console.run(main)

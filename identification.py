@@ -1,0 +1,91 @@
+"""Identify unseen speakers from short windows: N-way K-shot accuracy over random episodes.
+
+    python identification.py --n_folder 0 --cp_num 100 --nb_class_test 100 --test_length 100
+    python identification.py --checkpoint FILE --nb_class_test 20 --n_shot 5 --json
+
+An episode enrols --nb_class_test VoxCeleb1 speakers that were not trained on, each by the mean embedding of --n_shot
+windows of --enroll_length frames, and names the speaker of --n_query windows of --test_length frames of each.
+"""
+import argparse
+
+import numpy as np
+import torch
+
+import console
+import evaluation
+from configure import FRAMES_PER_SECOND
+from dataset.episodes import draw_utterances, eligible_speakers
+from dataset.index import n_starts
+from loss import class_logits, prototypes
+from metrics import mean_interval
+from verification import Segments, embed, unique_segments
+
+# An utterance offers so many windows in each role, and an episode picks one: on small data, where 1,000 episodes meet
+# the same utterances again and again, a window is embedded once instead of hundreds of times.
+WINDOWS = 4
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = evaluation.parser(__doc__)
+    add = parser.add_argument
+    add("--nb_class_test", type=console.integer(2), default=50, help="speakers of an episode (50)")
+    add("--n_shot", type=console.integer(1), default=1, help="enrolment windows of a speaker (1)")
+    add("--n_query", type=console.integer(1), default=5, help="test windows of a speaker (5)")
+    add("--enroll_length", type=console.integer(1), default=500, help="frames (10 ms) of an enrolment window (500)")
+    add("--test_length", type=console.integer(1), default=100, help="frames of a test window (100)")
+    add("--nb_episode", type=console.integer(2), default=1000, help="episodes (1000)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Draw the episodes, embed their windows, print the accuracy."""
+    args = parse_args(argv)
+    setting = evaluation.set_up(args)
+    evaluation.say_left_out(setting)
+    windows = draw_windows(args, setting)
+    segments, at = unique_segments(windows)
+    embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
+    at = at.reshape(args.nb_episode, args.n_shot + args.n_query, args.nb_class_test)
+    accuracies = np.array([episode_accuracy(embeddings[torch.from_numpy(rows)], args.n_shot) for rows in at])
+    accuracy, ci95 = mean_interval(100 * accuracies)
+    seconds = float(segments.length.sum() / FRAMES_PER_SECOND)
+    n_speakers = len(np.unique(setting.features.speaker[segments.row]))
+    print(
+        f"scored: {args.nb_episode:,} episodes, {at[:, args.n_shot :].size:,} test windows of {n_speakers:,} speakers, "
+        f"{seconds:,.0f} s of audio"
+    )
+    print(
+        f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {args.nb_class_test}-way "
+        f"{args.n_shot}-shot, enrolment {args.enroll_length} and test {args.test_length} frames"
+    )
+    result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": args.nb_class_test}
+    evaluation.say_json(result | {"n_shot": args.n_shot, "n_speakers": n_speakers, "seconds": seconds}, args)
+
+
+def draw_windows(args: argparse.Namespace, setting: evaluation.Setting) -> Segments:
+    """Return the windows of all episodes, flattened from (episode, shots + queries, way)."""
+    features = setting.features
+    n_windows = args.n_shot + args.n_query
+    eligible = eligible_speakers(features, args.nb_class_test, n_windows, setting.unseen)
+    rng = np.random.default_rng(args.seed)
+    rows = np.stack(
+        [draw_utterances(features, eligible, args.nb_class_test, n_windows, rng)[1] for _ in range(args.nb_episode)]
+    )
+    lengths = np.where(np.arange(n_windows) < args.n_shot, args.enroll_length, args.test_length)
+    lengths = np.broadcast_to(lengths[:, None], rows.shape)
+    places = rng.random((2, len(features), WINDOWS))  # of the windows, as fractions of an utterance's possible starts
+    role = (np.arange(n_windows) >= args.n_shot).astype(int)[:, None]
+    starts = places[role, rows, rng.integers(WINDOWS, size=rows.shape)] * n_starts(features.n_frames[rows], lengths)
+    return Segments(rows.ravel(), starts.astype(np.int64).ravel(), lengths.ravel())
+
+
+def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:
+    """Return the share of right answers in one episode: embeddings (K + Q, W, D), the K = n_shot enrolments first."""
+    queries = embeddings[n_shot:]
+    nearest = class_logits(queries, prototypes(embeddings[:n_shot])).argmax(dim=-1)  # (Q, W)
+    return float((nearest == torch.arange(nearest.shape[1])).float().mean())
+
+
+if __name__ == "__main__":
+    console.run(main)
