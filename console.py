@@ -70,7 +70,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     try:
         status = main(sys.argv[1:])
     except UserError as error:
-        message, status = str(error), error.status
+        # From a torch loader process the error comes with that process's traceback, the message being its last line.
+        message, status = str(error).splitlines()[-1].removeprefix("console.UserError: "), error.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except OSError as error:
