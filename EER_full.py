@@ -2,6 +2,8 @@
 
     python EER_full.py --n_folder 0 --cp_num 100 --data_type vox2
     python EER_full.py --checkpoint FILE --trials LIST --save_scores scores.csv --json
+
+Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings.
 """
 import argparse
 from pathlib import Path
