@@ -1,0 +1,26 @@
+# make demo   the whole pipeline on synthetic voices (needs Python 3.10 or later and a package index, nothing else)
+# make test   the tests
+# make lint   the style checks
+# Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/demo.installed
+	$(BIN)/python demo.py
+
+test: .venv/dev.installed .venv/demo.installed
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.installed
+	$(BIN)/ruff check .
+
+# Installs again only when the requirements have changed.
+.venv/%.installed: requirements-%.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install -r $<
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
