@@ -125,6 +125,8 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
     if args.use_checkpoint:
         path, checkpoint = newest_checkpoint(folder, args.cp_num)
+        if checkpoint.backbone != args.backbone:
+            raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
         if checkpoint.speakers and checkpoint.speakers != speakers:
             raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
         try:

@@ -1,0 +1,67 @@
+"""What several tests share: golden values, synthetic speakers, and the real speech that may lie beside the checkout."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from configure import TREES
+from dataset.features import write_feature
+
+PROJECT = Path(__file__).resolve().parent.parent
+GOLDEN = PROJECT / "tests" / "golden"
+
+
+def run_script(*arguments: object, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess:
+    """Run one of the project's scripts as a user does, in another folder; its exit status must be `check`."""
+    script, *rest = map(str, arguments)
+    environment = {k: v for k, v in os.environ.items() if k != "METASR_SAVE_PATH"}
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    if check is not None:
+        assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real speech and the release's checkpoint; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("METASR_SHARED", PROJECT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip("no folder of reference recordings")
+    return folder
+
+
+def voice(speaker: int, seconds: float, seed: int) -> np.ndarray:
+    """Return int16 samples of a crude voice: a speaker's pitch and resonances, with noise."""
+    rng, speaker_rng = np.random.default_rng([speaker, seed]), np.random.default_rng(speaker)
+    time = np.arange(int(16000 * seconds)) / 16000
+    pitch = speaker_rng.uniform(80, 250) * (1 + 0.03 * np.sin(2 * np.pi * rng.uniform(2, 5) * time))
+    formants = speaker_rng.uniform([300, 900, 2200], [800, 1900, 3300])
+    harmonics = np.arange(1, 30)[:, None]
+    gains = sum(np.exp(-(((harmonics * pitch.mean() - f) / 150) ** 2)) for f in formants) + 0.05
+    x = (gains * np.sin(2 * np.pi * harmonics * np.cumsum(pitch) / 16000)).sum(axis=0)
+    x = x * (1 + 0.5 * np.sin(2 * np.pi * rng.uniform(3, 6) * time)) + 0.1 * rng.normal(size=len(time))
+    return (8000 * x / np.abs(x).max()).astype(np.int16)
+
+
+def write_wavs(root: Path, tree: str, speakers: range, n_utterances: int, seconds: float = 2.6) -> None:
+    """Write a wav tree of crude voices below the data root; the lengths of the utterances differ."""
+    for speaker in speakers:
+        for at in range(n_utterances):
+            path = root / TREES[tree].wav / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, voice(speaker, seconds + 0.1 * at, at), 16000, subtype="PCM_16")
+
+
+def write_features(folder: Path, n_speakers: int, n_utterances: int, n_frames: int = 230, first: int = 0) -> None:
+    """Write a feature tree; frame t of utterance u of speaker s holds t first, then 1000 s + 100 u throughout."""
+    for s in range(first, first + n_speakers):
+        for u in range(n_utterances):
+            feat = np.full((n_frames + u, 40), 1000 * s + 100 * u, np.float32)
+            feat[:, 0] = np.arange(len(feat))
+            write_feature(folder / f"id{s:05d}" / f"v{u % 2}" / f"{u:05d}.pkl", feat, f"id{s:05d}")

@@ -1,0 +1,97 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    state_dict_of,
+    unfinished_path,
+)
+from console import UserError
+from model.encoder import Encoder
+
+
+def some(epoch: int, **facts) -> Checkpoint:
+    return Checkpoint(epoch=epoch, state_dict=state_dict_of(Encoder("resnet18"), torch.randn(7, 256)), **facts)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    saved = some(4, speakers=["a", "b"], data_type="vox1", episode=3, sums=[1.5, 2.0])
+    save_checkpoint(tmp_path / "x.pth", saved)
+    loaded = load_checkpoint(tmp_path / "x.pth")
+    assert (loaded.epoch, loaded.speakers, loaded.episode, loaded.sums) == (4, ["a", "b"], 3, [1.5, 2.0])
+    assert loaded.backbone == "resnet18" and loaded.class_vectors.shape == (7, 256)
+    assert all(torch.equal(saved.state_dict[name], value) for name, value in loaded.state_dict.items())
+    assert os.listdir(tmp_path) == ["x.pth"]
+
+
+@pytest.mark.parametrize("n_classes", [3, 5994])
+def test_the_releases_form_is_loaded_whatever_its_class_count(tmp_path: Path, n_classes: int) -> None:
+    state = state_dict_of(Encoder(), torch.randn(n_classes, 256))
+    torch.save({"epoch": 13, "state_dict": state, "optimizer": {}}, tmp_path / "release.pth")
+    loaded = load_checkpoint(tmp_path / "release.pth")
+    assert loaded.epoch == 12 and loaded.backbone == "resnet34" and loaded.speakers == []
+    assert len(loaded.class_vectors) == n_classes
+
+
+def test_names_and_order_are_the_releases(shared) -> None:
+    expected = [line.split(" ", 1)[0] for line in (shared / "golden" / "state_dict_keys.txt").read_text().splitlines()]
+    assert list(state_dict_of(Encoder(), torch.randn(50, 256))) == expected
+
+
+class Payload:
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
+    trace = tmp_path / "trace"
+    content = {"epoch": 1, "state_dict": {"x": Payload(trace)}, "optimizer": {}}
+    torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match="evil.pth.*would run code"):
+        load_checkpoint(tmp_path / "evil.pth")
+    assert not trace.exists()
+
+
+def test_a_truncated_checkpoint_is_told_at_any_length(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pth", some(1))
+    blob = (tmp_path / "x.pth").read_bytes()
+    for size in (0, 1, 100, 4096, len(blob) // 2, len(blob) - 1000, len(blob) - 1):
+        (tmp_path / "cut.pth").write_bytes(blob[:size])
+        with pytest.raises(UserError, match="cut.pth"):
+            load_checkpoint(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"state_dict": {}}, {"epoch": 1, "state_dict": {"conv.weight": torch.zeros(3)}}, {"epoch": 1}]
+)
+def test_another_content_is_told(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="x.pth"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        newest_checkpoint(tmp_path)
+    for epoch in (1, 2, 10):
+        save_checkpoint(checkpoint_path(tmp_path, epoch), some(epoch))
+    assert newest_checkpoint(tmp_path)[0].name == "checkpoint_010.pth"
+    assert newest_checkpoint(tmp_path, 2)[1].epoch == 2
+    with pytest.raises(UserError, match="checkpoint_003.pth: no such checkpoint"):
+        newest_checkpoint(tmp_path, 3)
+    save_checkpoint(unfinished_path(tmp_path), some(10, episode=5))
+    assert newest_checkpoint(tmp_path)[1].episode == 5
+    for damaged in (unfinished_path(tmp_path), checkpoint_path(tmp_path, 10)):
+        damaged.write_bytes(damaged.read_bytes()[:5000])
+    assert newest_checkpoint(tmp_path)[1].epoch == 2

@@ -1,0 +1,225 @@
+"""The real scripts, run as a user runs them, from wavs to the three result lines."""
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import PROJECT, run_script, write_wavs
+
+from checkpoint import load_checkpoint
+from configure import TREES
+from dataset.features import read_feature
+from metrics import verification_metrics
+
+TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with data/ (wavs, features, a trial list) and saved_model/ (a trained run 0)."""
+    home = tmp_path_factory.mktemp("home")
+    write_wavs(home / "data", "vox2_dev", range(6), 4)
+    write_wavs(home / "data", "vox1_dev", range(20, 22), 7)
+    write_wavs(home / "data", "vox1_test", range(30, 33), 7)
+    run_script("feat_extract/feature_extraction.py", "--num_workers", 2, cwd=home)
+    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in range(30, 33) for u in range(7)]
+    pairs = [(a, b) for a in names for b in names if a < b]
+    text = "".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs)
+    (home / "data" / "trial_pair_Verification.txt").write_text(text)
+    run_script("train.py", *TRAIN, "--max_epoch", 2, cwd=home)
+    return home
+
+
+def result_of(done: subprocess.CompletedProcess) -> dict:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_extraction_writes_every_feature_and_skips_what_is_done(home: Path) -> None:
+    for tree, speaker in (("vox2_dev", "id00003"), ("vox1_dev", "id00020"), ("vox1_test", "id00031")):
+        feat = read_feature(home / "data" / TREES[tree].feat / speaker / "video1" / "00001.pkl")
+        assert feat.shape == (269, 40) and feat.dtype == np.float32  # 2.7 s
+        np.testing.assert_allclose(feat.mean(axis=0), 0, atol=1e-3)
+    done = run_script("feat_extract/feature_extraction.py", cwd=home)
+    assert "0 files written, 59 were there, 0 failed" in done.stdout
+
+
+def test_training_leaves_checkpoints_a_log_and_its_settings(home: Path) -> None:
+    folder = home / "saved_model" / "baseline_000"
+    assert sorted(path.name for path in folder.glob("*.pth")) == ["checkpoint_001.pth", "checkpoint_002.pth"]
+    log = pandas.read_csv(folder / "log.csv")
+    assert log["epoch"].tolist() == [1, 2] and (log["lr"] == 0.03).all()
+    assert np.allclose(log["loss"], log["episodic_loss"] + log["global_loss"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"]["nb_class_train"] == 4 and config["arguments"]["loss_type"] == "prototypical"
+    assert config["speakers"] == [f"id{s:05d}" for s in range(6)]
+    assert load_checkpoint(folder / "checkpoint_002.pth").speakers == config["speakers"]
+
+
+def test_full_evaluation(home: Path) -> None:
+    done = run_script("EER_full.py", "--n_folder", 0, "--cp_num", 2, "--save_scores", "s.csv", "--json", cwd=home)
+    result = result_of(done)
+    keys = "eer eer_interpolated eer_low eer_high threshold min_dcf_0.01 min_dcf_0.001"
+    assert list(result) == [*keys.split(), "n_trials", "n_target", "n_speakers", "seconds"]
+    assert (result["n_trials"], result["n_target"], result["n_speakers"]) == (210, 63, 3)
+    assert f"EER {result['eer']:.2f} %" in done.stdout
+    scores = pandas.read_csv(home / "s.csv")
+    assert list(scores.columns) == ["label", "enrol", "test", "score"]
+    rates = verification_metrics(scores["score"].to_numpy(), scores["label"].to_numpy())
+    assert 100 * rates.eer == pytest.approx(result["eer"], abs=1e-9)
+
+
+def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
+    first, again = (run_script("EER_short.py", "--test_length", 100, "--json", cwd=home) for _ in range(2))
+    assert result_of(first) == result_of(again)
+    assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
+    kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
+    assert len(kept.read_text().splitlines()) == 1000
+    given = run_script("EER_short.py", "--test_length", 100, "--trials", kept, "--json", cwd=home)
+    assert result_of(given) == result_of(first)
+
+
+def test_identification(home: Path) -> None:
+    flags = ["--nb_class_test", 4, "--nb_episode", 30, "--enroll_length", 200, "--json"]
+    done = run_script("identification.py", *flags, cwd=home)
+    result = result_of(done)
+    assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_speakers", "seconds"]
+    assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (30, 4, 1)
+    assert result["accuracy"] > 30 and "4-way 1-shot" in done.stdout  # chance: 25 %
+    assert result_of(run_script("identification.py", *flags, cwd=home)) == result
+
+
+def test_speakers_trained_on_are_left_out(home: Path) -> None:
+    flags = ["--data_type", "vox1", "--nb_class_train", 2, "--max_epoch", 0, "--n_folder", 5]
+    run_script("train.py", *TRAIN, *flags, cwd=home)
+    done = run_script("EER_short.py", "--n_folder", 5, "--json", cwd=home)
+    assert "3 not trained on; 2 that were trained on are left out" in done.stdout
+    assert result_of(done)["n_speakers"] == 3
+
+
+def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
+    ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
+    torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, home / "release.pth")
+    for script, *flags in (
+        ["EER_full.py"],
+        ["EER_short.py", "--test_length", 100],
+        ["identification.py", "--nb_class_test", 3, "--nb_episode", 5, "--data_type", "vox1"],
+    ):
+        done = run_script(script, "--checkpoint", "release.pth", *flags, "--json", cwd=home)
+        assert result_of(done)["n_speakers"] == (5 if script == "EER_short.py" else 3)
+    folder = home / "saved_model" / "baseline_007"
+    folder.mkdir()
+    (home / "release.pth").rename(folder / "checkpoint_002.pth")
+    done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--n_folder", 7, "--max_epoch", 3, cwd=home)
+    assert "2 epochs and 0 episodes are done" in done.stdout and (folder / "checkpoint_003.pth").exists()
+
+
+def test_training_stopped_by_a_signal_ends_where_an_undisturbed_one_does(home: Path) -> None:
+    command = [sys.executable, PROJECT / "train.py", *TRAIN, "--n_folder", "3", "--max_epoch", "2"]
+    folder = home / "saved_model" / "baseline_003"
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("first loss"):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+        assert "--use_checkpoint True goes on" in process.stderr.read()
+    assert (folder / "unfinished_epoch.pth").exists()
+    run_script("train.py", *TRAIN, "--n_folder", 3, "--max_epoch", 2, "--use_checkpoint", "True", cwd=home)
+    assert not (folder / "unfinished_epoch.pth").exists()
+    ours, undisturbed = (
+        load_checkpoint(home / "saved_model" / f"baseline_{n:03d}" / "checkpoint_002.pth").state_dict for n in (3, 0)
+    )
+    assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["train.py", "--nb_class_train", "100"], 2, "needs 100 speakers with 3 or more utterances"),
+        (["train.py", "--n_query", "0"], 2, "--n_query 0"),
+        (["train.py", "--n_query", "9", "--nb_class_train", "3"], 2, "the data has 0"),
+        (["train.py", "--use_GC", "maybe"], 2, "'maybe' is neither True nor False"),
+        (["train.py", "--lr", "-1"], 2, "--lr"),
+        (["train.py", "--nb_class_train", "4"], 1, "baseline_000: holds a run"),
+        (["train.py", "--nb_class_train", "4", "--n_folder", "9", "--use_checkpoint", "True"], 1, "no checkpoint"),
+        (["train.py", "--nb_class_train", "4", "--use_checkpoint", "True", "--n_folder", "0"], 1, "resnet"),
+        (["train.py", "--device", "cuda:77"], 2, "cuda:77"),
+        (["train.py", "--save_path", "nowhere"], 1, "nowhere"),
+        (["EER_full.py", "--trials", "absent.txt"], 1, "absent.txt: no such trial list"),
+        (["EER_full.py", "--cp_num", "44"], 1, "checkpoint_044.pth: no such checkpoint"),
+        (["EER_full.py", "--checkpoint", "data/trial_pair_Verification.txt"], 1, "not a whole checkpoint"),
+        (["EER_short.py", "--test_length", "0"], 2, "--test_length: 0 is below 1"),
+        (["identification.py", "--nb_class_test", "50"], 2, "needs 50 speakers with 6 or more utterances each"),
+        (["feat_extract/feature_extraction.py", "--save_path", "nowhere"], 1, "nowhere: holds none of"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(home: Path, arguments: list[str], status: int, message: str) -> None:
+    done = run_script(*arguments, cwd=home, check=status)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_extraction_goes_on_past_bad_files_and_lists_them(tmp_path: Path) -> None:
+    import soundfile
+
+    write_wavs(tmp_path / "data", "vox2_dev", range(1), 2)
+    folder = tmp_path / "data" / TREES["vox2_dev"].wav / "id00009" / "v"
+    folder.mkdir(parents=True)
+    good = np.random.default_rng(0).normal(0, 0.1, 16000)
+    bad = {"silent": np.zeros(16000), "nan": np.full(16000, np.nan), "empty": np.zeros(0)}
+    converted = {"rate": (8000, "PCM_16"), "deep": (16000, "PCM_24"), "flat": (16000, "PCM_U8")}
+    converted["float"] = (16000, "FLOAT")
+    for name, samples in bad.items():
+        soundfile.write(folder / f"{name}.wav", samples, 16000, subtype="FLOAT")
+    for name, (rate, subtype) in converted.items():
+        soundfile.write(folder / f"{name}.wav", good[:rate], rate, subtype=subtype)
+    soundfile.write(folder / "stereo.wav", np.stack([good, good], axis=1), 16000)
+    soundfile.write(folder / "cut.wav", good, 16000)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:9000])
+    (folder / "junk.wav").write_text("this is no recording")
+    (folder / "nothing.wav").write_bytes(b"")
+    done = run_script("feat_extract/feature_extraction.py", cwd=tmp_path, check=1)
+    assert "7 files written, 0 were there, 6 failed" in done.stdout
+    assert "5 files were not 16 kHz 16-bit mono" in done.stderr and "Traceback" not in done.stderr
+    rows = list(csv.DictReader((tmp_path / "data" / "feature_errors.csv").open()))
+    reasons = {Path(row["file"]).stem: row["error"] for row in rows}
+    expected = {"silent": "silent", "nan": "NaN", "empty": "no samples", "cut": "truncated"}
+    expected["junk"] = "no readable audio"
+    assert set(reasons) == {*expected, "nothing"}
+    assert all(word in reasons[name] for name, word in expected.items())
+    for name in converted:
+        n_frames = len(read_feature(tmp_path / "data" / TREES["vox2_dev"].feat / "id00009" / "v" / f"{name}.pkl"))
+        assert n_frames == 99
+
+
+def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch) -> None:
+    import configure
+
+    assert (PROJECT / "configure.py").read_text().splitlines()[1].startswith("save_path = ")
+    monkeypatch.setenv("METASR_SAVE_PATH", "from/environment")
+    assert configure.save_root(None) == Path("from/environment") and configure.save_root("flag") == Path("flag")
+    monkeypatch.delenv("METASR_SAVE_PATH")
+    assert configure.save_root(None) == Path(configure.save_path)
+
+
+def test_the_releases_checkpoint_gives_its_scores_on_real_speech(shared: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    trials = (shared / "corpus" / "trial_pair_Verification.txt").read_text().splitlines()
+    for name in sorted({name for line in trials for name in line.split()[1:]}):
+        samples, rate = soundfile.read((shared / "corpus" / "vox1_test" / name).with_suffix(".flac"), dtype="int16")
+        path = tmp_path / "data" / TREES["vox1_test"].wav / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, rate, subtype="PCM_16")
+    run_script("feat_extract/feature_extraction.py", cwd=tmp_path)
+    checkpoint, listed = shared / "golden" / "release_checkpoint.pth", shared / "corpus" / "trial_pair_Verification.txt"
+    flags = ["--checkpoint", checkpoint, "--trials", listed, "--save_scores", "s.csv", "--json"]
+    result = result_of(run_script("EER_full.py", *flags, cwd=tmp_path))
+    expected = json.loads((shared / "golden" / "release_scores.json").read_text())
+    assert result["eer"] == pytest.approx(9.25, abs=1e-9)
+    assert result["min_dcf_0.01"] == pytest.approx(0.794) and result["min_dcf_0.001"] == pytest.approx(0.8285)
+    np.testing.assert_allclose(pandas.read_csv(tmp_path / "s.csv")["score"], expected["scores"], atol=1e-3)

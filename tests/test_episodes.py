@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_features
+from torch.utils.data import DataLoader
+
+from console import UsageError
+from dataset.episodes import EpisodeOrder, TrainingEpisodes, draw_utterances
+from dataset.features import write_feature
+from dataset.index import FeatureIndex
+
+PAPER = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory) -> FeatureIndex:
+    tree = tmp_path_factory.mktemp("episodes") / "feat"
+    write_features(tree, n_speakers=10, n_utterances=5)
+    return FeatureIndex([tree])
+
+
+def speaker_and_utterance(crops: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Read off what `write_features` wrote: the speaker and utterance that each crop (K, W, 1, 40, T) is of."""
+    code = crops[:, :, 0, 1, 0].numpy().astype(int)
+    return code // 1000, code % 1000 // 100
+
+
+def test_an_episode_has_different_speakers_and_different_utterances(features: FeatureIndex) -> None:
+    episodes = TrainingEpisodes(features, **PAPER)
+    for index in range(20):
+        episode = episodes[1, index]
+        assert episode.support.shape == (1, 8, 1, 40, 200) and episode.query.shape[:4] == (2, 8, 1, 40)
+        assert len(set(episode.speaker.tolist())) == 8
+        s_speaker, s_utterance = speaker_and_utterance(episode.support)
+        q_speaker, q_utterance = speaker_and_utterance(episode.query)
+        assert (s_speaker == episode.speaker.numpy()).all() and (q_speaker == episode.speaker.numpy()).all()
+        used = np.concatenate([s_utterance, q_utterance])
+        assert all(len(set(column)) == 3 for column in used.T)
+
+
+def test_a_crop_is_a_run_of_frames(features: FeatureIndex) -> None:
+    episode = TrainingEpisodes(features, **PAPER)[3, 0]
+    for crops in (episode.support, episode.query):
+        assert (crops[..., 0, 1:] - crops[..., 0, :-1] == 1).all()
+        assert (crops[..., 0, -1] <= 233).all()
+
+
+def test_one_query_length_an_episode_over_all_of_100_to_199(features: FeatureIndex) -> None:
+    episodes = TrainingEpisodes(features, **PAPER | {"n_way": 2, "n_query": 1})
+    lengths = [episodes[1, index].query.shape[-1] for index in range(1500)]
+    assert set(lengths) == set(range(100, 200))
+    fixed = TrainingEpisodes(features, **PAPER | {"use_variable": False})
+    assert {fixed[1, index].query.shape[-1] for index in range(20)} == {200}
+
+
+def test_a_short_query_is_the_beginning_of_the_full_window(features: FeatureIndex) -> None:
+    variable = TrainingEpisodes(features, **PAPER)
+    fixed = TrainingEpisodes(features, **PAPER | {"use_variable": False})
+    for index in range(5):
+        short, full = variable[2, index].query, fixed[2, index].query
+        assert torch.equal(short, full[..., : short.shape[-1]])
+
+
+def test_short_utterances_are_repeated_to_fill(tmp_path: Path) -> None:
+    for s in range(2):
+        for u in range(2):
+            feat = np.tile(np.arange(70, dtype=np.float32)[:, None], 40)
+            write_feature(tmp_path / "t" / f"s{s}" / "v" / f"{u}.pkl", feat, f"s{s}")
+    features = FeatureIndex([tmp_path / "t"])
+    episodes = TrainingEpisodes(features, n_way=2, n_shot=1, n_query=1, use_variable=False, seed=0)
+    frames = episodes[1, 0].support[0, 0, 0, 0].numpy()
+    assert np.array_equal(frames, (frames[0] + np.arange(200)) % 70)
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_the_same_seed_gives_the_same_episodes_with_any_number_of_workers(features: FeatureIndex, workers: int) -> None:
+    episodes = TrainingEpisodes(features, **PAPER)
+    order = EpisodeOrder(6)
+    order.epoch = 2
+    loaded = list(DataLoader(episodes, batch_size=None, sampler=order, num_workers=workers))
+    alone = TrainingEpisodes(features, **PAPER)
+    for index, episode in enumerate(loaded):
+        assert all(torch.equal(a, b) for a, b in zip(episode, alone[2, index], strict=True))
+
+
+def test_seeds_epochs_and_indices_draw_differently(features: FeatureIndex) -> None:
+    numbers = [(1, 1, 0), (2, 1, 0), (1, 1, 1), (1, 2, 0)]
+    drawn = [TrainingEpisodes(features, **PAPER | {"seed": seed})[at].support for seed, *at in numbers]
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_an_epoch_begun_in_the_middle_goes_on_with_the_same_episodes() -> None:
+    order = EpisodeOrder(5)
+    order.epoch, order.start = 4, 3
+    assert list(order) == [(4, 3), (4, 4)] and len(order) == 2
+
+
+def test_the_length_of_an_epoch_is_the_releases(features: FeatureIndex) -> None:
+    assert TrainingEpisodes(features, **PAPER).per_epoch == 50 // (3 * 8)
+
+
+def test_names_are_the_utterances_read(features: FeatureIndex) -> None:
+    episodes = TrainingEpisodes(features, **PAPER)
+    episode = episodes[1, 0]
+    names = episodes.names((1, 0))
+    for crops, part in ((episode.support, names[:8]), (episode.query, names[8:])):
+        speaker, utterance = speaker_and_utterance(crops)
+        assert [f"id{s:05d}/v{u % 2}/{u:05d}" for s, u in zip(speaker.ravel(), utterance.ravel(), strict=True)] == part
+
+
+def test_what_the_data_cannot_fill_is_refused(features: FeatureIndex) -> None:
+    with pytest.raises(UsageError, match="needs 11 speakers with 3 or more utterances each, the data has 10"):
+        TrainingEpisodes(features, **PAPER | {"n_way": 11})
+    with pytest.raises(UsageError, match="needs 8 speakers with 6 or more utterances each, the data has 0"):
+        TrainingEpisodes(features, **PAPER | {"n_query": 5})
+
+
+def test_speakers_with_too_few_utterances_are_left_out(tmp_path: Path) -> None:
+    write_features(tmp_path / "t", n_speakers=3, n_utterances=4)
+    write_features(tmp_path / "t", n_speakers=2, n_utterances=2, first=5)
+    episodes = TrainingEpisodes(FeatureIndex([tmp_path / "t"]), **PAPER | {"n_way": 3})
+    assert episodes.excluded == 2
+    assert all(set(episodes[1, index].speaker.tolist()) == {0, 1, 2} for index in range(10))
+
+
+def test_draws_are_uniform_over_utterances(features: FeatureIndex) -> None:
+    rng, eligible = np.random.default_rng(0), np.arange(10)
+    rows = np.concatenate([draw_utterances(features, eligible, 5, 2, rng)[1].ravel() for _ in range(2000)])
+    counts = np.bincount(rows, minlength=50)  # 20,000 draws over 50 utterances
+    assert counts.min() > 320 and counts.max() < 480

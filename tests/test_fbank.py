@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import python_speech_features
+import soundfile
+from conftest import GOLDEN, voice
+
+from feat_extract.fbank import log_mel
+
+EDGE_CASES = ["tone", "zeros", "short", "exact", "plus1", "clip"]
+
+
+def assert_close(features: np.ndarray, expected: np.ndarray) -> None:
+    assert features.shape == expected.shape and features.dtype == np.float32
+    difference = np.abs(features - expected)
+    assert difference.mean() <= 1e-3 and difference.max() <= 0.1  # dB
+
+
+def oracle(samples: np.ndarray) -> np.ndarray:
+    energies, _ = python_speech_features.fbank(samples, 16000, winlen=0.025, nfilt=40, winfunc=np.hamming)
+    features = 20 * np.log10(np.maximum(energies, 1e-5))
+    return features - features.mean(axis=0)
+
+
+@pytest.mark.parametrize("name", EDGE_CASES)
+def test_edge_cases_equal_the_release(name: str) -> None:
+    golden = np.load(GOLDEN / "features.npz")
+    assert_close(log_mel(golden[f"in_{name}"]), golden[f"out_{name}"])
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 159, 399, 400, 401, 559, 560, 561, 16000, 400 + 160 * 512, 100_003])
+def test_any_length_equals_python_speech_features(n_samples: int) -> None:
+    samples = voice(1, 7, seed=3)[:n_samples]
+    assert len(log_mel(samples)) == (1 if n_samples <= 400 else 1 + -(-(n_samples - 400) // 160))
+    assert_close(log_mel(samples), oracle(samples))
+
+
+def test_float_samples_are_taken_on_the_same_scale() -> None:
+    samples = voice(2, 1, seed=0)
+    assert np.array_equal(log_mel(samples), log_mel(samples.astype(np.float64)))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_real_speech_equals_the_release(shared, number: int) -> None:
+    samples, rate = soundfile.read(shared / "golden" / "wav" / f"{number}.wav", dtype="int16")
+    assert rate == 16000
+    assert_close(log_mel(samples), np.load(shared / "golden" / "features.npz")[f"wav{number}"])

@@ -1,0 +1,125 @@
+import importlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from console import UserError
+from dataset.features import locate, read_feature, read_frames, write_feature
+
+
+def array(n_frames: int, dtype: str = "<f8") -> np.ndarray:
+    return np.random.default_rng(n_frames).normal(size=(n_frames, 40)).astype(dtype)
+
+
+def dump(path: Path, content: object, protocol: int = 4) -> Path:
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+def test_what_is_written_is_a_plain_pickle_of_float32(tmp_path: Path) -> None:
+    write_feature(tmp_path / "a" / "x.pkl", array(300), "id00001")
+    content = pickle.loads((tmp_path / "a" / "x.pkl").read_bytes())
+    assert content["label"] == "id00001" and content["feat"].dtype == np.float32
+    assert np.array_equal(content["feat"], array(300, "<f4"))
+    assert os.listdir(tmp_path / "a") == ["x.pkl"]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4"])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("n_frames", [1, 20, 150, 900])
+def test_every_protocol_and_float_type_is_read(tmp_path, protocol, dtype, order, n_frames) -> None:
+    feat = np.array(array(n_frames, dtype), order=order)
+    path = dump(tmp_path / "x.pkl", {"feat": feat, "label": "id1"}, protocol)
+    assert np.array_equal(read_feature(path), feat.astype(np.float32))
+    where = locate(path)
+    assert where.n_frames == n_frames
+    start = n_frames // 3
+    assert np.array_equal(read_frames(path, where, start, n_frames), feat[start:].astype(np.float32))
+
+
+def test_a_crop_of_our_own_files_reads_only_its_frames(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    write_feature(path, array(5000), "id1")
+    where = locate(path)
+    assert where.offset > 0
+    with open(path, "r+b") as file:  # wreck everything but frames 100..299
+        file.write(b"\0" * (where.offset + 100 * 160))
+        file.truncate(where.offset + 300 * 160)
+    assert np.array_equal(read_frames(path, where, 100, 300), array(5000, "<f4")[100:300])
+
+
+class Exploit:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("where", ["alone", "feat", "label", "nested"])
+@pytest.mark.parametrize("kind", ["os.system", "builtins.eval", "importlib.import_module"])
+def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(tmp_path, protocol, where, kind) -> None:
+    trace = tmp_path / "trace"
+    payload = {
+        "os.system": Exploit(os.system, f"touch {trace}"),
+        "builtins.eval": Exploit(eval, f"open({str(trace)!r}, 'w')"),
+        "importlib.import_module": Exploit(importlib.import_module, "this"),
+    }[kind]
+    content = {
+        "alone": payload,
+        "feat": {"feat": payload, "label": "id1"},
+        "label": {"feat": array(10), "label": payload},
+        "nested": {"feat": array(10), "label": "id1", "more": [{"deep": (payload,)}]},
+    }[where]
+    path = dump(tmp_path / "evil.pkl", content, protocol)
+    for read in (read_feature, locate):
+        with pytest.raises(UserError, match="evil.pkl.*asks for"):
+            read(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ({"feat": array(10)}, "does not hold"),
+        ({"feat": array(10), "label": 3}, "does not hold"),
+        ({"feat": [1.0], "label": "id1"}, "does not hold"),
+        ([array(10)], "does not hold"),
+        ({"feat": array(10)[:, :39], "label": "id1"}, r"shape \(10, 39\)"),
+        ({"feat": array(10)[:0], "label": "id1"}, r"shape \(0, 40\)"),
+        ({"feat": array(10).ravel(), "label": "id1"}, r"shape \(400,\)"),
+        ({"feat": array(10).astype(int), "label": "id1"}, "not float32 or float64"),
+        ({"feat": array(10).astype(object), "label": "id1"}, ""),
+    ],
+)
+def test_another_content_is_told(tmp_path: Path, content: object, reason: str) -> None:
+    path = dump(tmp_path / "x.pkl", content)
+    for read in (read_feature, locate):
+        with pytest.raises(UserError, match=f"x.pkl.*{reason}"):
+            read(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_told(tmp_path: Path, value: float) -> None:
+    feat = array(300, "<f4")
+    feat[150, 7] = value
+    write_feature(tmp_path / "x.pkl", feat, "id1")
+    where = locate(tmp_path / "x.pkl")
+    assert len(read_frames(tmp_path / "x.pkl", where, 0, 150)) == 150
+    for read in (lambda: read_feature(tmp_path / "x.pkl"), lambda: read_frames(tmp_path / "x.pkl", where, 100, 200)):
+        with pytest.raises(UserError, match="x.pkl.*NaN"):
+            read()
+
+
+def test_every_truncation_is_told(tmp_path: Path) -> None:
+    write_feature(tmp_path / "whole.pkl", array(12), "id00001")
+    blob = (tmp_path / "whole.pkl").read_bytes()
+    for size in [*range(0, 200), len(blob) - 1]:
+        (tmp_path / "cut.pkl").write_bytes(blob[:size])
+        with pytest.raises(UserError, match="cut.pkl"):
+            read_feature(tmp_path / "cut.pkl")

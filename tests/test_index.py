@@ -1,0 +1,132 @@
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_features
+
+import dataset.index
+from console import UserError
+from dataset.features import locate, write_feature
+from dataset.index import FeatureIndex, n_starts
+
+
+def settle(tree: Path) -> None:
+    """Date all folders back, as they are a while after extraction."""
+    past = time.time() - 60
+    for folder, _, _ in os.walk(tree):
+        os.utime(folder, (past, past))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    write_features(tmp_path / "feat", n_speakers=3, n_utterances=4)
+    settle(tmp_path / "feat")
+    return tmp_path / "feat"
+
+
+def test_speakers_and_utterances_are_found_in_order(tree: Path) -> None:
+    index = FeatureIndex([tree])
+    assert index.speakers == ["id00000", "id00001", "id00002"]
+    assert index.count.tolist() == [4, 4, 4] and index.first.tolist() == [0, 4, 8]
+    names = [f"id00000/{name}" for name in ("v0/00000", "v0/00002", "v1/00001", "v1/00003")]
+    assert [index.name(row) for row in range(4)] == names
+    assert index.n_frames[:4].tolist() == [230, 232, 231, 233]
+    assert index.speaker.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_speakers_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
+    for name in ("a", "a-b", "a0"):
+        for u in range(2):
+            write_feature(tmp_path / "t" / name / "v" / f"{u}.pkl", np.ones((5, 40)), name)
+    index = FeatureIndex([tmp_path / "t"])
+    for s, name in enumerate(index.speakers):
+        rows = range(index.first[s], index.first[s] + index.count[s])
+        assert [index.name(row) for row in rows] == [f"{name}/v/0", f"{name}/v/1"]
+
+
+def test_trial_names_lead_to_rows_whatever_their_suffix(tree: Path) -> None:
+    index = FeatureIndex([tree])
+    rows = index.rows(["id00001/v1/00003.wav", "id00000/v0/00000.m4a", "id00001/v1/00003"])
+    assert [index.name(row) for row in rows] == ["id00001/v1/00003", "id00000/v0/00000", "id00001/v1/00003"]
+    with pytest.raises(UserError, match="id00009/v0/00000.wav.*1 of 2 missing"):
+        index.rows(["id00001/v1/00003.wav", "id00009/v0/00000.wav"])
+
+
+def test_several_trees_are_one_index(tmp_path: Path, tree: Path) -> None:
+    write_features(tmp_path / "other", n_speakers=2, n_utterances=2, first=7)
+    index = FeatureIndex([tmp_path / "other", tmp_path / "absent", tree])
+    assert index.speakers == ["id00000", "id00001", "id00002", "id00007", "id00008"]
+    assert index.utterance(index.rows(["id00008/v1/00001"])[0])[0, 1] == 8100
+
+
+def test_crops_are_the_frames_asked_for(tree: Path) -> None:
+    index = FeatureIndex([tree])
+    row = index.rows(["id00002/v1/00001"])[0]  # 231 frames
+    assert np.array_equal(index.crop(row, 20, 200), index.utterance(row)[20:220])
+    assert index.crop(row, 20, 200)[:, 0].tolist() == list(range(20, 220))
+    repeated = index.crop(row, 200, 300)[:, 0]
+    assert repeated.tolist() == [t % 231 for t in range(200, 500)]
+
+
+def test_a_window_can_start_wherever_the_repeated_utterance_still_covers_it() -> None:
+    for n_frames, length in [(1, 100), (50, 100), (99, 100), (100, 100), (101, 100), (350, 200), (40, 200)]:
+        total = n_frames
+        while total <= length and total < n_frames * (length // n_frames + 1):
+            total += n_frames
+        assert total > length and total - n_frames <= max(length, 0)
+        assert n_starts(n_frames, length) == total - length + 1
+
+
+def count_located(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    located = []
+    monkeypatch.setattr(dataset.index, "locate", lambda path: located.append(path) or locate(path))
+    return located
+
+
+def test_an_unchanged_tree_is_not_read_again(tree: Path, monkeypatch) -> None:
+    FeatureIndex([tree])
+    located = count_located(monkeypatch)
+    assert len(FeatureIndex([tree])) == 12 and not located
+
+
+def test_only_changed_folders_are_read_again(tree: Path, monkeypatch) -> None:
+    FeatureIndex([tree])
+    write_feature(tree / "id00001" / "v0" / "new.pkl", np.ones((250, 40)), "id00001")
+    (tree / "id00002" / "v1" / "00001.pkl").unlink()
+    located = count_located(monkeypatch)
+    index = FeatureIndex([tree])
+    assert len(index) == 12
+    assert {path.parent.relative_to(tree).as_posix() for path in located} == {"id00001/v0", "id00002/v1"}
+    assert index.n_frames[index.rows(["id00001/v0/new"])] == 250
+
+
+def test_a_folder_listed_right_after_a_change_is_not_relied_on(tree: Path) -> None:
+    write_feature(tree / "id00001" / "v0" / "00000.pkl", np.ones((300, 40)), "id00001")
+    stamp = os.stat(tree / "id00001" / "v0").st_mtime_ns
+    assert FeatureIndex([tree]).n_frames.max() == 300
+    write_feature(tree / "id00001" / "v0" / "00000.pkl", np.ones((400, 40)), "id00001")
+    os.utime(tree / "id00001" / "v0", ns=(stamp, stamp))  # as on a file system with coarse time stamps
+    assert FeatureIndex([tree]).n_frames.max() == 400
+
+
+def test_a_damaged_index_is_made_anew(tree: Path) -> None:
+    FeatureIndex([tree])
+    stored = tree.with_name("feat.index.npz")
+    stored.write_bytes(stored.read_bytes()[:300])
+    assert len(FeatureIndex([tree])) == 12
+
+
+def test_a_tree_without_features_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no features in .*empty or .*absent"):
+        FeatureIndex([tmp_path / "empty", tmp_path / "absent"])
+
+
+def test_a_file_that_shrank_after_indexing_is_told(tree: Path) -> None:
+    index = FeatureIndex([tree])
+    with open(index.path(5), "r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(UserError, match=f"{index.path(5).name}.*shorter"):
+        index.crop(5, 0, 200)

@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from sklearn.metrics import roc_curve
+
+from metrics import eer_interval, mean_interval, roc, verification_metrics
+
+CASES = json.loads((GOLDEN / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rates_equal_the_release(name: str) -> None:
+    case = CASES[name]
+    rates = verification_metrics(np.array(case["scores"]), np.array(case["labels"]))
+    assert rates.eer == pytest.approx(case["eer"], abs=1e-9)
+    assert rates.threshold == pytest.approx(case["threshold"], abs=1e-9)
+    assert rates.min_dcf_01 == pytest.approx(case["dcf_01"], abs=1e-9)
+    assert rates.min_dcf_001 == pytest.approx(case["dcf_001"], abs=1e-9)
+
+
+def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 300))
+    labels = rng.random(n) < rng.uniform(0.1, 0.9)
+    labels[:2] = True, False
+    scores = rng.normal(size=n) + labels * rng.uniform(-1, 3)
+    return (scores.round(int(rng.integers(0, 3))) if seed % 2 else scores), labels
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_roc_equals_scikit_learn(seed: int) -> None:
+    scores, labels = random_case(seed)
+    fpr, tpr, thresholds = roc_curve(labels, scores)
+    ours = roc(scores, labels)
+    np.testing.assert_allclose(ours, (thresholds, fpr, 1 - tpr), atol=1e-12)
+    rates = verification_metrics(scores, labels)
+    assert rates.eer == pytest.approx(fpr[np.argmin(np.abs(1 - tpr - fpr))], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_interpolated_eer_lies_on_both_lines(seed: int) -> None:
+    scores, labels = random_case(seed)
+    _, fpr, fnr = roc(scores, labels)
+    eer = verification_metrics(scores, labels).eer_interpolated
+    parameter = np.linspace(0, len(fpr) - 1, 200_001)
+    x, y = (np.interp(parameter, np.arange(len(fpr)), rate) for rate in (fpr, fnr))
+    assert eer == pytest.approx(x[np.argmin(np.abs(x - y))], abs=1e-2)
+
+
+def test_by_hand() -> None:
+    # Targets 0.9 0.7 0.2, others 0.8 0.4 0.3 0.1: at 0.7, one of four accepted wrongly, one of three refused wrongly.
+    rates = verification_metrics(np.array([0.9, 0.7, 0.2, 0.8, 0.4, 0.3, 0.1]), np.array([1, 1, 1, 0, 0, 0, 0]))
+    assert rates.eer == 0.25 and rates.threshold == 0.7
+    assert rates.eer_interpolated == pytest.approx(1 / 3)  # the ROC goes from (1/4, 1/3) across to (1/2, 1/3)
+    assert rates.min_dcf_01 == pytest.approx(2 / 3)  # accept 0.9 only
+
+
+def test_perfect_reversed_and_equal_scores() -> None:
+    labels = np.array([1, 1, 0, 0])
+    perfect = verification_metrics(np.array([4, 3, 2, 1.0]), labels)
+    assert (perfect.eer, perfect.eer_interpolated, perfect.threshold, perfect.min_dcf_01) == (0, 0, 3, 0)
+    reversed_ = verification_metrics(np.array([1, 2, 3, 4.0]), labels)
+    assert (reversed_.eer, reversed_.eer_interpolated, reversed_.min_dcf_01) == (1, 1, 1)
+    assert verification_metrics(np.zeros(4), labels).eer_interpolated == 0.5
+
+
+@pytest.mark.parametrize(
+    "scores, labels, message",
+    [
+        ([0.1, 0.2], [1, 1], "target and non-target"),
+        ([0.1, 0.2], [0, 0], "target and non-target"),
+        ([0.1, np.nan], [1, 0], "finite"),
+        ([0.1, np.inf], [1, 0], "finite"),
+        ([0.1], [1, 0], "one length"),
+    ],
+)
+def test_what_has_no_error_rate_is_refused(scores: list, labels: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        verification_metrics(np.array(scores), np.array(labels))
+
+
+def test_interval_covers_the_rate_and_narrows_with_more_speakers() -> None:
+    widths = []
+    for n_speakers in (15, 120):
+        rng = np.random.default_rng(0)
+        ease = rng.normal(0.3, 0.3, n_speakers)  # some speakers are easier than others
+        enrol = np.repeat(np.arange(n_speakers), 40)
+        labels = np.tile([True, False], len(enrol) // 2)
+        test = np.where(labels, enrol, (enrol + rng.integers(1, n_speakers, len(enrol))) % n_speakers)
+        scores = rng.normal(size=len(enrol)) + 2 * labels + ease[enrol]
+        low, high = eer_interval(scores, labels, enrol, test)
+        assert low < verification_metrics(scores, labels).eer < high
+        widths.append(high - low)
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:
+    rng, n_speakers = np.random.default_rng(1), 30
+    enrol = np.repeat(np.arange(n_speakers), 200)
+    labels = np.tile([True, False], len(enrol) // 2)
+    scores = rng.normal(size=len(enrol)) + labels * (2 + rng.normal(0, 1, n_speakers)[enrol])
+    test = np.where(labels, enrol, (enrol + 1) % n_speakers)
+    low, high = eer_interval(scores, labels, enrol, test)
+    eer = verification_metrics(scores, labels).eer
+    independent = 2 * 1.96 * np.sqrt(eer * (1 - eer) / (len(labels) / 2))
+    assert high - low > 1.5 * independent
+
+
+def test_mean_interval_by_hand() -> None:
+    mean, half_width = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert mean == 2.5 and half_width == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)

@@ -1,0 +1,70 @@
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dataset.features import write_feature
+from dataset.index import FeatureIndex
+from model.encoder import Encoder
+from runtime import Compute
+from verification import Segments, embed, equal_length_batches, score, unique_segments
+
+CPU = Compute(torch.device("cpu"), torch.float32, 0)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory) -> FeatureIndex:
+    tree, rng = tmp_path_factory.mktemp("verification") / "feat", np.random.default_rng(0)
+    for s in range(3):
+        for u, n_frames in enumerate((60, 60, 90, 25)):
+            write_feature(tree / f"s{s}" / "v" / f"{u}.pkl", 10 * rng.normal(size=(n_frames, 40)), f"s{s}")
+    return FeatureIndex([tree])
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder("resnet18").eval()
+
+
+def embed_one_by_one(encoder: Encoder, features: FeatureIndex, segments: Segments) -> torch.Tensor:
+    """The plain recipe: one segment at a time."""
+    with torch.no_grad():
+        crops = (features.crop(row, start, length) for row, start, length in zip(*segments, strict=True))
+        return torch.cat([encoder(torch.from_numpy(crop.T.copy())[None, None]) for crop in crops])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_alone_or_in_a_batch_an_embedding_is_the_same(features, encoder, num_workers: int) -> None:
+    whole = Segments.whole(features, np.arange(len(features)))
+    crops = Segments(np.array([0, 5, 3, 3]), np.array([10, 0, 7, 7]), np.array([40, 40, 40, 31]))
+    for segments in (whole, crops):
+        together = embed(encoder, features, segments, CPU._replace(num_workers=num_workers))
+        alone = embed_one_by_one(encoder, features, segments)
+        assert float((together - alone).norm(dim=1).max() / alone.norm(dim=1).min()) <= 1e-5
+
+
+def test_batches_hold_equal_lengths_and_everything_once() -> None:
+    lengths = np.random.default_rng(0).integers(50, 60, 200)
+    batches = equal_length_batches(lengths, batch_frames=400)
+    assert sorted(at for batch in batches for at in batch) == list(range(200))
+    assert all(len({lengths[at] for at in batch}) == 1 and sum(lengths[at] for at in batch) <= 400 for batch in batches)
+    assert equal_length_batches(np.array([900]), batch_frames=400) == [[0]]
+
+
+def test_scores_are_cosines(features, encoder) -> None:
+    enrol, test = (Segments.whole(features, np.array(rows)) for rows in ([0, 1, 5, 0], [1, 0, 7, 0]))
+    scores = score(encoder, features, enrol, test, CPU)
+    e = embed_one_by_one(encoder, features, Segments.whole(features, np.arange(len(features))))
+    expected = F.cosine_similarity(e[[0, 1, 5, 0]], e[[1, 0, 7, 0]])
+    np.testing.assert_allclose(scores, expected.double().numpy(), atol=1e-5)
+    assert scores[3] == pytest.approx(1, abs=1e-6)
+
+
+def test_equal_segments_are_found() -> None:
+    segments = Segments(np.array([3, 1, 3, 3]), np.array([0, 5, 0, 1]), np.array([9, 9, 9, 9]))
+    unique, at = unique_segments(segments)
+    assert len(unique.row) == 3
+    for column, kept in zip(segments, unique, strict=True):
+        assert (kept[at] == column).all()
