@@ -31,7 +31,15 @@ def read_trials(path: Path) -> Trials:
     """Read a trial list; UserError naming the file and a line where its form is not VoxCeleb's."""
     columns = ["label", "enrol", "test", "rest"]
     try:
-        table = pandas.read_csv(path, sep=r"\s+", header=None, names=columns, dtype=str, quoting=csv.QUOTE_NONE)
+        table = pandas.read_csv(
+            path,
+            sep=r"\s+",
+            header=None,
+            names=columns,
+            dtype=str,
+            quoting=csv.QUOTE_NONE,
+            keep_default_na=False,  # a speaker may be called NA
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: no such trial list; dataprep.py puts it there, --trials names another") from None
     except ValueError as error:  # what pandas' parser raises, wrong encodings included

@@ -38,7 +38,7 @@ def test_global_classification_takes_supports_and_queries_and_adds_up() -> None:
     expected = [cross_entropy(1, 1, 0, -1), cross_entropy(1, 0, 1, 0)]
     expected += [cross_entropy(2, 2, 0, -2), cross_entropy(2, 0, 2, 0)]
     assert float(terms.global_loss.detach()) == pytest.approx(sum(expected) / 4, rel=1e-6)
-    assert float(terms.loss) == pytest.approx(float(terms.episodic_loss) + float(terms.global_loss))
+    torch.testing.assert_close(terms.loss, terms.episodic_loss + terms.global_loss)
     assert float(terms.global_accuracy) == 1
 
 
