@@ -4,9 +4,11 @@ The file is the paper's release's: {'epoch', 'state_dict', 'optimizer'} at saved
 with the release's names in state_dict. Ours adds what continuing exactly and scoring honestly need; a file without
 the additions loads all the same.
 """
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import get_origin
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 import console
 from console import UserError
 from files import replacing
-from model.encoder import Encoder
+from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES, Bottleneck
 
 CLASS_VECTORS = "weight"  # of the release's state_dict
@@ -74,32 +76,73 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that `path` holds the old file or the whole new one, whatever happens meanwhile."""
-    content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
-    with replacing(path, durable=True) as temporary:
-        torch.save(content, temporary)
+    """Write a checkpoint so that `path` holds the old file or the whole new one, whatever happens meanwhile.
+
+    UserError if it cannot be written, on a full disk for instance.
+    """
+    serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
+    torch.save({entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}, serialised)
+    try:
+        with replacing(path, durable=True) as temporary:
+            temporary.write_bytes(serialised.getbuffer())
+    except OSError as error:
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); the checkpoints before it are whole, mend that and go "
+            "on with --use_checkpoint True"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, the release's or ours, running no code of it; UserError naming the file if it is none."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    # A damaged or hostile file can make torch raise nearly anything, here and below.
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can make torch.load raise nearly anything
+    except PermissionError:
+        raise
+    except Exception as error:
         reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None
     if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "epoch" in content):
         raise UserError(f"{path}: not a checkpoint of this project or of the paper's release (no state_dict and epoch)")
+    try:
+        return _checked(content)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(f"{path}: damaged, or its weights are not this encoder's ({reason[:200]})") from None
+
+
+def _checked(content: dict) -> Checkpoint:
+    """Return a file's content as a checkpoint of plain finite tensors that fit the encoder; ValueError if it is not."""
     if "speakers" not in content:  # the release writes epoch k's file one update into epoch k + 1, and says so
-        content["epoch"] -= 1
+        content["epoch"] = max(0, content["epoch"] - 1)
+    for entry in fields(Checkpoint):
+        kind, value = get_origin(entry.type) or entry.type, content.get(entry.name)
+        if entry.name in content and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"its {entry.name} is no {kind.__name__}")
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
-    try:
-        checkpoint.encoder()
-    except (ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path}: its weights are not this encoder's ({str(error).splitlines()[-1].strip()})") from None
+    if min(checkpoint.epoch, checkpoint.episode) < 0 or not all(type(name) is str for name in checkpoint.speakers):
+        raise ValueError("its epoch, episode or speakers make no sense")
+    for name, value in checkpoint.state_dict.items():
+        _check_tensor(name, value)
+    if checkpoint.class_vectors is not None and checkpoint.class_vectors.shape[1:] != (EMBEDDING_SIZE,):
+        raise ValueError(f"{CLASS_VECTORS} has shape {tuple(checkpoint.class_vectors.shape)}")
+    checkpoint.encoder()
     return checkpoint
+
+
+def _check_tensor(name: str, value: Tensor) -> None:
+    """Raise ValueError unless the value is a tensor of finite numbers that is no larger than what the file holds."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        raise ValueError(f"{name} is no plain tensor")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{name} claims more numbers than the file holds")
+    if not (value.is_floating_point() or name.endswith("num_batches_tracked")):
+        raise ValueError(f"{name} holds {value.dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values")
 
 
 def run_folder(model_path: str, n_folder: int) -> Path:
@@ -117,6 +160,12 @@ def unfinished_path(folder: Path) -> Path:
     return folder / "unfinished_epoch.pth"
 
 
+def numbered_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints of a run's folder by their epochs, in order."""
+    numbers = {path.stem.removeprefix("checkpoint_"): path for path in folder.glob("checkpoint_*.pth")}
+    return dict(sorted((int(number), path) for number, path in numbers.items() if number.isdecimal()))
+
+
 def newest_checkpoint(folder: Path, cp_num: int | None = None) -> tuple[Path, Checkpoint]:
     """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder that is furthest.
 
@@ -125,7 +174,7 @@ def newest_checkpoint(folder: Path, cp_num: int | None = None) -> tuple[Path, Ch
     if cp_num is not None:
         path = checkpoint_path(folder, cp_num)
         return path, load_checkpoint(path)
-    for path in [unfinished_path(folder), *sorted(folder.glob("checkpoint_*.pth"), reverse=True)]:
+    for path in [unfinished_path(folder), *reversed(numbered_checkpoints(folder).values())]:
         try:
             return path, load_checkpoint(path)
         except UserError as error:

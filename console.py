@@ -1,5 +1,8 @@
 """What every script shares at its command line: user errors, argument types, progress bars."""
 import argparse
+import errno
+import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line and leave with status 2."""
-        self.exit(UsageError.status, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(UsageError.status, f"{self.prog}: {one_line(message)} (--help lists the flags)\n")
 
 
 def boolean(text: str) -> bool:
@@ -39,8 +42,8 @@ def boolean(text: str) -> bool:
     return value
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Return an argument type: a whole number not below the minimum."""
+def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return an argument type: a whole number from minimum to maximum."""
 
     def parse(text: str) -> int:
         try:
@@ -49,9 +52,22 @@ def integer(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"{text} is above {maximum}")
         return value
 
     return parse
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
 
 
 def progress(*args, **kwargs) -> tqdm:
@@ -61,25 +77,42 @@ def progress(*args, **kwargs) -> tqdm:
 
 def warn(message: str) -> None:
     """Print one line to standard error, above any progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(one_line(message), file=sys.stderr)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a script's main on the command line; turn what the user can mend into one line and an exit status."""
-    program = Path(sys.argv[0]).name
+    program, message = Path(sys.argv[0]).name, None
     try:
         status = main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
-        # From a torch loader process the error comes with that process's traceback, the message being its last line.
-        message, status = str(error).splitlines()[-1].removeprefix("console.UserError: "), error.status
+        # From a torch loader process the error comes with that process's traceback before it.
+        message, status = str(error).rpartition("console.UserError: ")[2].strip(), error.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
+    except MemoryError:
+        message, status = "out of memory; ask for less at once", 1
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
-        message, status = f"{error.filename or 'operating system'}: {error.strerror}", 1
-    else:
-        message = None
+        message, status = f"{error.filename or 'writing the output'}: {error.strerror}", 1
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += "; free some space and run again, what was finished is whole"
     if message is not None:
-        print(f"{program}: {message}", file=sys.stderr)
+        print(f"{program}: {one_line(message)}", file=sys.stderr)
+        _drop_unwritten_output()
     sys.exit(status)
+
+
+def one_line(message: str) -> str:
+    """Return a message as one printable line: names of files may hold line ends and a terminal's commands."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+
+
+def _drop_unwritten_output() -> None:
+    """Spare the user a second complaint, by Python at its exit, about output that cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
