@@ -104,8 +104,7 @@ def main(argv: list[str]) -> None:
     if args.trial_list:
         trial_lists.adopt_list(args.trial_list, root)
     if args.extract:
-        for archive in chosen:
-            archives.extract(archive, root, args.delete_archives)
+        archives.extract_all(chosen, root, args.delete_archives)
     if args.demo:
         from corpora.demo import write_demo  # eSpeak NG is needed for nothing else
 
@@ -129,7 +128,8 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     """Fetch the parts that are not there, and the trial lists."""
     if args.source is None:
         raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
-    source = sources.voxceleb_source(args.source, secret(args.key), args.user, secret(args.password))
+    key, password = secret("--key", args.key), secret("--password", args.password)
+    source = sources.voxceleb_source(args.source, key, args.user, password)
     lacking = [a for a in chosen if not (archives.is_spent(root, a.name) or a.complete(root))]
     wanted = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
     download.fetch(wanted, source, root, args.jobs, args.retries)
@@ -151,9 +151,9 @@ def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
     return convert.list_failures(root, failures)
 
 
-def secret(value: str | None) -> str | None:
-    """Return a secret flag's value, asked for without echo where the flag is -."""
-    return getpass.getpass("secret (not shown): ") if value == "-" else value
+def secret(flag: str, value: str | None) -> str | None:
+    """Return a flag's value, asked for without showing it where that is -."""
+    return getpass.getpass(f"{flag} (not shown): ") if value == "-" else value
 
 
 if __name__ == "__main__":

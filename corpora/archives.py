@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import console
@@ -91,7 +91,7 @@ def open_zip(archive: Archive, folder: Path) -> Iterator[tuple[BinaryIO, zipfile
 def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
     """Raise UserError if an archive's member would lie outside its folder or is no ordinary file or folder."""
     reason = None
-    if name.startswith("/") or re.search(r"[\\:\0]", name) or ".." in PurePosixPath(name).parts:
+    if name.startswith("/") or ".." in name.split("/") or re.search(r"[\\:\0]", name):
         reason = "leads outside the folder"
     elif not ordinary:
         reason = "is a link or a device"
@@ -113,6 +113,16 @@ def find_missing(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[
     if not members:
         raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
     return [m for m in members if not _is_whole(place(archive, root, m), m.file_size)]
+
+
+def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
+    """Extract those of the archives that are in `root`; UserError if none is."""
+    here = [archive for archive in archives if is_spent(root, archive.name) or archive.present(root)]
+    if not here:
+        names = ", ".join(archive.name for archive in archives)
+        raise UserError(f"{root}: holds none of {names}, nor their parts; --download fetches them")
+    for archive in here:
+        extract(archive, root, delete)
 
 
 def extract(archive: Archive, root: Path, delete: bool) -> None:

@@ -139,7 +139,7 @@ class _Client:
         """Return the size in bytes that the source states for a file, 0 if it states none."""
 
         def ask() -> int:
-            with self.open(file, 0, 0) as response:
+            with self.open(file, "bytes=0-0") as response:
                 return _total(response) or 0
 
         self.sizes[file.name] = self.persist(file, ask)
@@ -172,17 +172,19 @@ class _Client:
                 return attempt()
             except _Dropped as dropped:
                 failures = 1 if self.held(file) > before else failures + 1
+                reason = f"{file.name}: {self.source.host}: {self.source.scrub(str(dropped))}"
                 if failures > self.retries:
-                    reason = self.source.scrub(str(dropped))
-                    raise UserError(f"{file.name}: {self.source.host}: {reason}; run again to continue") from None
-            time.sleep(min(LONGEST_PAUSE, 2 ** (failures - 2)))
+                    raise UserError(f"{reason}; run again to continue") from None
+            pause = min(LONGEST_PAUSE, 2 ** (failures - 2))
+            console.warn(f"{reason}; trying again in {pause:g} s")
+            time.sleep(pause)
 
     def transfer(self, file: Wanted, bar: tqdm) -> None:
         """Bring what the partial file lacks, over one connection; a source without Range sends it all again."""
         path, start = self.partial(file), self.held(file)
         if start and start == self.sizes[file.name]:
             return
-        with self.open(file, start) as response:
+        with self.open(file, f"bytes={start}-" if start else None) as response:
             total = _total(response)
             if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 self.advance(bar, -start)
@@ -193,12 +195,12 @@ class _Client:
         if total is not None and self.held(file) != total:
             raise _Dropped(f"sent {self.held(file)} of {total} bytes")
 
-    def open(self, file: Wanted, start: int, end: int | str = "") -> http.client.HTTPResponse:
-        """Ask for a file from byte `start` (to `end`); raise _Dropped if asking again may help, else UserError."""
+    def open(self, file: Wanted, byte_range: str | None) -> http.client.HTTPResponse:
+        """Ask for a file or a range of its bytes; raise _Dropped if asking again may help, else UserError."""
         request = urllib.request.Request(self.source.url(file.remote), headers=self.source.headers)
         request.add_header("User-Agent", "meta-sr")  # some hosts refuse urllib's own
-        if start or end != "":
-            request.add_header("Range", f"bytes={start}-{end}")
+        if byte_range:
+            request.add_header("Range", byte_range)
         try:
             response = self.opener.open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:

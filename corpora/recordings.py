@@ -25,7 +25,7 @@ SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short 
 SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
-NAMELESS, UNREADABLE = "no speaker in its path", "unreadable"  # how these reasons begin
+NAMELESS, UNREADABLE = "no speaker in its path", "unreadable"
 
 SpeakerOf = Callable[[PurePosixPath], str | None]
 
@@ -47,6 +47,7 @@ class Finding(NamedTuple):
     seconds: float = 0.0
     digest: str = ""  # of its samples
     refused: str = ""  # why it was not imported
+    detail: str = ""  # more about that
     remark: str = ""  # what is doubtful about it, though it was
 
 
@@ -89,7 +90,7 @@ def import_folder(folder: Path, root: Path, split: str, rule: str, workers: int 
     findings = drop_repeated(sorted(findings))
     write_report(root / REPORT_NAME, findings)
     print(summary(findings))
-    lost = sum(finding.refused.startswith((NAMELESS, UNREADABLE)) for finding in findings)
+    lost = sum(finding.refused in (NAMELESS, UNREADABLE) for finding in findings)
     return [f"{lost:,} recordings could not be imported; {root / REPORT_NAME} says which and why"] if lost else []
 
 
@@ -137,13 +138,13 @@ def examine(recording: Recording) -> Finding:
     try:
         samples = decode(source)
     except DecodeError as error:
-        return Finding(source, speaker, wav, refused=f"{UNREADABLE}: {error}")
+        return Finding(source, speaker, wav, refused=UNREADABLE, detail=str(error))
     seconds = len(samples) / SAMPLE_RATE
     level = np.abs(samples.astype(np.int32))
     if level.max() < SILENCE:
         return Finding(source, speaker, wav, seconds, refused="silent")
     if wav.exists() and not np.array_equal(decode(wav), samples):
-        return Finding(source, speaker, wav, seconds, refused=f"another recording is at {wav}; rename this one")
+        return Finding(source, speaker, wav, seconds, refused="another recording has its name", detail=str(wav))
     write_wav(wav, samples)
     remarks = []
     if seconds < SHORT:
@@ -161,7 +162,7 @@ def drop_repeated(findings: list[Finding]) -> list[Finding]:
         original = first.setdefault(finding.digest, finding) if not finding.refused else finding
         if original is not finding:
             finding.wav.unlink()
-            finding = finding._replace(refused=f"same content as {original.source}")
+            finding = finding._replace(refused="same content as another", detail=str(original.source))
         kept.append(finding)
     return kept
 
@@ -170,9 +171,10 @@ def write_report(path: Path, findings: list[Finding]) -> None:
     """Write a row for every recording."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "speaker", "seconds", "wav", "left_out", "remark"])
+        rows.writerow(["file", "speaker", "seconds", "wav", "left_out", "detail", "remark"])
         for f in findings:
-            rows.writerow([f.source, f.speaker, f"{f.seconds:.2f}", "" if f.refused else f.wav, f.refused, f.remark])
+            wav = "" if f.refused else f.wav
+            rows.writerow([f.source, f.speaker, f"{f.seconds:.2f}", wav, f.refused, f.detail, f.remark])
 
 
 def summary(findings: list[Finding]) -> str:
@@ -185,7 +187,7 @@ def summary(findings: list[Finding]) -> str:
         f"utterances per speaker: {min(per_speaker)} at least, {statistics.median(per_speaker):g} in the middle, "
         f"{max(per_speaker)} at most",
     ]
-    reasons = Counter(re.split(r":| as | at ", finding.refused)[0] for finding in findings if finding.refused)
+    reasons = Counter(finding.refused for finding in findings if finding.refused)
     lines += [f"left out, {reason}: {count:,}" for reason, count in reasons.most_common()]
     remarks = Counter(finding.remark for finding in kept if finding.remark)
     lines += [f"imported, but {remark}: {count:,}" for remark, count in remarks.most_common()]

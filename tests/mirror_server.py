@@ -27,8 +27,7 @@ class Mirror:
 
     def __enter__(self) -> "Mirror":
         handler = type("Handler", (_Handler,), {"mirror": self})
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -39,6 +38,11 @@ class Mirror:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_) -> None:
+        """Say nothing of clients that hang up: they are killed, or only ask for a file's size."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

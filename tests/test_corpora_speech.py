@@ -3,7 +3,6 @@ import csv
 import hashlib
 import io
 import itertools
-import os
 import shutil
 import subprocess
 import tarfile
@@ -18,16 +17,18 @@ from hypothesis import strategies as st
 from console import UserError
 from corpora.convert import decode
 from corpora.trial_lists import draw_trials
-from corpora.voxceleb import COUNTS, PARTS
-from tests.archive_set import REPOSITORY, m4a, run, tone, tree, wav
+from corpora.voxceleb import PARTS
+from tests.archive_set import m4a, run, tone, tree, wav
 from tests.mirror_server import Mirror
 
-SHARED = Path(os.environ.get("METASR_SHARED", REPOSITORY.parent / "shared"))
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
-def by_ffmpeg(path):
+def differs_from_ffmpeg(path):
+    """Return the largest difference between the samples of a file as decoded here and by ffmpeg."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
-    return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
+    expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
+    return np.abs(decode(path).astype(int) - expected).max()  # other lengths do not broadcast
 
 
 @pytest.mark.parametrize("content", [wav(tone(1.3, 1)), m4a(tone(1.3, 1))], ids=["wav", "m4a"])
@@ -39,17 +40,19 @@ def test_decoding_keeps_the_samples(tmp_path, content):
     assert error.max() == 0 if content.startswith(b"RIFF") else np.sqrt((error**2).mean()) < 400
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@needs_ffmpeg
 def test_decoding_agrees_with_ffmpeg(tmp_path):
     stereo = np.stack([tone(2, 1, 44100), tone(2, 5, 44100)], axis=1)
     (tmp_path / "stereo.m4a").write_bytes(m4a(np.ascontiguousarray(stereo), 44100))
     (tmp_path / "mono.m4a").write_bytes(m4a(tone(2, 3)))
     soundfile.write(tmp_path / "low.flac", tone(2, 4, 8000), 8000)
     soundfile.write(tmp_path / "a.mp3", tone(2, 4, 22050), 22050)
-    real = sorted((SHARED / "corpus/vox2_dev").rglob("*.m4a"))[::100]
-    for path in [*sorted(tmp_path.iterdir()), *real]:
-        found, expected = decode(path), by_ffmpeg(path)
-        assert len(found) == len(expected) and np.abs(found.astype(int) - expected).max() <= 1, path
+    assert all(differs_from_ffmpeg(path) <= 1 for path in tmp_path.iterdir())
+
+
+@needs_ffmpeg
+def test_decoding_of_real_speech_agrees_with_ffmpeg(shared):
+    assert all(differs_from_ffmpeg(path) <= 1 for path in sorted((shared / "corpus/vox2_dev").rglob("*.m4a"))[::100])
 
 
 def librispeech(folder, subset, speakers, broken=False):
@@ -153,11 +156,11 @@ def test_import_reports_and_keeps_the_originals(recordings, tmp_path):
     assert np.array_equal(read(tmp_path / "root/voxceleb1/test/wav/Ann_Lee/day_1/one.wav"), tone(1.5, 2))
     with open(tmp_path / "root/import_report.csv", newline="") as file:
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
-    left_out = {name: row["left_out"].split(":")[0] for name, row in rows.items() if row["left_out"]}
-    assert left_out == {
-        "copy.wav": f"same content as {recordings / 'Ann Lee/day 1/one.flac'}", "silent.wav": "silent",
+    assert {name: row["left_out"] for name, row in rows.items() if row["left_out"]} == {
+        "copy.wav": "same content as another", "silent.wav": "silent",
         "broken.wav": "unreadable", "nobody.wav": "no speaker in its path",
     }  # fmt: skip
+    assert rows["copy.wav"]["detail"] == str(recordings / "Ann Lee/day 1/one.flac")
     assert rows["short.wav"]["remark"] == "shorter than 1 s" and rows["loud.wav"]["remark"] == "clipped"
     assert rows["short.wav"]["seconds"] == "0.40"
     trials = (tmp_path / "root/trial_pair_Verification.txt").read_bytes()
@@ -218,8 +221,5 @@ def test_a_list_of_ones_own_is_checked(tmp_path):
         assert output.returncode == 1 and message in output.stderr
 
 
-def test_published_facts():
-    assert COUNTS["vox2_dev"] == (5994, 1092009) and sum(COUNTS[k].speakers for k in ("vox1_dev", "vox1_test")) == 1251
-    golden = SHARED / "golden/voxceleb_parts.txt"
-    if golden.exists():
-        assert sorted(PARTS.split()) == sorted(golden.read_text().split())
+def test_parts_are_those_that_are_published(shared):
+    assert sorted(PARTS.split()) == sorted((shared / "golden/voxceleb_parts.txt").read_text().split())
