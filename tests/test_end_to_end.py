@@ -75,17 +75,17 @@ def test_full_evaluation(home: Path) -> None:
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
-    first, again = (run_script("EER_short.py", "--test_length", 100, "--json", cwd=home) for _ in range(2))
+    first, again = (run_script("EER_short.py", "--test_length", 20, "--json", cwd=home) for _ in range(2))
     assert result_of(first) == result_of(again)
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
     kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
     assert len(kept.read_text().splitlines()) == 1000
-    given = run_script("EER_short.py", "--test_length", 100, "--trials", kept, "--json", cwd=home)
+    given = run_script("EER_short.py", "--test_length", 20, "--trials", kept, "--json", cwd=home)
     assert result_of(given) == result_of(first)
 
 
 def test_identification(home: Path) -> None:
-    flags = ["--nb_class_test", 4, "--nb_episode", 30, "--enroll_length", 200, "--json"]
+    flags = ["--nb_class_test", 4, "--nb_episode", 30, "--enroll_length", 100, "--json"]
     done = run_script("identification.py", *flags, cwd=home)
     result = result_of(done)
     assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_speakers", "seconds"]
@@ -97,7 +97,7 @@ def test_identification(home: Path) -> None:
 def test_speakers_trained_on_are_left_out(home: Path) -> None:
     flags = ["--data_type", "vox1", "--nb_class_train", 2, "--max_epoch", 0, "--n_folder", 5]
     run_script("train.py", *TRAIN, *flags, cwd=home)
-    done = run_script("EER_short.py", "--n_folder", 5, "--json", cwd=home)
+    done = run_script("EER_short.py", "--n_folder", 5, "--test_length", 20, "--json", cwd=home)
     assert "3 not trained on; 2 that were trained on are left out" in done.stdout
     assert result_of(done)["n_speakers"] == 3
 
@@ -107,7 +107,7 @@ def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, home / "release.pth")
     for script, *flags in (
         ["EER_full.py"],
-        ["EER_short.py", "--test_length", 100],
+        ["EER_short.py", "--test_length", 20],
         ["identification.py", "--nb_class_test", 3, "--nb_episode", 5, "--data_type", "vox1"],
     ):
         done = run_script(script, "--checkpoint", "release.pth", *flags, "--json", cwd=home)
