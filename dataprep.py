@@ -27,6 +27,7 @@ import console
 from configure import save_root
 from console import UsageError, UserError
 from corpora import archives, check, convert, download, librispeech, recordings, sources, trial_lists, voxceleb
+from files import locked
 
 NEEDS = {  # flag -> the flags that it has a meaning with
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
@@ -35,6 +36,7 @@ NEEDS = {  # flag -> the flags that it has a meaning with
     "librispeech_url": ["librispeech"], "split": ["import_dir"], "speaker_from": ["import_dir"],
 }  # fmt: skip
 ACTIONS = ["download", "trial_list", "librispeech", "import_dir", "extract", "demo", "convert", "make_trials", "check"]
+LOCK_NAME = ".dataprep.lock"  # held by the one run that may write below save_path
 LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials says how many
 
 
@@ -95,10 +97,23 @@ def add_other_speech(group: argparse._ArgumentGroup) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Do what the flags ask, in the order of the pipeline; recordings that cannot be used fail the run at its end."""
+    """Do what the flags ask; recordings that cannot be used fail the run, but at its end."""
     args = parse_args(argv)
-    root = save_root(args.save_path)
-    chosen, problems = voxceleb.read_archives(args.parts, args.parts_list, args.zip_list), []
+    root, problems = save_root(args.save_path), []
+    chosen = voxceleb.read_archives(args.parts, args.parts_list, args.zip_list)
+    if any(getattr(args, action) for action in ACTIONS if action != "check"):
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / LOCK_NAME):
+            problems = prepare(args, root, chosen)
+    if args.check:
+        check.report(root, chosen)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> list[str]:
+    """Do what writes below `root`, in the order of the pipeline; return what to tell about unusable recordings."""
+    problems = []
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
@@ -118,10 +133,7 @@ def main(argv: list[str]) -> None:
         problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
     if args.make_trials:
         trial_lists.make_trials(root, args.make_trials, args.seed)
-    if args.check:
-        check.report(root, chosen)
-    if problems:
-        raise UserError("; ".join(problems))
+    return problems
 
 
 def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> None:

@@ -81,8 +81,9 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def tree(root: Path, *suffixes: str) -> dict[str, bytes]:
-    """Return the files below `root`, hidden ones too, path -> content; with suffixes, those only."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.suffix in (suffixes or (path.suffix,)))
+    """Return the files below `root`, hidden ones but not locks too, path -> content; with suffixes, those only."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = (path for path in files if path.suffix in (suffixes or (path.suffix,)))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 

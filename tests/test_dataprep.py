@@ -1,4 +1,5 @@
 """dataprep.py as a user runs it: archives from a mirror to wavs, killed at random, fed with bad archives."""
+import os
 import random
 import shutil
 import stat
@@ -13,6 +14,7 @@ import pytest
 from console import UserError
 from corpora.archives import extract
 from corpora.voxceleb import Archive
+from files import locked
 from tests.archive_set import REPOSITORY, build, run, start, tree, zipped
 from tests.mirror_server import Mirror
 
@@ -233,6 +235,13 @@ def test_bad_lists_are_named(tmp_path, text):
     (tmp_path / "mine.txt").write_text(text)
     output = run("--save_path", tmp_path, "--extract", "--parts_list", tmp_path / "mine.txt")
     assert output.returncode == 1 and "mine.txt" in output.stderr and output.stderr.count("\n") == 1
+
+
+def test_a_second_run_is_refused(served, lists, tmp_path):
+    copy_archives(served, tmp_path)
+    with locked(tmp_path / ".dataprep.lock"):
+        output = run("--save_path", tmp_path, "--extract", *lists)
+    assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr and not tree(tmp_path, ".wav")
 
 
 def test_starting_needs_no_torch():
