@@ -9,30 +9,24 @@ The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth
 config.json. Ctrl-C or SIGTERM saves and stops.
 """
 import argparse
-import json
 import math
-import platform
-import signal
-import time
 from pathlib import Path
 
-import numpy
-import pandas
-import torch
-
 import console
+import logbook
 import runtime
-from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder, unfinished_path
+from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
 from configure import EVALUATION_TREES, TRAINING_TREE, TREES, save_root
 from console import UsageError, UserError
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
-from files import replacing
+from files import locked, remove_unfinished
 from loss import LOSS_TYPES, Objective, Terms
 from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
+from saver import Saver
 from training import EpisodeLoss, EpochResult, Run
 from verification import Segments, score
 
@@ -56,19 +50,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--init", type=Path, metavar="FILE", help="start a new run from this checkpoint's encoder")
     add("--backbone", choices=list(BACKBONES), default="resnet34", help="default: resnet34")
     add("--max_epoch", type=console.integer(0), default=300, help="epochs (300); 0 writes the untrained network")
-    add("--lr", type=float, default=0.1, help="learning rate at the start (0.1)")
-    add("--max_grad_norm", type=float, help="clip gradients to this norm (no clipping)")
+    add("--lr", type=console.positive, default=0.1, help="learning rate at the start (0.1)")
+    add("--max_grad_norm", type=console.positive, help="clip gradients to this norm (no clipping)")
     add("--seed", type=console.integer(0), default=100, help="of the weights and the episodes (100)")
     add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints only (all)")
-    add("--save_every_minutes", type=float, metavar="M", help="also save within an epoch (at its end only)")
+    add("--save_every_minutes", type=console.positive, metavar="M", help="also save within an epoch (at its end only)")
     add("--val_trials", type=Path, metavar="FILE", help="score this trial list's EER while training")
     add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
     runtime.add_arguments(parser, precision="auto")
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
         raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")
-    if not (math.isfinite(args.lr) and args.lr > 0):
-        raise UsageError(f"--lr {args.lr}: must be above 0")
     if args.use_checkpoint and args.init:
         raise UsageError("--init starts a new run, --use_checkpoint True goes on with one: give one of them")
     return args
@@ -92,10 +84,22 @@ def main(argv: list[str]) -> int:
     objective = Objective(args.loss_type, args.use_GC, len(features.speakers), EMBEDDING_SIZE)
     run = Run(EpisodeLoss(first_encoder(args), objective), episodes, compute, args.lr, args.max_grad_norm)
     describe(args, features, episodes, compute)
-    begin(run, folder, args, features.speakers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".train.lock"):
+        begin(run, folder, args, features.speakers)
+        train(run, folder, args, features.speakers, validation)
+    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
+    return 0
+
+
+def train(
+    run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: "Validation | None"
+) -> None:
+    """Train until --max_epoch, a row of log.csv and a checkpoint an epoch."""
+    facts = {"speakers": speakers, "data_type": args.data_type}
     if args.max_epoch == 0:
-        run.save(checkpoint_path(folder, 0), speakers=features.speakers, data_type=args.data_type)
-    saver = Saver(run, folder, args, features.speakers)
+        run.save(checkpoint_path(folder, 0), **facts)
+    saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
 
     def after_episode() -> None:
         if (run.epoch, run.episode) == (0, 1):
@@ -104,11 +108,9 @@ def main(argv: list[str]) -> int:
 
     while run.epoch < args.max_epoch:
         result = run.train_epoch(after_episode)
-        saver.after_epoch()
         eer = validation(run.model.encoder) if validation and run.epoch % args.val_every == 0 else math.nan
         report(folder, run.epoch, result, eer)
-    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
-    return 0
+        saver.after_epoch()  # last: an epoch that has its checkpoint has its row too, whenever the run is killed
 
 
 def first_encoder(args: argparse.Namespace) -> Encoder:
@@ -131,16 +133,15 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
             raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
         try:
             run.restore(checkpoint)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[-1].strip()
+        except Exception as error:  # an optimiser's state from elsewhere can make torch raise nearly anything
+            reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
+        logbook.warn_of_changed_flags(folder, vars(args))
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
-    elif any(folder.glob("checkpoint_*.pth")):
+    elif any(folder.glob("*.pth")):
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    with replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps({"arguments": arguments, "versions": versions, "speakers": speakers}, indent=1))
+    remove_unfinished(folder)
+    logbook.write_config(folder, vars(args), speakers)
 
 
 def describe(
@@ -161,42 +162,6 @@ def describe(
         kinds.append(("global", len(features.speakers)))
     for kind, n_classes in kinds:
         print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
-
-
-class Saver:
-    """Writes checkpoints: at an epoch's end, every --save_every_minutes, and when the run is asked to stop."""
-
-    def __init__(self, run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]):
-        self._run, self._folder, self._keep_last = run, folder, args.keep_last
-        self._facts = {"speakers": speakers, "data_type": args.data_type}
-        self._period = 60 * args.save_every_minutes if args.save_every_minutes else math.inf
-        self._due = time.monotonic() + self._period
-        self._signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note_signal)
-
-    def _note_signal(self, number: int, frame: object) -> None:
-        if self._signal:  # asked twice: leave at once, the last checkpoint stays
-            raise KeyboardInterrupt
-        self._signal = number
-
-    def after_episode(self) -> None:
-        """Save if it is time to, or if a signal came; after a signal, leave."""
-        if not self._signal and time.monotonic() < self._due:
-            return
-        self._run.save(unfinished_path(self._folder), **self._facts)
-        self._due = time.monotonic() + self._period
-        if self._signal:
-            console.warn(f"stopped after episode {self._run.episode}, saved; --use_checkpoint True goes on")
-            raise SystemExit(128 + self._signal)
-
-    def after_epoch(self) -> None:
-        """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
-        self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
-        unfinished_path(self._folder).unlink(missing_ok=True)
-        if self._keep_last:
-            for path in sorted(self._folder.glob("checkpoint_*.pth"))[: -self._keep_last]:
-                path.unlink()
 
 
 class Validation:
@@ -237,12 +202,7 @@ def report(folder: Path, epoch: int, result: EpochResult, eer: float) -> None:
     )
     row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), "val_eer": 100 * eer}
     del row["terms"]
-    log, rows = folder / "log.csv", pandas.DataFrame([row])
-    if log.exists():
-        before = pandas.read_csv(log)
-        rows = pandas.concat([before[before["epoch"] < epoch], rows])
-    with replacing(log) as temporary:
-        rows.to_csv(temporary, index=False)
+    logbook.add_row(folder, row)
 
 
 if __name__ == "__main__":

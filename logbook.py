@@ -1,0 +1,68 @@
+"""What a run's folder tells about the run: config.json (flags, versions, speakers) and log.csv (a row an epoch)."""
+import csv
+import json
+import platform
+from pathlib import Path
+
+import numpy
+import torch
+
+import console
+from files import replacing
+
+CONFIG_NAME, LOG_NAME = "config.json", "log.csv"
+DECISIVE = (  # the flags that a run's course depends on
+    "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm seed precision".split()
+)
+
+
+def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]) -> None:
+    """Write config.json."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    content = {"arguments": arguments, "versions": versions, "speakers": speakers}
+    with replacing(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str))
+
+
+def warn_of_changed_flags(folder: Path, arguments: dict[str, object]) -> None:
+    """Say in one line which decisive flags are not those that config.json has; that it is damaged, if it is."""
+    path = folder / CONFIG_NAME
+    try:
+        before = json.loads(path.read_text())["arguments"]
+        changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
+    except FileNotFoundError:  # a release's checkpoint has none beside it
+        return
+    except (ValueError, KeyError, TypeError):
+        console.warn(f"{path}: damaged, so nobody can tell whether the flags are those the run had; it is written anew")
+        return
+    if changed:
+        listed = ", ".join(f"--{name} {arguments[name]} (was {before[name]})" for name in changed)
+        console.warn(f"going on with other flags than before: {listed}; the learning rate stays the checkpoint's")
+
+
+def add_row(folder: Path, row: dict[str, float]) -> None:
+    """Put an epoch's row into log.csv, in place of any rows of a run that went further; NaN is left empty."""
+    log = folder / LOG_NAME
+    rows = [old for old in _read_rows(log, list(row)) if int(old["epoch"]) < row["epoch"]]
+    rows.append({name: "" if value != value else value for name, value in row.items()})
+    with replacing(log) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_rows(log: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Return the rows as they are written; a log that is none is put aside with a warning."""
+    try:
+        with open(log, newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if all(list(row) == columns and None not in row.values() and row["epoch"].isdecimal() for row in rows):
+            return rows
+    except FileNotFoundError:
+        return []
+    except (ValueError, csv.Error):
+        pass
+    aside = log.with_name(f"{LOG_NAME}.damaged")
+    log.replace(aside)
+    console.warn(f"{log}: not a log of this training; it is put aside as {aside.name} and a new one begun")
+    return []

@@ -1,0 +1,52 @@
+"""When a training run is saved, and how it stops when it is asked to."""
+import math
+import signal
+import time
+from pathlib import Path
+
+import console
+from checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
+from training import Run
+
+
+class Saver:
+    """Writes checkpoints: at an epoch's end, every --save_every_minutes, and when the run is asked to stop."""
+
+    def __init__(
+        self, run: Run, folder: Path, facts: dict[str, object], keep_last: int | None, every_minutes: float | None
+    ):
+        """Save the run in its folder, with `facts` in each checkpoint; from here on SIGINT and SIGTERM are noted."""
+        self._run, self._folder, self._facts, self._keep_last = run, folder, facts, keep_last
+        self._period = 60 * every_minutes if every_minutes else math.inf
+        self._due = time.monotonic() + self._period
+        self._signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        if self._signal:  # asked twice: leave at once, the last checkpoint stays
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def after_episode(self) -> None:
+        """Save if it is time to, or if a signal came; after a signal, leave."""
+        if not self._signal and time.monotonic() < self._due:
+            return
+        self._run.save(unfinished_path(self._folder), **self._facts)
+        self._due = time.monotonic() + self._period
+        self._leave_if_asked("after episode", self._run.episode)
+
+    def after_epoch(self) -> None:
+        """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
+        self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
+        unfinished_path(self._folder).unlink(missing_ok=True)
+        if self._keep_last:
+            for epoch, path in numbered_checkpoints(self._folder).items():
+                if epoch <= self._run.epoch - self._keep_last:
+                    path.unlink()
+        self._leave_if_asked("after epoch", self._run.epoch)
+
+    def _leave_if_asked(self, when: str, number: int) -> None:
+        if self._signal:
+            console.warn(f"stopped {when} {number}, saved; --use_checkpoint True goes on")
+            raise SystemExit(128 + self._signal)
