@@ -10,6 +10,13 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
+TORCH_TROUBLES = {  # what torch's RuntimeErrors say of troubles that are not the program's -> what we say
+    "DataLoader worker": "a process that loads data was killed (out of memory?); run again, with fewer --num_workers",
+    "out of memory": NO_MEMORY,
+    "can't allocate memory": NO_MEMORY,
+}
+
 
 class UserError(Exception):
     """Wrong data or surroundings: one line that names the file or speaker and says what to do; exit status 1."""
@@ -26,8 +33,8 @@ class UsageError(UserError):
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows the script's docstring as help and reports a mistake in one line."""
 
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, description: str | None = None, **kwargs):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line and leave with status 2."""
@@ -92,7 +99,11 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except MemoryError:
-        message, status = "out of memory; ask for less at once", 1
+        message, status = NO_MEMORY, 1
+    except RuntimeError as error:
+        message, status = next((ours for theirs, ours in TORCH_TROUBLES.items() if theirs in str(error)), None), 1
+        if message is None:
+            raise
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

@@ -50,6 +50,12 @@ def unordered_map(
         os.environ.update(inherited)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _run(function: Callable[[Item], Result], batch: list[Item]) -> list[Result]:
     return [function(item) for item in batch]
 

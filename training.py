@@ -1,6 +1,5 @@
 """The training loop: one run's network, optimiser and position, able to stop after any episode and go on exactly."""
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,10 @@ from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
 from model.encoder import Encoder
+from parallel import leave_signals_to_parent
 from runtime import Compute, autocast
 
+SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
 SETTLE_EVERY = 20  # episodes between two looks at the losses: each waits for the device
 
 
@@ -87,19 +88,26 @@ class Run:
             pin_memory=compute.device.type == "cuda",
             persistent_workers=compute.num_workers > 0,
             prefetch_factor=4 if compute.num_workers else None,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=leave_signals_to_parent,
         )
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
         self._unsettled: list[torch.Tensor] = []  # the terms of episodes that nobody has looked at yet
 
     def save(self, path: Path, **facts: object) -> None:
-        """Write the run's state to `path`, with the checkpoint's other fields in `facts`."""
+        """Write the run's state to `path`, with the checkpoint's other fields in `facts`.
+
+        UserError, and nothing is written, if a loss or a weight is not finite.
+        """
         self._settle()
+        weights = state_dict_of(self.model.encoder, self.model.objective.class_vectors)
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            last = (self.epoch + 1, self.episode - 1) if self.episode else (self.epoch, self._episodes.per_epoch - 1)
+            raise UserError(self._not_finite("the weights are no longer finite", last))
         save_checkpoint(
             path,
             Checkpoint(
                 epoch=self.epoch,
-                state_dict=state_dict_of(self.model.encoder, self.model.objective.class_vectors),
+                state_dict=weights,
                 optimizer=self.optimizer.state_dict(),
                 scheduler=self.scheduler.state_dict(),
                 episode=self.episode,
@@ -117,13 +125,31 @@ class Run:
                 n_stored = 0 if stored is None else len(stored)
                 raise ValueError(f"it has class vectors of {n_stored} speakers, this training needs {len(learnt)}")
             learnt.data.copy_(stored)
+        if checkpoint.episode > self._episodes.per_epoch:
+            raise ValueError(f"{checkpoint.episode} episodes are done of an epoch of {self._episodes.per_epoch}")
         if checkpoint.optimizer:
-            self.optimizer.load_state_dict(checkpoint.optimizer)
-        if checkpoint.scheduler:
-            self.scheduler.load_state_dict(checkpoint.scheduler)
+            self._restore_optimizer(checkpoint.optimizer)
+        stored = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
+        if not all(isinstance(value, int | float) for value in stored.values()):
+            raise ValueError("its scheduler's state is not made of numbers")
+        self.scheduler.load_state_dict(stored)
         self.epoch, self.episode = checkpoint.epoch, checkpoint.episode
         if checkpoint.sums:
-            self._sums = torch.tensor(checkpoint.sums, dtype=torch.float64)
+            self._sums.copy_(torch.tensor(checkpoint.sums, dtype=torch.float64))
+
+    def _restore_optimizer(self, stored: dict) -> None:
+        """Take over momentum and learning rate; what else a file says of the optimiser is not the run's to obey."""
+        (ours,) = self.optimizer.param_groups
+        settings = {name: value for name, value in ours.items() if name not in ("params", "lr")}
+        self.optimizer.load_state_dict(stored)
+        (group,) = self.optimizer.param_groups
+        group.update(settings)
+        if not (isinstance(group["lr"], float) and 0 < group["lr"] < math.inf):
+            raise ValueError(f"its learning rate is {group['lr']}")
+        for parameter in group["params"]:
+            buffer = self.optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None and not (buffer.shape == parameter.shape and buffer.isfinite().all()):
+                raise ValueError("its momentum is not finite or of another network")
 
     def train_epoch(self, after_episode: Callable[[], None]) -> EpochResult:
         """Train the rest of the epoch after `self.epoch`; `after_episode` may save, or raise to stop."""
@@ -174,14 +200,12 @@ class Run:
         self._unsettled.clear()
         for index, row in enumerate(terms, start=first):
             if not row[0].isfinite():
-                names = self._episodes.names((self.epoch + 1, index))
-                raise UserError(
-                    f"epoch {self.epoch + 1}, episode {index + 1}: the loss is {float(row[0])}; the checkpoints so far "
-                    f"are good, go on from one with --max_grad_norm; the episode read {', '.join(names)}"
-                )
+                raise UserError(self._not_finite(f"the loss is {float(row[0])}", (self.epoch + 1, index)))
             self._sums += row
 
-
-def _leave_signals_to_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def _not_finite(self, what: str, at: tuple[int, int]) -> str:
+        epoch, index = at
+        return (
+            f"epoch {epoch}, episode {index + 1}: {what}; the checkpoints so far are good, go on from one with "
+            f"--max_grad_norm; the episode read {', '.join(self._episodes.names(at))}"
+        )

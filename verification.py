@@ -7,8 +7,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import console
+from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
+from parallel import leave_signals_to_parent
 from runtime import Compute, autocast
 
 BATCH_FRAMES = {"cpu": 4_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
@@ -41,12 +43,14 @@ def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
     Segments of equal length share a batch; none is padded, so the result does not depend on the batches.
+    UserError if an embedding is not finite.
     """
     loader = DataLoader(
         _SegmentData(features, segments),
         batch_sampler=equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000)),
         num_workers=compute.num_workers,
         pin_memory=compute.device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
     )
     embeddings = torch.empty(len(segments.row), EMBEDDING_SIZE)
     encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()
@@ -56,6 +60,8 @@ def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute:
             with autocast(compute):
                 embeddings[at] = encoder(batch).float().cpu()
             bar.update(len(at))
+    if not embeddings.isfinite().all():
+        raise UserError("the network's embeddings are not finite; is the checkpoint of a training that diverged?")
     return embeddings
 
 
