@@ -3,7 +3,9 @@
     python EER_full.py --n_folder 0 --cp_num 100 --data_type vox2
     python EER_full.py --checkpoint FILE --trials LIST --save_scores scores.csv --json
 
-Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings.
+Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings. The score at
+the EER is kept beside the checkpoint as checkpoint_EEE.threshold.json: recognize.py decides at it.
+--as_norm N scores the trials a second time, normalised by the N training speakers nearest to either side.
 """
 import argparse
 from pathlib import Path
@@ -12,6 +14,7 @@ import console
 import evaluation
 from configure import TRIALS_NAME, save_root
 from dataset.trials import read_trials
+from recognition.threshold import save_threshold
 from verification import Segments
 
 
@@ -19,20 +22,22 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = evaluation.parser(__doc__)
     parser.add_argument("--trials", type=Path, metavar="FILE", help=f"trial list ({TRIALS_NAME} in save_path)")
-    parser.add_argument("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score as CSV")
+    evaluation.add_trial_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
     """Score the trial list and print its error rates."""
     args = parse_args(argv)
-    trials = read_trials(args.trials or save_root(args.save_path) / TRIALS_NAME)
+    path = args.trials or save_root(args.save_path) / TRIALS_NAME
+    trials = read_trials(path)
     setting = evaluation.set_up(args)
     features = setting.features
     if n_seen := evaluation.of_seen_speakers(trials, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
     enrol, test = (Segments.whole(features, features.rows(side)) for side in (trials.enrol, trials.test))
-    evaluation.verify(setting, trials, enrol, test, args)
+    result = evaluation.verify(setting, trials, enrol, {"whole": test}, args)
+    save_threshold(setting.path, path, result["eer"], result["threshold"])
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
     python EER_short.py --n_folder 0 --cp_num 100 --test_length 100
     python EER_short.py --checkpoint FILE --test_length 200 --seed 1 --json
+    python EER_short.py --test_length 50 100 200 300 500 full --save_scores curve.csv
 
 Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
 are drawn once, kept beside the checkpoint as short_trials_seedN.txt with their SHA-256, and used again from there.
+With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`.
 """
 import argparse
 from pathlib import Path
@@ -13,18 +15,27 @@ import numpy as np
 
 import console
 import evaluation
+from configure import FRAMES_PER_SECOND
+from dataset.index import FeatureIndex
 from dataset.trials import read_trials, stored_short_trials, window_starts
 from verification import Segments
+
+FULL = "full"  # as a test length: the whole utterance
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = evaluation.parser(__doc__)
     add = parser.add_argument
-    add("--test_length", type=console.integer(1), default=500, help="frames (10 ms) of a test window (500)")
+    add("--test_length", type=_length, nargs="+", default=[500], help="frames (10 ms) of a test window, or full (500)")
     add("--trials", type=Path, metavar="FILE", help="a trial list in place of the drawn one")
-    add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score as CSV")
+    evaluation.add_trial_arguments(parser)
     return parser.parse_args(argv)
+
+
+def _length(text: str) -> int | str:
+    """Read a test length: a number of frames, or `full` for whole utterances."""
+    return FULL if text == FULL else console.integer(1)(text)
 
 
 def main(argv: list[str]) -> None:
@@ -40,11 +51,18 @@ def main(argv: list[str]) -> None:
         kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
         trials = stored_short_trials(kept, features, setting.unseen, args.seed)
         print(f"trials: {kept}")
-    test_rows = features.rows(trials.test)
-    starts = window_starts(features.n_frames[test_rows], args.test_length, args.seed)
-    test = Segments(test_rows, starts, np.full(len(starts), args.test_length))
-    print(f"test windows of {args.test_length} frames ({args.test_length / 100:.2f} s)")
-    evaluation.verify(setting, trials, Segments.whole(features, features.rows(trials.enrol)), test, args)
+    rows = features.rows(trials.test)
+    tests = {str(length): test_segments(features, rows, length, args.seed) for length in args.test_length}
+    windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
+    print(f"test windows of {', '.join(windows)}")
+    evaluation.verify(setting, trials, Segments.whole(features, features.rows(trials.enrol)), tests, args)
+
+
+def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
+    """Return a random window of `length` frames of each of the utterances `rows` (n,), or these whole."""
+    if length == FULL:
+        return Segments.whole(features, rows)
+    return Segments(rows, window_starts(features.n_frames[rows], length, seed), np.full(len(rows), length))
 
 
 if __name__ == "__main__":

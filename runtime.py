@@ -20,7 +20,6 @@ class Compute(NamedTuple):
     num_workers: int  # processes that load features
 
 
-
 def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     """Add the flags that choose device and precision, the latter with its default for this script."""
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
@@ -32,16 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
 
 def set_up(args: argparse.Namespace) -> Compute:
     """Choose device, precision and loader processes by the flags, and seed torch."""
-    device = _select_device(args)
+    device = _ready(_select_device(args.device, args.use_cuda, args.gpu))
     torch.manual_seed(args.seed)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        # float32 means float32: without TF32 a score is the same on every device.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     workers = args.num_workers
     if workers is None:
         workers = 0 if device.type == "cpu" else min(8, cpu_count())  # on the CPU the network needs the cores itself
     return Compute(device, _select_precision(args.precision, device), workers)
+
+
+def inference(device: str = "auto") -> Compute:
+    """Return the float32 setting for embedding on a device named as --device names it; nothing is seeded."""
+    return Compute(_ready(_select_device(device)), torch.float32, 0)
 
 
 def autocast(compute: Compute) -> AbstractContextManager:
@@ -49,17 +49,25 @@ def autocast(compute: Compute) -> AbstractContextManager:
     return torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.dtype is torch.bfloat16)
 
 
-def _select_device(args: argparse.Namespace) -> torch.device:
+def _ready(device: torch.device) -> torch.device:
+    """Make CUDA compute there, and in float32 as said: without TF32 a score is the same on every device."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.device:
     """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there."""
-    if args.device == "auto":
-        if not (args.use_cuda and torch.cuda.is_available()):
+    if name == "auto":
+        if not (use_cuda and torch.cuda.is_available()):
             return torch.device("cpu")
-        device = torch.device("cuda", args.gpu)
+        device = torch.device("cuda", gpu)
     else:
         try:
-            device = torch.device(args.device)
+            device = torch.device(name)
         except RuntimeError:
-            raise UsageError(f"--device {args.device}: not a device; auto, cpu, cuda, cuda:1 and mps are") from None
+            raise UsageError(f"--device {name}: not a device; auto, cpu, cuda, cuda:1 and mps are") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device

@@ -1,5 +1,6 @@
 """Embedding many utterances and scoring trials: what all evaluators share."""
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,8 +31,15 @@ class Segments(NamedTuple):
         return cls(rows, np.zeros_like(rows), features.n_frames[rows])
 
 
+class Frames(Protocol):
+    """Whatever holds the features of utterances: a FeatureIndex, or recordings in memory."""
+
+    def crop(self, row: int, start: int, length: int) -> np.ndarray:
+        """Return `length` frames (length, 40) float32 of utterance `row` from `start` on."""
+
+
 class _SegmentData(Dataset):
-    def __init__(self, features: FeatureIndex, segments: Segments):
+    def __init__(self, features: Frames, segments: Segments):
         self._features, self._segments = features, segments
 
     def __getitem__(self, at: int) -> tuple[int, torch.Tensor]:
@@ -39,7 +47,7 @@ class _SegmentData(Dataset):
         return at, torch.from_numpy(self._features.crop(row, start, length).T.copy())[None]
 
 
-def embed(encoder: Encoder, features: FeatureIndex, segments: Segments, compute: Compute) -> torch.Tensor:
+def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
     Segments of equal length share a batch; none is padded, so the result does not depend on the batches.
@@ -79,15 +87,31 @@ def score(
     encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, compute: Compute
 ) -> np.ndarray:
     """Return the cosine scores (n,) float64 of n trials; each segment is embedded once, however often it occurs."""
-    both = Segments(*(np.concatenate(columns) for columns in zip(enrol, test, strict=True)))
-    unique, at = unique_segments(both)
-    embeddings = F.normalize(embed(encoder, features, unique, compute), dim=1)
-    left, right = (torch.from_numpy(half) for half in np.split(at, 2))
+    embeddings, (left, right) = embed_once(encoder, features, [enrol, test], compute)
+    return cosine(embeddings, left, right)
+
+
+def embed_once(
+    encoder: Encoder, features: FeatureIndex, sides: Sequence[Segments], compute: Compute
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the unit-length embeddings (m, 256) of the different segments among all sides, and each side's rows."""
+    unique, at = unique_segments(join_segments(sides))
+    rows = torch.from_numpy(at).split([len(side.row) for side in sides])
+    return F.normalize(embed(encoder, features, unique, compute), dim=1), list(rows)
+
+
+def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+    """Return the products (n,) float64 of rows left and right (n,) of unit-length embeddings (m, D)."""
     blocks = [
         (embeddings[a] * embeddings[b]).sum(dim=1)
         for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
     ]
     return torch.cat(blocks).double().numpy()
+
+
+def join_segments(sides: Sequence[Segments]) -> Segments:
+    """Return the segments of all sides, one after the other."""
+    return Segments(*(np.concatenate(columns) for columns in zip(*sides, strict=True)))
 
 
 def unique_segments(segments: Segments) -> tuple[Segments, np.ndarray]:

@@ -1,6 +1,5 @@
 """Trial lists: reading, drawing and keeping them, in VoxCeleb's form `1 enrolment-utterance test-utterance`."""
 import csv
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import pandas
 import console
 from console import UserError
 from dataset.index import FeatureIndex, n_starts
-from files import replacing
+from files import replacing, sha256
 
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 
@@ -100,14 +99,14 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
     """
     kept_digest = path.with_suffix(".sha256")
     if path.exists() and kept_digest.exists():
-        if kept_digest.read_text().split()[:1] != [_sha256(path)]:
+        if kept_digest.read_text().split()[:1] != [sha256(path)]:
             raise UserError(f"{path}: changed since it was drawn; remove it to draw anew, or name it by --trials")
         return read_trials(path)
     trials = draw_short_trials(features, speakers, seed)
     try:
         write_trials(path, trials)
         with replacing(kept_digest) as temporary:
-            temporary.write_text(f"{_sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
+            temporary.write_text(f"{sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
     except PermissionError:
         console.warn(f"{path}: the folder is read-only, so the drawn trials are not kept")
     return trials
@@ -123,10 +122,6 @@ def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
     """
     fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _text(trials: Trials) -> str:

@@ -1,7 +1,7 @@
 """Reading a recording as 16 kHz mono samples on the int16 scale."""
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -12,6 +12,10 @@ from console import UserError
 STREAMED_SIZE = 0x7FFFFF00  # a data size from here on was written by a program that could not know it
 
 
+class UnreadableError(UserError):
+    """A file in no format that libsndfile knows."""
+
+
 class Recording(NamedTuple):
     """A recording's samples."""
 
@@ -19,8 +23,10 @@ class Recording(NamedTuple):
     converted: bool  # the file was not 16 kHz 16-bit mono
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: Path | BinaryIO) -> Recording:
     """Return the samples of an audio file; UserError naming it if it is damaged, empty, silent or not finite.
+
+    An open file is named as str() names it. UnreadableError, a UserError, if the format is unknown.
 
     16 kHz 16-bit mono is taken bit by bit. Other files are converted: channels averaged, then resampled (soxr).
     """
@@ -32,21 +38,25 @@ def read_recording(path: Path) -> Recording:
             converted = (rate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16")
             samples = file.read(dtype="float64" if converted else "int16")
     except soundfile.SoundFileError as error:
-        raise UserError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
+        raise UnreadableError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
     if len(samples) == 0:
         raise UserError(f"{path}: holds no samples")
     if converted:
-        samples = _convert(samples, rate, path)
+        samples = convert(samples, rate, str(path))
     if not samples.any():
         raise UserError(f"{path}: silent (every sample is zero)")
     return Recording(samples, converted)
 
 
-def _convert(samples: np.ndarray, rate: int, path: Path) -> np.ndarray:
+def convert(samples: np.ndarray, rate: int, name: str) -> np.ndarray:
+    """Return 16 kHz mono samples on the int16 scale, float64, of samples (S,) or (S, channels) within -1..1.
+
+    UserError with the recording's name if a sample is not finite.
+    """
     import librosa  # half a second to import, and hardly a corpus needs it
 
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
+        raise UserError(f"{name}: holds NaN or infinite samples")
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE) * 32768
 

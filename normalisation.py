@@ -1,0 +1,53 @@
+"""Adaptive symmetric score normalisation (as-norm): a score seen against those that a cohort of strangers gets."""
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dataset.index import FeatureIndex
+from model.encoder import Encoder
+from runtime import Compute
+from verification import SCORE_BLOCK, Segments, cosine, embed
+
+UTTERANCES_PER_SPEAKER = 10  # of a cohort speaker: bounds the work on large corpora
+LEAST_DEVIATION = 1e-6
+
+
+class AdaptiveNorm:
+    """Normalises scores by a cohort of speakers (Matejka et al., Interspeech 2017, s-norm with adaptive cohorts).
+
+    The cohort's mean is subtracted from all embeddings first. Each side of a trial then has its own impostors: the
+    `size` cohort speakers nearest to it. The score, less the mean and over the deviation of a side's impostor scores,
+    is averaged over both sides.
+    """
+
+    def __init__(self, cohort: torch.Tensor, size: int):
+        """Take a cohort (C, D), one mean of unit-length embeddings for each speaker; 2 <= size <= C."""
+        self.size = size
+        self._centre = cohort.mean(dim=0)
+        self._cohort = self._centred(cohort)
+
+    def scores(self, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+        """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D)."""
+        embeddings = self._centred(embeddings)
+        mean, deviation = self._impostors(embeddings)
+        raw = torch.from_numpy(cosine(embeddings, left, right))
+        return sum((raw - mean[side]) / deviation[side] for side in (left, right)).div(2).numpy()
+
+    def _impostors(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and deviation (m,) float64 of the scores of each embedding with its nearest cohort speakers."""
+        nearest = [(block @ self._cohort.T).topk(self.size).values for block in embeddings.split(SCORE_BLOCK)]
+        scores = torch.cat(nearest).double()
+        return scores.mean(dim=1), scores.std(dim=1).clamp_min(LEAST_DEVIATION)
+
+    def _centred(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return F.normalize(embeddings - self._centre, dim=1)
+
+
+def cohort_of(encoder: Encoder, features: FeatureIndex, speakers: np.ndarray, compute: Compute) -> torch.Tensor:
+    """Return the mean unit-length embedding (C, D) of each of the speakers (C,), over a few of its utterances."""
+    rows = [
+        features.first[s] + np.unique(np.linspace(0, features.count[s] - 1, UTTERANCES_PER_SPEAKER).astype(np.int64))
+        for s in speakers
+    ]
+    embeddings = F.normalize(embed(encoder, features, Segments.whole(features, np.concatenate(rows)), compute), dim=1)
+    return torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])

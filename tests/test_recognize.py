@@ -1,0 +1,262 @@
+"""recognize.py as a user runs it: compare, enroll, list, remove, identify, embed, export; and the Recognizer."""
+import io
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas
+import pytest
+import soundfile
+import torch
+from conftest import run_script, voice, write_wavs
+
+import recognize
+from checkpoint import Checkpoint, save_checkpoint, state_dict_of
+from configure import TREES
+from console import UsageError, UserError
+from metrics import verification_metrics
+from model.encoder import Encoder
+from recognition import recognizer as recognizer_module
+from recognition.utterance import read_utterance, utterance_of
+from recognize import Recognizer
+
+SPEAKERS = range(30, 33)
+
+
+def write_checkpoint(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    encoder = Encoder("resnet18")
+    save_checkpoint(path, Checkpoint(1, state_dict_of(encoder, None), speakers=["id00001"], data_type="vox2"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with two untrained checkpoints, the second speakers' wavs and features, and a trial list."""
+    home = tmp_path_factory.mktemp("recognize")
+    write_checkpoint(home / "model.pth", 0)
+    write_checkpoint(home / "other.pth", 1)
+    write_wavs(home / "data", "vox1_test", SPEAKERS, 3, seconds=0.9)
+    run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=home)
+    names = [wav.relative_to(wavs(home)) for wav in sorted(wavs(home).rglob("*.wav"))]
+    lines = [f"{int(a.parts[0] == b.parts[0])} {a} {b}\n" for a in names for b in names if a < b]
+    (home / "trials.txt").write_text("".join(lines))
+    return home
+
+
+@pytest.fixture(scope="module")
+def evaluated(home: Path) -> dict:
+    """What EER_full.py says of model.pth."""
+    flags = ["--checkpoint", "model.pth", "--trials", "trials.txt", "--save_scores", "scores.csv", "--json"]
+    return json.loads(run_script("EER_full.py", *flags, cwd=home).stdout.splitlines()[-1])
+
+
+def wavs(home: Path) -> Path:
+    return home / "data" / TREES["vox1_test"].wav
+
+
+def wav(home: Path, speaker: int, at: int) -> Path:
+    return wavs(home) / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
+
+
+def run(home: Path, command: str, *arguments: object, check: int = 0) -> subprocess.CompletedProcess:
+    network = [] if command in ("list", "remove") else ["--checkpoint", "model.pth"]
+    return run_script("recognize.py", command, *network, *arguments, cwd=home, check=check)
+
+
+def call(home: Path, command: str, *arguments: object) -> None:
+    """Run a subcommand in this process, which spares importing PyTorch once more."""
+    network = [] if command in ("list", "remove") else ["--checkpoint", home / "model.pth"]
+    recognize.main([command, *map(str, [*network, *arguments])])
+
+
+def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated: dict) -> None:
+    trials = pandas.read_csv(home / "scores.csv")
+    recognizer = Recognizer(home / "model.pth")
+    names = sorted({*trials["enrol"], *trials["test"]})
+    embeddings = dict(zip(names, recognizer.embed_files([wavs(home) / name for name in names]), strict=True))
+    enrol, test = (np.stack([embeddings[name] for name in trials[side]]) for side in ("enrol", "test"))
+    scores = recognizer.score(enrol, test)
+    np.testing.assert_allclose(scores, trials["score"], atol=1e-6)
+    assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
+
+
+def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(home: Path, evaluated: dict, capsys) -> None:
+    kept = json.loads((home / "model.threshold.json").read_text())
+    assert kept["trials"] == "trials.txt" and kept["threshold"] == evaluated["threshold"]
+    assert Recognizer(home / "model.pth").threshold == evaluated["threshold"]
+    assert Recognizer(home / "other.pth").threshold is None
+    (home / "other.threshold.json").write_text(json.dumps(kept))
+    assert Recognizer(home / "other.pth").threshold is None and "of another checkpoint" in capsys.readouterr().err
+    (home / "other.threshold.json").write_text("[1]")
+    assert Recognizer(home / "other.pth").threshold is None and "not a threshold file" in capsys.readouterr().err
+    (home / "other.threshold.json").unlink()
+
+
+def test_compare(home: Path, evaluated: dict, capsys) -> None:
+    a, b = wav(home, 30, 0), wav(home, 31, 1)
+    done = run(home, "compare", a, a, "--json")
+    result = json.loads(done.stdout)
+    assert result["score"] == pytest.approx(1, abs=1e-6) and result["same_speaker"] is True
+    assert result["threshold"] == evaluated["threshold"] and result["seconds"] == [0.9, 0.9]
+    call(home, "compare", a, b, "--threshold", 2)
+    text = capsys.readouterr().out
+    assert text.startswith("two speakers: score ") and "threshold 2.0000; 0.90 s and 1.00 s" in text
+
+
+def test_enroll_list_identify_remove(home: Path, capsys) -> None:
+    folder = home / "voices"
+    done = run(home, "enroll", "--voices", folder, "Ana María", wav(home, 30, 0))
+    assert done.stdout == "Ana María: 1 recordings enrolled\n"
+    call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0))
+    call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0), wav(home, 31, 1))
+    again = capsys.readouterr()
+    assert "enrolled for Ben already, left out" in again.err and "Ben: 2 recordings" in again.out
+    listed = run(home, "list", "--voices", folder).stdout.splitlines()
+    assert [line.split(": ")[0] for line in listed] == ["Ana María", "Ben"]
+    clips = [wav(home, 30, 0), wav(home, 31, 0), wav(home, 32, 0)]
+    done = run(home, "identify", "--voices", folder, *clips, "--threshold", 0, "--json")
+    result = json.loads(done.stdout)
+    assert [entry["speaker"] for entry in result["files"][:2]] == ["Ana María", "Ben"]
+    assert result["files"][0]["ranking"][0]["score"] == pytest.approx(1, abs=1e-6)
+    assert [entry["file"] for entry in result["files"]] == [str(clip) for clip in clips]
+    call(home, "identify", "--voices", folder, clips[2], "--threshold", 1.5)
+    text = capsys.readouterr().out
+    assert f"{clips[2]} (0.90 s): unknown [" in text and "Ben 0." in text
+    assert run(home, "remove", "--voices", folder, "Ben").stdout == "Ben: removed\n"
+    assert [path.name for path in folder.iterdir()] == ["Ana María.npz"]
+
+
+def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
+    files = [str(wav(home, 30, at)) for at in (0, 1)]
+    recognize.main(["enroll", "--checkpoint", str(home / "model.pth"), "--voices", str(tmp_path), "A", *files])
+    (voice_,) = recognize.voices.load_voices(tmp_path)
+    embeddings = Recognizer(home / "model.pth").embed_files(files)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(voice_.prototype, embeddings.mean(axis=0), atol=1e-6)
+    assert voice_.files.tolist() == files
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_embed(home: Path, suffix: str) -> None:
+    files = [wav(home, 30, 0), wav(home, 30, 2)]
+    if suffix == ".npz":
+        done = run(home, "embed", *files, "-o", "vectors.npz")
+        assert done.stdout == "vectors.npz: 2 embeddings of 256 dimensions\n"
+        with np.load(home / "vectors.npz", allow_pickle=False) as content:
+            names, embeddings = content["files"], content["embeddings"]
+    else:
+        call(home, "embed", *files, "-o", home / "vectors.csv")
+        table = pandas.read_csv(home / "vectors.csv")
+        names, embeddings = table["file"], table.drop(columns="file").to_numpy()
+    assert list(names) == [str(file) for file in files]
+    np.testing.assert_allclose(embeddings, Recognizer(home / "model.pth").embed_files(files), atol=1e-6)
+
+
+def test_any_rate_format_and_standard_input(home: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import av
+
+    recognizer, samples = Recognizer(home / "model.pth"), voice(40, 1.5, 0)
+    soundfile.write(tmp_path / "plain.wav", samples, 16000, subtype="PCM_16")
+    soundfile.write(tmp_path / "lossless.flac", samples, 16000, subtype="PCM_16")
+    high = np.interp(np.arange(2 * len(samples)) / 2, np.arange(len(samples)), samples) / 32768
+    soundfile.write(tmp_path / "stereo.ogg", np.stack([high, high], axis=1), 32000)
+    with av.open(str(tmp_path / "phone.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    names = ["plain.wav", "lossless.flac", "stereo.ogg", "phone.m4a"]
+    plain, *others = recognizer.embed_files([tmp_path / name for name in names])
+    np.testing.assert_allclose(others[0], plain, atol=1e-6)
+    assert recognizer.score(plain, np.stack(others)).min() > 0.9
+    for waveform in (samples, samples / 32768, np.stack([samples, samples], axis=1)):
+        np.testing.assert_allclose(recognizer.embed(waveform, 16000), plain, atol=1e-4)
+    for name in ("plain.wav", "phone.m4a"):
+        piped = io.BytesIO((tmp_path / name).read_bytes())
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=piped))
+        call(home, "compare", "-", tmp_path / "plain.wav", "--threshold", "0.5")
+        assert capsys.readouterr().out.startswith("one speaker: score ")
+
+
+def test_a_long_recording_is_embedded_in_pieces(home: Path, monkeypatch) -> None:
+    recognizer, samples = Recognizer(home / "model.pth"), voice(41, 2.0, 0)
+    whole = recognizer.embed(samples, 16000)
+    monkeypatch.setattr(recognizer_module, "PIECE_FRAMES", 70)
+    pieces = recognizer_module._pieces([199, 70])
+    assert pieces.start.tolist() == [0, 66, 132, 0] and pieces.length.tolist() == [66, 66, 67, 70]
+    in_pieces = recognizer.embed(samples, 16000)
+    assert np.linalg.norm(in_pieces) == pytest.approx(1, abs=1e-6) and 0.5 < float(whole @ in_pieces) < 1 - 1e-6
+
+
+def test_speech_is_measured_without_pauses(tmp_path: Path) -> None:
+    samples = np.concatenate([np.zeros(16000, np.int16), voice(42, 0.3, 0), np.zeros(8000, np.int16)])
+    soundfile.write(tmp_path / "pause.wav", samples, 16000, subtype="PCM_16")
+    utterance = read_utterance(tmp_path / "pause.wav")
+    assert utterance.seconds == pytest.approx(1.8) and 0.2 < utterance.speech < 0.32
+
+
+def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys) -> None:
+    soundfile.write(tmp_path / "short.wav", voice(30, 0.3, 0), 16000, subtype="PCM_16")
+    both = [str(tmp_path / "short.wav"), str(wav(home, 30, 0))]
+    recognize.main(["compare", "--checkpoint", str(home / "model.pth"), "--threshold", "0.5", *both])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "short.wav: 0.30 s of speech; below 0.5 s" in line
+
+
+def test_waveforms_that_are_none() -> None:
+    for waveform, rate in ((np.zeros((2, 2, 2)), 16000), (np.ones(5, np.int32), 16000), (np.ones(0), 16000)):
+        with pytest.raises(ValueError, match="a waveform"):
+            utterance_of(waveform, rate)
+    with pytest.raises(UserError, match="silent"):
+        utterance_of(np.zeros(500), 16000)
+
+
+def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(home)
+    good, junk = str(wav(home, 30, 0)), tmp_path / "junk.wav"
+    junk.write_text("no sound")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "Eve.npz").write_bytes(b"PK junk")
+    network, voices = ["--checkpoint", "model.pth"], ["--voices", str(tmp_path / "v")]
+    recognize.main(["enroll", *network, *voices, "Ana", good])
+    for arguments, kind, message in (
+        (["compare", *network, good, "absent.wav"], UserError, "absent.wav: no such recording"),
+        (["compare", *network, good, str(junk), "--threshold", "0"], UserError, "junk.wav: no readable audio"),
+        (["compare", "--checkpoint", "other.pth", good, good], UsageError, "give --threshold, or run EER_full.py"),
+        (["enroll", "--checkpoint", "other.pth", *voices, "Ana", good], UserError, "enrolled with another checkpoint"),
+        (["identify", "--checkpoint", "other.pth", *voices, good, "--threshold", "0"], UserError, "another checkpoint"),
+        (["enroll", *network, *voices, "../Ana", good], UserError, "a name has"),
+        (["enroll", *network, *voices, "unknown", good], UserError, "not a name"),
+        (["list", "--voices", "nowhere"], UserError, "nowhere: no such folder of voices"),
+        (["list", "--voices", str(tmp_path / "broken")], UserError, "Eve.npz: not a voice file"),
+        (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
+        (["embed", *network, good, "-o", "vectors.txt"], UsageError, "ends in .npz or .csv"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            recognize.main(arguments + (["--threshold", "0"] if "absent.wav" in arguments else []))
+        assert type(error.value) is kind and "\n" not in str(error.value)
+    done = run(home, "compare", "-", "-", check=2)
+    assert done.stderr == "recognize.py: standard input (-) can be read once (--help lists the flags)\n"
+
+
+def test_export_gives_what_the_network_gives(home: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run(home, "export", "model.onnx")
+    session = runtime.InferenceSession(str(home / "model.onnx"), providers=["CPUExecutionProvider"])
+    encoder, rng = Recognizer(home / "model.pth").encoder.eval(), np.random.default_rng(0)
+    for n, frames in ((1, 50), (3, 137), (2, 500), (1, 1000)):
+        features = rng.normal(3, 20, (n, 1, 40, frames)).astype(np.float32)
+        (ours,) = session.run(None, {"features": features})
+        with torch.inference_mode():
+            expected = encoder(torch.from_numpy(features)).numpy()
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_export_names_the_packages_it_lacks(home: Path, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript"):
+        recognize.main(["export", "--checkpoint", str(home / "model.pth"), str(home / "x.onnx")])
+    assert not (home / "x.onnx").exists()
