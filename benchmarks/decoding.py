@@ -3,25 +3,19 @@
     python -m benchmarks.decoding
     python -m benchmarks.decoding --folder DIR/voxceleb2/dev/wav --files 200
 
-Prints a table (median, least and most of the repeats) and, last, the same as one line of JSON. Without --folder the
-files are synthetic, 4 to 8 s long. The two ways take turns, so that a busy machine slows both.
+Without --folder the files are synthetic, 4 to 8 s long.
 """
 import argparse
-import itertools
-import json
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 
 import console
+from benchmarks import timing
 from configure import SAMPLE_RATE
 from console import UserError
 from corpora.convert import decode, write_wav
@@ -32,45 +26,27 @@ BIT_RATE = 48000  # bits per second, near VoxCeleb2's
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = console.Parser(__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--folder", type=Path, help="of real m4a files, at any depth")
     parser.add_argument("--files", type=console.integer(1), default=100, help="how many (100)")
-    parser.add_argument("--repeats", type=console.integer(5), default=5, help="of each measurement (5)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
     args = parse_args(argv)
-    cores = cpu_count()
     with tempfile.TemporaryDirectory() as scratch:
         files = real_files(args.folder, args.files) if args.folder else synthetic_files(Path(scratch), args.files)
         jobs = [(file, Path(scratch, f"{index}.wav")) for index, file in enumerate(files)]
-        ways: dict[str, Callable[[], object]] = {
+        ways: timing.Ways = {
+            f"in {cpu_count()} processes, their start included": lambda: list(unordered_map(in_process, jobs)),
             "in process, 1 core": lambda: [in_process(job) for job in jobs],
-            f"in {cores} processes, their start included": lambda: list(unordered_map(in_process, jobs, cores)),
         }
         if shutil.which("ffmpeg"):
             ways["ffmpeg spawned, one at a time"] = lambda: [by_ffmpeg(job) for job in jobs]
         else:
-            print("ffmpeg is not installed, so there is nothing to compare with", file=sys.stderr)
-        seconds = measure(ways, args.repeats)
-    rates = {way: [len(jobs) / s for s in taken] for way, taken in seconds.items()}
-    print(f"{len(jobs)} files, {args.repeats} repeats, files per second:")
-    for way, rate in rates.items():
-        print(f"  {way:42}{statistics.median(rate):8.1f}   ({min(rate):.1f} to {max(rate):.1f})")
-    print(json.dumps({"files": len(jobs), "cores": cores, "files_per_second": rates}))
-
-
-def measure(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds that each way takes, the first, warming round left out."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    rounds = itertools.product(range(repeats + 1), ways.items())
-    for _, (way, work) in console.progress(list(rounds), desc="benchmark"):
-        start = time.perf_counter()
-        work()
-        seconds[way].append(time.perf_counter() - start)
-    return {way: taken[1:] for way, taken in seconds.items()}
+            console.warn("ffmpeg is not installed, so there is nothing to compare with")
+        timing.compare("m4a to wav", "files", len(jobs), ways, args)
 
 
 def in_process(job: tuple[Path, Path]) -> None:
