@@ -1,0 +1,62 @@
+"""Pictures of results, as PNG or SVG by the output's suffix.
+
+    python plots.py det baseline.csv gc.csv -o det.svg              DET curves with EER and minDCF points
+    python plots.py scores scores.csv -o scores.png                 target and non-target scores with thresholds
+    python plots.py length curve.csv -o length.svg                  EER against test length, with 95 % intervals
+    python plots.py training saved_model/baseline_000 -o run.png    losses, accuracies, learning rate, validation EER
+    python plots.py embeddings voices -o map.png                    enrolled speakers on a plane
+
+The first three read what --save_scores of the evaluators writes (the length curve that of EER_short.py with several
+lengths; as-normed scores in a file are drawn as a system of their own), the fourth folders of runs, the last a folder
+of recognize.py enroll. NAME=PATH gives an input another name in the legend.
+"""
+import argparse
+from pathlib import Path
+
+import console
+from console import UsageError
+from files import replacing
+from plotting import training, verification, voices
+
+FORMATS = (".png", ".svg")
+DPI = 150  # of a PNG
+PICTURES = {
+    "det": (verification.draw_det, "DET curves"),
+    "scores": (verification.draw_scores, "score histograms"),
+    "length": (verification.draw_length, "EER against test length"),
+    "training": (training.draw_training, "the course of training"),
+    "embeddings": (voices.draw_embeddings, "map of enrolled speakers"),
+}
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = console.Parser(__doc__)
+    commands = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE")
+    for name, (draw, purpose) in PICTURES.items():
+        command = commands.add_parser(name, help=purpose, description=draw.__doc__)
+        command.add_argument("inputs", nargs=1 if name == "embeddings" else "+", type=_named, metavar="[NAME=]PATH")
+        command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=" or ".join(FORMATS))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Draw the picture and write it."""
+    args = parse_args(argv)
+    if args.output.suffix not in FORMATS:
+        raise UsageError(f"--output {args.output}: the name ends in {' or '.join(FORMATS)}")
+    draw, _ = PICTURES[args.picture]
+    figure = draw(dict(args.inputs))
+    with replacing(args.output) as temporary:
+        figure.savefig(temporary, format=args.output.suffix[1:], dpi=DPI, bbox_inches="tight")
+    print(f"{args.output}: {args.picture}")
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """Read [NAME=]PATH; without a name the path's own says whose it is."""
+    name, _, path = text.rpartition("=")
+    return name or Path(path).stem, Path(path)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,31 @@
+"""What all pictures share: colours that colour-blind readers and printers tell apart, and plain axes."""
+from itertools import cycle, islice
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")  # files only, no window
+matplotlib.rcParams.update({"svg.hashsalt": "meta-sr", "font.size": 10})  # the salt: equal data, equal file
+
+# Okabe and Ito's palette, without its yellow, which vanishes on paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", "-.", ":")  # tell curves apart in grey, too
+MARKERS = "osD^vP*"
+
+
+def styles(n: int) -> list[dict[str, str]]:
+    """Return colour, line style and marker for each of n systems."""
+    looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
+    return [{"color": colour, "linestyle": dash, "marker": marker} for colour, dash, marker in islice(looks, n)]
+
+
+def new_figure(rows: int = 1, columns: int = 1, width: float = 6, height: float = 4.5) -> tuple[Figure, list[Axes]]:
+    """Return a figure of width x height inches and its axes, row by row, with a light grid."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for of_part in axes:
+        of_part.grid(color="0.9")
+        of_part.set_axisbelow(True)
+        of_part.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,142 @@
+"""Pictures of verification scores: DET curves, histograms, EER against test length."""
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+from configure import FRAMES_PER_SECOND
+from console import UserError
+from metrics import eer_interval, roc, verification_metrics
+from plotting.style import COLOURS, new_figure, styles
+
+DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60)  # percent
+DET_LIMITS = (0.05, 65)
+DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
+SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm"}  # column -> what it adds to a system's name
+BINS = 60
+
+
+class System(NamedTuple):
+    """The scored trials of one system."""
+
+    name: str
+    table: pandas.DataFrame  # label (bool), enrol, test, score, and length where there are several
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return which trials (n,) are target ones."""
+        return self.table["label"].to_numpy()
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Return the scores (n,)."""
+        return self.table["score"].to_numpy()
+
+
+def draw_det(inputs: dict[str, Path]) -> Figure:
+    """Draw DET curves on normal-deviate axes; circles are EERs, triangles the least detection costs."""
+    systems = read_systems(inputs)
+    figure, (axes,) = new_figure(width=6.2, height=5.6)
+    limits = norm.ppf(np.array(DET_LIMITS) / 100)
+    for system, look in zip(systems, styles(len(systems)), strict=True):
+        _, fpr, fnr = roc(system.scores, system.labels)
+        rates = verification_metrics(system.scores, system.labels)
+        label = f"{system.name}: EER {100 * rates.eer:.2f} %, minDCF {rates.min_dcf_01:.3f} / {rates.min_dcf_001:.3f}"
+        colour = look["color"]
+        axes.plot(*_deviates([fpr, fnr]), color=colour, linestyle=look["linestyle"], label=label)
+        axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
+        for p_target, marker in DCF_MARKS.items():
+            at = np.argmin(p_target * fnr + (1 - p_target) * fpr)
+            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits)  # one outside the picture is put on its edge
+            axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
+    axes.plot(limits, limits, color="0.7", linewidth=0.8, zorder=0)
+    ticks, names = norm.ppf(np.array(DET_TICKS) / 100), [f"{tick:g}" for tick in DET_TICKS]
+    axes.set(xlim=limits, ylim=limits, xlabel="false acceptances (%)", ylabel="false rejections (%)", aspect="equal")
+    axes.set_xticks(ticks, names, fontsize=8)
+    axes.set_yticks(ticks, names, fontsize=8)
+    key = "circle: EER; triangles: minDCF at P(target) 0.01 (up) and 0.001 (down)"
+    axes.legend(title=key, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, title_fontsize=8, frameon=False)
+    return figure
+
+
+def draw_scores(inputs: dict[str, Path]) -> Figure:
+    """Draw histograms of target and non-target scores, with the thresholds of EER and of minDCF(0.01)."""
+    systems = read_systems(inputs)
+    figure, parts = new_figure(rows=len(systems), width=7.5, height=2.4 * len(systems) + 0.4)
+    for system, axes in zip(systems, parts, strict=True):
+        threshold, fpr, fnr = roc(system.scores, system.labels)
+        eer = verification_metrics(system.scores, system.labels)
+        bins = np.histogram_bin_edges(system.scores, BINS)
+        for kind, colour, hatch in ((False, COLOURS[0], ""), (True, COLOURS[1], "////")):  # hatched: for print in grey
+            name, of_kind = "target" if kind else "non-target", system.scores[system.labels == kind]
+            axes.hist(of_kind, bins, density=True, alpha=0.45, color=colour, hatch=hatch, label=name)
+        cheapest = threshold[np.argmin(0.01 * fnr + 0.99 * fpr)]
+        axes.axvline(eer.threshold, color="black", label=f"EER {100 * eer.eer:.2f} % at {eer.threshold:.3f}")
+        if np.isfinite(cheapest):
+            label = f"minDCF(0.01) {eer.min_dcf_01:.3f} at {cheapest:.3f}"
+            axes.axvline(cheapest, color="black", linestyle="--", label=label)
+        axes.set(title=system.name, xlabel="score", ylabel="density")
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def draw_length(inputs: dict[str, Path]) -> Figure:
+    """Draw the EER against the test length, with 95 % intervals that resample speakers."""
+    systems = read_systems(inputs)
+    for system in systems:
+        if "length" not in system.table:
+            raise UserError(f"{system.name}: no column 'length'; EER_short.py with several test lengths writes one")
+    lengths = sorted({length for system in systems for length in system.table["length"]}, key=_seconds)
+    figure, (axes,) = new_figure()
+    for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
+        rates = [_eer(of_length) for _, of_length in system.table.groupby("length")]
+        places = np.array([lengths.index(length) for length, _ in system.table.groupby("length")])
+        order = np.argsort(places)
+        eer, low, high = 100 * np.array(rates)[order].T
+        shifted = places[order] + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
+        bars = np.maximum([eer - low, high - eer], 0)  # on few speakers the interval may miss the EER
+        axes.errorbar(shifted, eer, bars, capsize=3, label=system.name, **look)
+    names = [f"{_seconds(length):g}" if length != "full" else "whole" for length in lengths]
+    axes.set_xticks(range(len(lengths)), names)
+    axes.set(xlabel="test length (s)", ylabel="EER (%)", ylim=(0, None))
+    axes.legend(title="bars: 95 % intervals", fontsize=9, title_fontsize=8, frameon=False)
+    return figure
+
+
+def _seconds(length: str) -> float:
+    return np.inf if length == "full" else int(length) / FRAMES_PER_SECOND
+
+
+def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
+    """Return EER and its interval, as fractions, of the trials of one length."""
+    scores, label = table["score"].to_numpy(), table["label"].to_numpy()
+    names = [[name.split("/", 1)[0] for name in table[side]] for side in ("enrol", "test")]
+    _, speakers = np.unique(names, return_inverse=True)
+    low, high = eer_interval(scores, label, *speakers.reshape(2, -1))
+    return verification_metrics(scores, label).eer, low, high
+
+
+def read_systems(inputs: dict[str, Path]) -> list[System]:
+    """Read score files; UserError naming one that is none or lacks a kind of trial."""
+    systems = []
+    for name, path in inputs.items():
+        try:
+            table = pandas.read_csv(path, dtype={"enrol": str, "test": str, "length": str}, keep_default_na=False)
+            table["label"] = table["label"].astype(int).astype(bool)
+            verification_metrics(table["score"].to_numpy(np.float64), table["label"].to_numpy())
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
+        for column, remark in SCORE_COLUMNS.items():
+            if column in table:
+                systems.append(System(name + remark, table.assign(score=table[column].astype(np.float64))))
+    return systems
+
+
+def _deviates(rates: np.ndarray | list) -> np.ndarray:
+    """Return the normal deviates of rates, those of 0 and 1 far outside the picture."""
+    return norm.ppf(np.clip(rates, 1e-6, 1 - 1e-6))

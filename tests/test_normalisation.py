@@ -1,0 +1,75 @@
+"""As-norm against its definition, and EER_short.py with it at several lengths."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import write_features
+from torch.nn import functional as F
+
+import EER_short
+from checkpoint import Checkpoint, save_checkpoint, state_dict_of
+from configure import TREES
+from console import UsageError
+from metrics import verification_metrics
+from model.encoder import Encoder
+from normalisation import AdaptiveNorm
+
+
+def test_as_norm_is_what_its_definition_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cohort, embeddings = (torch.randn(n, 8, generator=generator) for n in (7, 5))
+    left, right = torch.tensor([0, 1, 4]), torch.tensor([2, 3, 4])
+    scores = AdaptiveNorm(cohort, size=3).scores(embeddings, left, right)
+    for a, b, score in zip(left, right, scores, strict=True):
+        sides = [embeddings[a] - cohort.mean(0), embeddings[b] - cohort.mean(0)]
+        raw, expected = float(F.cosine_similarity(*sides, dim=0)), 0.0
+        for side in sides:
+            impostors = sorted(float(F.cosine_similarity(side, c - cohort.mean(0), dim=0)) for c in cohort)[-3:]
+            expected += (raw - np.mean(impostors)) / np.std(impostors, ddof=1) / 2
+        assert score == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with features of four training and three other speakers and an untrained checkpoint."""
+    home = tmp_path_factory.mktemp("as_norm")
+    write_features(home / TREES["vox2_dev"].feat, 4, 3, n_frames=60)
+    write_features(home / TREES["vox1_test"].feat, 3, 3, n_frames=60, first=20)
+    torch.manual_seed(0)
+    speakers = [f"id{s:05d}" for s in range(4)]
+    checkpoint = Checkpoint(1, state_dict_of(Encoder("resnet18"), None), speakers=speakers, data_type="vox2")
+    save_checkpoint(home / "model.pth", checkpoint)
+    return home
+
+
+def run_short(home: Path, *flags: object) -> None:
+    EER_short.main(["--checkpoint", str(home / "model.pth"), "--save_path", str(home), *map(str, flags)])
+
+
+def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys) -> None:
+    scores = home / "curve.csv"
+    flags = ["--as_norm", 3, "--json"]
+    run_short(home, "--test_length", 30, "full", "--save_scores", scores, *flags)
+    *lines, last = capsys.readouterr().out.splitlines()
+    curve = json.loads(last)["lengths"]
+    assert [result["length"] for result in curve] == ["30", "full"]
+    assert "as-norm: the 3 nearest of 4 training speakers" in lines
+    assert sum(line.startswith(("test 30: EER", "test 30: as-norm EER", "test full: EER")) for line in lines) == 3
+    run_short(home, "--test_length", 30, *flags)
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert alone == {name: value for name, value in curve[0].items() if name != "length"}
+    table = pandas.read_csv(scores, dtype={"length": str})
+    assert list(table) == ["label", "enrol", "test", "length", "score", "score_as_norm"]
+    for result in curve:
+        of_length = table[table["length"] == result["length"]]
+        for column, rates in (("score", result), ("score_as_norm", result["as_norm"])):
+            eer = verification_metrics(of_length[column].to_numpy(), of_length["label"].to_numpy()).eer
+            assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
+
+
+def test_a_cohort_larger_than_the_data_is_refused(home: Path) -> None:
+    with pytest.raises(UsageError, match="--as_norm 5: .* holds 4 of the training speakers"):
+        run_short(home, "--test_length", 30, "--as_norm", 5)

@@ -1,0 +1,114 @@
+"""plots.py: every picture from files as the scripts write them, and mistakes in one line."""
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import run_script
+
+import plots
+from console import UsageError, UserError
+from plotting.training import draw_training
+from plotting.verification import draw_det, draw_length, draw_scores
+from recognition.voices import new_voice, save_voice
+
+LENGTHS = ("50", "100", "full")
+
+
+def trials(gap: float, n: int = 300) -> pandas.DataFrame:
+    """Scores of n target and n non-target trials of ten speakers, as --save_scores writes them."""
+    rng, label = np.random.default_rng(0), np.repeat([1, 0], n)
+    enrol = rng.integers(10, size=2 * n)
+    test = np.where(label, enrol, (enrol + rng.integers(1, 10, 2 * n)) % 10)
+    names = {side: [f"id{s}/v/1.wav" for s in of_side] for side, of_side in (("enrol", enrol), ("test", test))}
+    return pandas.DataFrame({"label": label, **names, "score": rng.normal(gap * label, 1)})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with two systems' scores, a length curve, the log of a run, and enrolled voices."""
+    home, rng = tmp_path_factory.mktemp("plots"), np.random.default_rng(0)
+    trials(1.5).to_csv(home / "weak.csv", index=False)
+    strong = trials(3)
+    strong.assign(score_as_norm=2 * strong["score"]).to_csv(home / "strong.csv", index=False)
+    curve = [trials(at + 1).assign(length=length) for at, length in enumerate(LENGTHS)]
+    pandas.concat(curve).to_csv(home / "curve.csv", index=False)
+    losses = {"loss": [9.0, 8.0], "episodic_loss": [4.0, 3.5], "global_loss": [5.0, 4.5]}
+    accuracies = {"episodic_accuracy": [0.2, 0.3], "global_accuracy": [0.1, 0.2]}
+    for name, val_eer in (("run", [None, 0.2]), ("blind", [None, None])):
+        (home / name).mkdir()
+        log = {"epoch": [1, 2], **losses, **accuracies, "lr": [0.1, 0.1], "val_eer": val_eer}
+        pandas.DataFrame(log).to_csv(home / name / "log.csv", index=False)
+    for name in ("Ana", "Ben", "Cleo"):
+        embeddings = rng.normal(size=(2, 256)).astype(np.float32)
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        save_voice(home / "voices", new_voice(name, "ab" * 32).extended(unit, ["1.wav", "2.wav"]))
+    return home
+
+
+@pytest.mark.parametrize(
+    "picture, inputs",
+    [
+        ("det", ["weak=weak.csv", "strong.csv"]),
+        ("scores", ["weak.csv", "strong.csv"]),
+        ("length", ["curve.csv"]),
+        ("training", ["run", "other=blind"]),
+        ("embeddings", ["voices"]),
+    ],
+)
+def test_every_picture_is_drawn(home: Path, monkeypatch, picture: str, inputs: list[str]) -> None:
+    monkeypatch.chdir(home)
+    plots.main([picture, *inputs, "-o", f"{picture}.png"])
+    assert (home / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_as_a_user_runs_it(home: Path) -> None:
+    done = run_script("plots.py", "det", "a system=weak.csv", "-o", "pictures/det.svg", cwd=home)
+    assert done.stdout == "pictures/det.svg: det\n"
+    assert (home / "pictures" / "det.svg").read_text().startswith("<?xml")
+
+
+def test_det_names_each_system_and_its_rates(home: Path) -> None:
+    figure = draw_det({"weak": home / "weak.csv", "strong": home / "strong.csv"})
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [line.split(": EER")[0] for line in legend] == ["weak", "strong", "strong, as-norm"]
+
+
+def test_scores_mark_the_thresholds(home: Path) -> None:
+    (axes,) = draw_scores({"weak": home / "weak.csv"}).axes
+    assert {text.get_text().split()[0] for text in axes.get_legend().get_texts()} == {
+        "target", "non-target", "EER", "minDCF(0.01)"
+    }  # fmt: skip
+
+
+def test_length_curve_falls_and_whole_utterances_come_last(home: Path) -> None:
+    (axes,) = draw_length({"curve": home / "curve.csv"}).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "whole"]
+    eers = axes.lines[0].get_ydata()
+    assert len(eers) == 3 and (np.diff(eers) < 0).all()
+
+
+def test_training_leaves_out_what_no_run_has(home: Path) -> None:
+    assert len(draw_training({"run": home / "run"}).axes) == 4
+    assert len(draw_training({"blind": home / "blind"}).axes) == 3
+
+
+def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(home)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    trials(1).query("label == 1").to_csv(tmp_path / "targets.csv", index=False)
+    save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"]))
+    for arguments, kind, message in (
+        (["det", "absent.csv"], UserError, "absent.csv: no such score file"),
+        (["det", str(tmp_path / "other.csv")], UserError, "other.csv: not a file of scores"),
+        (["scores", str(tmp_path / "targets.csv")], UserError, "needs target and non-target trials"),
+        (["length", "weak.csv"], UserError, "weak: no column 'length'"),
+        (["training", "voices"], UserError, "log.csv: no such log"),
+        (["training", "weak.csv"], UserError, "weak.csv: not the log of a run"),
+        (["embeddings", str(tmp_path / "few")], UserError, "needs three speakers or more"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            plots.main([*arguments, "-o", "x.png"])
+        assert type(error.value) is kind and "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="ends in .png or .svg"):
+        plots.main(["det", "weak.csv", "-o", "det.gif"])
