@@ -88,8 +88,9 @@ def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(tmp_pat
     [
         ({"feat": array(10)}, "does not hold"),
         ({"feat": array(10), "label": 3}, "does not hold"),
-        ({"feat": [1.0], "label": "id1"}, "does not hold"),
-        ([array(10)], "does not hold"),
+        ({"feat": [1.0], "label": "id1"}, "asks for operation"),
+        ([array(10)], "asks for operation"),
+        (array(10), "does not hold"),
         ({"feat": array(10)[:, :39], "label": "id1"}, r"shape \(10, 39\)"),
         ({"feat": array(10)[:0], "label": "id1"}, r"shape \(0, 40\)"),
         ({"feat": array(10).ravel(), "label": "id1"}, r"shape \(400,\)"),
