@@ -18,7 +18,7 @@ import evaluation
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials, stored_short_trials, window_starts
-from verification import Segments
+from verification import MAX_FRAMES, Segments
 
 FULL = "full"  # as a test length: the whole utterance
 
@@ -35,7 +35,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def _length(text: str) -> int | str:
     """Read a test length: a number of frames, or `full` for whole utterances."""
-    return FULL if text == FULL else console.integer(1)(text)
+    return FULL if text == FULL else console.integer(1, MAX_FRAMES)(text)
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     features = setting.features
     if args.trials:
         trials = read_trials(args.trials)
-        trials = trials.where(~evaluation.of_seen_speakers(trials, setting))
+        trials = trials.where(~evaluation.of_seen_speakers(trials, setting)).checked(args.trials)
     else:
         kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
         trials = stored_short_trials(kept, features, setting.unseen, args.seed)

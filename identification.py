@@ -18,7 +18,7 @@ from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
 from loss import class_logits, prototypes
 from metrics import mean_interval
-from verification import Segments, embed, unique_segments
+from verification import MAX_FRAMES, Segments, embed, unique_segments
 
 # An utterance offers so many windows in each role, and an episode picks one: on small data, where 1,000 episodes meet
 # the same utterances again and again, a window is embedded once instead of hundreds of times.
@@ -32,9 +32,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--nb_class_test", type=console.integer(2), default=50, help="speakers of an episode (50)")
     add("--n_shot", type=console.integer(1), default=1, help="enrolment windows of a speaker (1)")
     add("--n_query", type=console.integer(1), default=5, help="test windows of a speaker (5)")
-    add("--enroll_length", type=console.integer(1), default=500, help="frames (10 ms) of an enrolment window (500)")
-    add("--test_length", type=console.integer(1), default=100, help="frames of a test window (100)")
-    add("--nb_episode", type=console.integer(2), default=1000, help="episodes (1000)")
+    add("--enroll_length", type=console.integer(1, MAX_FRAMES), default=500, help="frames of an enrolment window (500)")
+    add("--test_length", type=console.integer(1, MAX_FRAMES), default=100, help="frames (10 ms) of a test window (100)")
+    add("--nb_episode", type=console.integer(2, 10**6), default=1000, help="episodes (1000)")
     return parser.parse_args(argv)
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
     parser.add_argument("--gpu", type=console.integer(0), default=0, help="with auto: number of the GPU")
     parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default: {precision}")
-    parser.add_argument("--num_workers", type=console.integer(0), help="processes that load data (default: by device)")
+    parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
 
 
 def set_up(args: argparse.Namespace) -> Compute:

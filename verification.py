@@ -15,6 +15,7 @@ from parallel import leave_signals_to_parent
 from runtime import Compute, autocast
 
 BATCH_FRAMES = {"cpu": 4_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
+MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
 SCORE_BLOCK = 65_536  # trials scored at a time: memory stays flat
 
 
@@ -23,7 +24,7 @@ class Segments(NamedTuple):
 
     row: np.ndarray  # in the feature index
     start: np.ndarray  # frame
-    length: np.ndarray  # frames, below 2**20 like start; past its end the utterance repeats
+    length: np.ndarray  # frames, at most MAX_FRAMES, as start is; past its end the utterance repeats
 
     @classmethod
     def whole(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
@@ -116,6 +117,6 @@ def join_segments(sides: Sequence[Segments]) -> Segments:
 
 def unique_segments(segments: Segments) -> tuple[Segments, np.ndarray]:
     """Return the different ones among segments (n,), and for each of the n its position among those."""
-    key = (segments.row.astype(np.int64) << 40) | (segments.start.astype(np.int64) << 20) | segments.length
+    key = (segments.row.astype(np.int64) << 42) | (segments.start.astype(np.int64) << 21) | segments.length
     _, first, at = np.unique(key, return_index=True, return_inverse=True)
     return Segments(*(column[first] for column in segments)), at

@@ -5,7 +5,6 @@ Reading a million small files to learn their lengths takes minutes, so a tree's 
 """
 import os
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -132,9 +131,22 @@ def load_table(tree: Path) -> Table:
 def _read_table(stored: Path) -> Table | None:
     try:
         with np.load(stored, allow_pickle=False) as arrays:
-            return Table(*(arrays[field] for field in Table._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or damaged: it is made anew
+            table = Table(*(arrays[field] for field in Table._fields))
+    except Exception:  # missing, damaged or hostile, which NumPy and zipfile tell in many ways: it is made anew
         return None
+    return table if _is_sound(table) else None
+
+
+def _is_sound(table: Table) -> bool:
+    """Tell whether a table read from a file is one that `_scan` could have made."""
+    kinds = "S", "i", "i", "i", "S", "i"
+    return (
+        all(column.ndim == 1 and column.dtype.kind == kind for column, kind in zip(table, kinds, strict=True))
+        and len(table.name) == len(table.n_frames) == len(table.offset) == len(table.itemsize)
+        and len(table.folder) == len(table.changed)
+        and bool((table.n_frames > 0).all() and (table.offset >= -1).all() and np.isin(table.itemsize, (0, 4, 8)).all())
+        and bool((table.name[:-1] < table.name[1:]).all())
+    )
 
 
 def _unchanged(tree: Path, table: Table) -> np.ndarray:

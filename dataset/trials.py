@@ -25,8 +25,26 @@ class Trials(NamedTuple):
         """Return the trials that `kept` (n,) bool is true for."""
         return Trials(*(column[kept] for column in self))
 
+    def checked(self, path: Path) -> "Trials":
+        """Return the trials as they are; UserError naming their list unless there are trials of both kinds."""
+        if self.label.all() or not self.label.any():
+            kind = "none" if not len(self.label) else "only target" if self.label.all() else "no target"
+            raise UserError(f"{path}: {kind} trials to score; an error rate needs target and non-target ones")
+        return self
+
 
 def read_trials(path: Path) -> Trials:
+    """Read a user's trial list and say how many of its trials are repetitions; each counts as it is listed.
+
+    UserError naming the file and a line where its form is not VoxCeleb's.
+    """
+    trials = _read(path)
+    if n_repeated := len(trials.label) - len(set(zip(*trials, strict=True))):
+        console.warn(f"{path}: {n_repeated:,} of the {len(trials.label):,} trials are repetitions; each counts")
+    return trials
+
+
+def _read(path: Path) -> Trials:
     """Read a trial list; UserError naming the file and a line where its form is not VoxCeleb's."""
     columns = ["label", "enrol", "test", "rest"]
     try:
@@ -50,16 +68,16 @@ def read_trials(path: Path) -> Trials:
     if wrong.any():
         line = " ".join(table[wrong].iloc[0]).strip()
         raise UserError(f"{path}: '{line[:80]}' is not of the form '1 speaker/video/a.wav speaker/video/b.wav'")
-    label = (table["label"] == "1").to_numpy()
-    if label.all() or not label.any():
-        raise UserError(f"{path}: {'only' if label.all() else 'no'} target trials; an error rate needs both kinds")
-    return Trials(label, table["enrol"].to_numpy(object), table["test"].to_numpy(object))
+    sides = table["enrol"].to_numpy(object), table["test"].to_numpy(object)
+    return Trials((table["label"] == "1").to_numpy(), *sides).checked(path)
 
 
 def write_trials(path: Path, trials: Trials) -> None:
-    """Write a trial list in VoxCeleb's form."""
+    """Write a trial list in VoxCeleb's form; UserError for a name that cannot stand in one."""
+    if spaced := next((name for name in {*trials.enrol, *trials.test} if len(name.split()) != 1), None):
+        raise UserError(f"{spaced!r}: a name with white space cannot stand in a trial list; rename it")
     with replacing(path) as temporary:
-        temporary.write_text(_text(trials), newline="\n")
+        temporary.write_text(_text(trials), encoding="utf-8", newline="\n")
 
 
 def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
@@ -99,9 +117,9 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
     """
     kept_digest = path.with_suffix(".sha256")
     if path.exists() and kept_digest.exists():
-        if kept_digest.read_text().split()[:1] != [sha256(path)]:
+        if kept_digest.read_bytes().split()[:1] != [sha256(path).encode()]:
             raise UserError(f"{path}: changed since it was drawn; remove it to draw anew, or name it by --trials")
-        return read_trials(path)
+        return _read(path)
     trials = draw_short_trials(features, speakers, seed)
     try:
         write_trials(path, trials)

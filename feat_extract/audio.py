@@ -1,4 +1,5 @@
 """Reading a recording as 16 kHz mono samples on the int16 scale."""
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -10,6 +11,10 @@ from configure import SAMPLE_RATE
 from console import UserError
 
 STREAMED_SIZE = 0x7FFFFF00  # a data size from here on was written by a program that could not know it
+
+
+RATES = range(4_000, 768_001)  # Hz
+MAX_SAMPLES = 2**28  # of all channels together: four and a half hours of 16 kHz mono, 2 GiB while it is converted
 
 
 class UnreadableError(UserError):
@@ -34,10 +39,14 @@ def read_recording(path: Path | BinaryIO) -> Recording:
         with soundfile.SoundFile(path) as file:
             if _cut_off(file.extra_info):
                 raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
-            rate = file.samplerate
+            rate, n_samples = file.samplerate, file.frames * file.channels
+            if rate not in RATES or n_samples > MAX_SAMPLES:
+                raise UserError(f"{path}: {n_samples:,} samples at {rate:,} Hz, by its header, are no utterance")
             converted = (rate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16")
             samples = file.read(dtype="float64" if converted else "int16")
     except soundfile.SoundFileError as error:
+        if isinstance(path, Path) and not os.access(path, os.R_OK):
+            raise UserError(f"{path}: may not be read (its permissions)") from None
         raise UnreadableError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
     if len(samples) == 0:
         raise UserError(f"{path}: holds no samples")

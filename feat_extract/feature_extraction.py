@@ -17,16 +17,18 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
 
+import numpy as np  # noqa: E402
+
 import console  # noqa: E402
-from configure import SAMPLE_RATE, TREES, save_root  # noqa: E402
+from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
 from console import UserError  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
 from feat_extract.audio import read_recording  # noqa: E402
 from feat_extract.fbank import log_mel  # noqa: E402
-from files import replacing  # noqa: E402
+from files import locked, remove_unfinished, replacing  # noqa: E402
 from parallel import unordered_map  # noqa: E402
 
-ERRORS_NAME = "feature_errors.csv"
+ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
 
 
 class Job(NamedTuple):
@@ -50,18 +52,27 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
     parser.add_argument("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    parser.add_argument("--num_workers", type=console.integer(1), help="processes (default: all cores)")
+    parser.add_argument("--num_workers", type=console.integer(1, 1000), help="processes (default: all cores)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
-    """Extract what is missing, print the summary line, return the exit status."""
+    """Extract what is missing; return the exit status."""
     args = parse_args(argv)
     root = save_root(args.save_path)
-    jobs, n_done = find_jobs(root)
+    trees = find_trees(root)
+    with locked(root / LOCK_NAME):
+        return extract_trees(root, trees, args.num_workers)
+
+
+def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
+    """Extract what the trees lack, print the summary line, return the exit status."""
+    jobs, n_done = find_jobs(root, trees)
+    for tree in trees if jobs else []:
+        remove_unfinished(root / tree.feat)
     seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
     with console.progress(total=len(jobs), unit="file", desc="features") as bar:
-        for outcome in unordered_map(extract, jobs, args.num_workers):
+        for outcome in unordered_map(extract, jobs, num_workers):
             seconds += outcome.seconds
             n_converted += outcome.converted
             if outcome.error:
@@ -77,12 +88,17 @@ def main(argv: list[str]) -> int:
     return report_errors(root / ERRORS_NAME, failed)
 
 
-def find_jobs(root: Path) -> tuple[list[Job], int]:
-    """Return the wavs below the data root that have no feature file yet, in order, and how many have one."""
+def find_trees(root: Path) -> list[Tree]:
+    """Return the wav trees below the data root."""
     trees = [tree for tree in TREES.values() if (root / tree.wav).is_dir()]
     if not trees:
         places = ", ".join(tree.wav for tree in TREES.values())
         raise UserError(f"{root}: holds none of {places}; get data with dataprep.py or name its place by --save_path")
+    return trees
+
+
+def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
+    """Return the wavs of the trees that have no feature file yet, in order, and how many have one."""
     jobs, n_done = [], 0
     for tree in trees:
         found = _names(root / tree.wav, ".wav")
@@ -113,9 +129,15 @@ def extract(job: Job) -> Outcome:
     """Write one feature file; whatever is wrong with the recording comes back as the outcome's error."""
     try:
         samples, converted = read_recording(Path(job.wav))
-    except (UserError, PermissionError) as error:
+        with np.errstate(over="ignore", invalid="ignore"):
+            feat = log_mel(samples)
+        if not np.isfinite(feat).all():
+            raise UserError(f"{job.wav}: its samples are far beyond full scale")
+    except UserError as error:
         return Outcome(job.wav, error=str(error))
-    write_feature(Path(job.feature), log_mel(samples), job.speaker)
+    except MemoryError:
+        return Outcome(job.wav, error=f"{job.wav}: too long for this machine's memory")
+    write_feature(Path(job.feature), feat, job.speaker)
     return Outcome(job.wav, len(samples) / SAMPLE_RATE, converted)
 
 
@@ -124,10 +146,11 @@ def report_errors(path: Path, failed: list[Outcome]) -> int:
     if not failed:
         path.unlink(missing_ok=True)
         return 0
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "error"])
-        writer.writerows(sorted((outcome.wav, outcome.error) for outcome in failed))
+    with replacing(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names are bytes
+            writer = csv.writer(file)
+            writer.writerow(["file", "error"])
+            writer.writerows(sorted((outcome.wav, outcome.error) for outcome in failed))
     first = min(failed).error
     console.warn(f"{len(failed)} files could not be used, listed in {path}; the first: {first}")
     return 1
