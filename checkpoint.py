@@ -166,21 +166,24 @@ def numbered_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(number), path) for number, path in numbers.items() if number.isdecimal()))
 
 
-def newest_checkpoint(folder: Path, cp_num: int | None = None) -> tuple[Path, Checkpoint]:
+def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: bool = True) -> tuple[Path, Checkpoint]:
     """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder that is furthest.
+
+    One saved within an epoch counts too unless `within_epoch` is false.
 
     A newest file that is damaged is passed over with a warning. UserError if there is none.
     """
     if cp_num is not None:
         path = checkpoint_path(folder, cp_num)
         return path, load_checkpoint(path)
-    for path in [unfinished_path(folder), *reversed(numbered_checkpoints(folder).values())]:
+    unfinished = [unfinished_path(folder)] if within_epoch else []
+    for path in [*unfinished, *reversed(numbered_checkpoints(folder).values())]:
         try:
             return path, load_checkpoint(path)
         except UserError as error:
             if path.exists():
                 console.warn(f"{error}; an earlier one is taken")
-    raise UserError(f"{folder}: no checkpoint to go on from; leave --use_checkpoint out to start anew")
+    raise UserError(f"{folder}: holds no checkpoint; train.py without --use_checkpoint makes a run's first")
 
 
 def _in_release_order(named: Iterable[tuple[str, Tensor]], class_vectors: Tensor | None) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     """Return the checkpoint that the flags name, and its file."""
     if args.checkpoint:
         return args.checkpoint, load_checkpoint(args.checkpoint)
-    return newest_checkpoint(run_folder(args.model_path, args.n_folder), args.cp_num)
+    return newest_checkpoint(run_folder(args.model_path, args.n_folder), args.cp_num, within_epoch=False)
 
 
 def set_up(args: argparse.Namespace) -> Setting:

@@ -92,6 +92,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path, 3)
     save_checkpoint(unfinished_path(tmp_path), some(10, episode=5))
     assert newest_checkpoint(tmp_path)[1].episode == 5
+    assert newest_checkpoint(tmp_path, within_epoch=False)[1].episode == 0
     for damaged in (unfinished_path(tmp_path), checkpoint_path(tmp_path, 10)):
         damaged.write_bytes(damaged.read_bytes()[:5000])
     assert newest_checkpoint(tmp_path)[1].epoch == 2
