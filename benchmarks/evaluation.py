@@ -1,0 +1,99 @@
+"""The short-utterance evaluation against the one-by-one recipe, which embeds both sides of every trial anew.
+
+    python -m benchmarks.evaluation
+
+Float32 both, and their scores must agree. Then the time to score trials whose utterances are embedded.
+"""
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import console
+import runtime
+from benchmarks import timing
+from benchmarks.synthetic import feature_tree
+from dataset.index import FeatureIndex
+from dataset.trials import draw_short_trials, window_starts
+from metrics import verification_metrics
+from model.encoder import EMBEDDING_SIZE, Encoder
+from verification import Segments, cosine, score
+
+N_TRIALS_E = 579_818  # of VoxCeleb1-E, cleaned
+TOLERANCE = 1e-4  # between the two recipes' scores
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = timing.parser(__doc__)
+    parser.add_argument("--trials", type=console.integer(10), default=100, help="of the drawn ones, to time (100)")
+    parser.add_argument("--test_length", type=console.integer(1), default=100, help="frames (100)")
+    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and trials (100)")
+    runtime.add_arguments(parser, precision="fp32")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    args = parse_args(argv)
+    compute = runtime.set_up(args)
+    encoder = Encoder().eval().to(compute.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        features = feature_tree(Path(scratch) / "feat", 5, 4)
+        trials = draw_short_trials(features, np.arange(5), args.seed)
+        kept = np.random.default_rng(args.seed).choice(len(trials.label), args.trials, replace=False)
+        enrol = Segments.whole(features, features.rows(trials.enrol[kept]))
+        rows = features.rows(trials.test[kept])
+        starts = window_starts(features.n_frames[rows], args.test_length, args.seed)
+        test = Segments(rows, starts, np.full(len(rows), args.test_length))
+        scores = {}
+        ways = {
+            "this project": lambda: scores.update(ours=score(encoder, features, enrol, test, compute)),
+            "one by one": lambda: scores.update(plain=one_by_one(encoder, features, enrol, test, compute.device)),
+        }
+        timing.compare("short-utterance evaluation", "trials", args.trials, ways, args, device=str(compute.device))
+        difference = np.abs(scores["ours"] - scores["plain"]).max()
+        assert difference <= TOLERANCE, f"the recipes' scores differ by {difference}"
+        print(f"  largest difference of a score: {difference:.1e}")
+    time_scoring()
+
+
+def one_by_one(
+    encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, device: torch.device
+) -> np.ndarray:
+    """Score as the 2020 release does: each trial reads and embeds its two utterances."""
+    encoder = encoder.to(memory_format=torch.contiguous_format)
+
+    def embedding(row: int, start: int, length: int) -> torch.Tensor:
+        return encoder(torch.from_numpy(features.crop(row, start, length).T.copy())[None, None].to(device))
+
+    with torch.no_grad():
+        return np.array(
+            [
+                float(F.cosine_similarity(embedding(*a), embedding(*b)))
+                for a, b in zip(zip(*enrol, strict=True), zip(*test, strict=True), strict=True)
+            ]
+        )
+
+
+def time_scoring() -> None:
+    """Print how long scores and error rates of VoxCeleb1-E's number of trials take."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = F.normalize(torch.randn(145_000, EMBEDDING_SIZE, generator=generator), dim=1)
+    left, right = torch.randint(len(embeddings), (2, N_TRIALS_E), generator=generator)
+    start = time.perf_counter()
+    scores = cosine(embeddings, left, right)
+    scored = time.perf_counter()
+    verification_metrics(scores, np.arange(N_TRIALS_E) % 2 == 0)
+    print(
+        f"  {N_TRIALS_E:,} trials over embedded utterances: scores {scored - start:.2f} s, "
+        f"error rates {time.perf_counter() - scored:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,144 @@
+"""Training, in utterances per second, against the plain recipe: float32, contiguous, loaded within the loop.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --n_way 100          # the paper's episodes, on a GPU
+
+An episode has --n_way speakers, 1 support and 2 queries of 1 to 2 s each, as in the paper. The share of the peak is
+the FLOPs that torch counts in the network, over those of a large matrix product in the same precision.
+"""
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import console
+import runtime
+from benchmarks import timing
+from benchmarks.synthetic import feature_tree
+from configure import TRAIN_FRAMES
+from dataset.episodes import TrainingEpisodes
+from dataset.features import read_feature
+from dataset.index import FeatureIndex
+from loss import Objective
+from model.encoder import EMBEDDING_SIZE, Encoder
+from runtime import Compute
+from training import EpisodeLoss, Run
+
+N_SHOT, N_QUERY, N_EPISODES = 1, 2, 2  # N_EPISODES in each timing
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = timing.parser(__doc__)
+    parser.add_argument("--n_way", type=console.integer(2), default=20, help="speakers of an episode (20)")
+    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
+    runtime.add_arguments(parser, precision="auto")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    args = parse_args(argv)
+    compute = runtime.set_up(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        features = feature_tree(Path(scratch) / "feat", args.n_way, N_EPISODES * (N_SHOT + N_QUERY))
+        episodes = TrainingEpisodes(
+            features, n_way=args.n_way, n_shot=N_SHOT, n_query=N_QUERY, use_variable=True, seed=args.seed
+        )
+        run = Run(new_model(features), episodes, compute, lr=0.01)
+        plain = PlainLoop(features, episodes, args.seed, compute.device)
+        ways = {
+            f"this project, {str(compute.dtype).removeprefix('torch.')}": lambda: run.train_epoch(lambda: None),
+            "plain recipe, float32": plain.train,
+        }
+        amount = N_EPISODES * (N_SHOT + N_QUERY) * args.n_way
+        timing.compare("training", "utterances", amount, ways, args, n_way=args.n_way, device=str(compute.device))
+        tell_share_of_peak(run, episodes, compute)
+
+
+def new_model(features: FeatureIndex) -> EpisodeLoss:
+    """Return the paper's network and objective."""
+    return EpisodeLoss(Encoder(), Objective("prototypical", True, len(features.speakers), EMBEDDING_SIZE))
+
+
+class PlainLoop:
+    """What one writes first: whole pickles read in the loop, float32, nothing laid out for the device."""
+
+    def __init__(self, features: FeatureIndex, episodes: TrainingEpisodes, seed: int, device: torch.device):
+        self._features, self._n_way, self._device = features, len(features.speakers), device
+        self._rng = np.random.default_rng(seed)
+        self._model = new_model(features).to(device)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, foreach=False
+        )
+
+    def train(self) -> None:
+        """Train N_EPISODES episodes."""
+        torch.backends.cudnn.deterministic = True
+        for _ in range(N_EPISODES):
+            n_frames = int(self._rng.integers(100, TRAIN_FRAMES))
+            support, query = self._crops(N_SHOT, TRAIN_FRAMES), self._crops(N_QUERY, n_frames)
+            s, q = (self._model.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (support, query))
+            prototypes = F.normalize(s.mean(dim=0), dim=1)
+            speaker = torch.arange(self._n_way, device=self._device)
+            vectors = F.normalize(self._model.objective.class_vectors, dim=1)
+            loss = F.cross_entropy(q.flatten(0, 1) @ prototypes.T, speaker.repeat(N_QUERY)) + F.cross_entropy(
+                torch.cat([s, q]).flatten(0, 1) @ vectors.T, speaker.repeat(N_SHOT + N_QUERY)
+            )
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            loss.item()
+        torch.backends.cudnn.deterministic = False
+
+    def _crops(self, n: int, n_frames: int) -> torch.Tensor:
+        crops = []
+        for _ in range(n):
+            for speaker in range(self._n_way):
+                row = self._features.first[speaker] + self._rng.integers(self._features.count[speaker])
+                feat = read_feature(self._features.path(row))
+                start = self._rng.integers(len(feat) - n_frames + 1)
+                crops.append(torch.from_numpy(feat[start : start + n_frames].T.copy())[None])
+        return torch.stack(crops).unflatten(0, (n, self._n_way)).to(self._device)
+
+
+def tell_share_of_peak(run: Run, episodes: TrainingEpisodes, compute: Compute) -> None:
+    """Print how much of the device's speed in matrix products training reaches, and the peak memory."""
+    support, query, speaker = (tensor.to(compute.device) for tensor in episodes[1, 0])
+    with FlopCounterMode(display=False) as counter:
+        run.model(support, query, speaker).loss.backward()
+    flops = counter.get_total_flops()
+    start, result = time.perf_counter(), run.train_epoch(lambda: None)
+    seconds = (time.perf_counter() - start) / N_EPISODES
+    peak = matmul_speed(compute)
+    if compute.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    speed = flops / seconds
+    print(
+        f"  {flops / 1e9:.0f} GFLOP an episode at {speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of a matrix "
+        f"product's {peak / 1e9:.0f}; {100 * result.waiting:.1f} % of the time waiting for data; "
+        f"peak memory {memory:.1f} GiB"
+    )
+
+
+def matmul_speed(compute: Compute, size: int = 2048, repeats: int = 10) -> float:
+    """Return the FLOP/s of a large square matrix product in the precision of training."""
+    a = torch.randn(size, size, device=compute.device, dtype=compute.dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    console.run(main)
