@@ -35,8 +35,10 @@ def read_recording(path: Path | BinaryIO) -> Recording:
 
     16 kHz 16-bit mono is taken bit by bit. Other files are converted: channels averaged, then resampled (soxr).
     """
+    # On POSIX a file's name is bytes, and soundfile takes text for UTF-8 only.
+    source = os.fsencode(path) if isinstance(path, Path) and os.name == "posix" else path
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             if _cut_off(file.extra_info):
                 raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
             rate, n_samples = file.samplerate, file.frames * file.channels

@@ -1,5 +1,4 @@
 """The real scripts, run as a user runs them, from wavs to the three result lines."""
-import csv
 import json
 import signal
 import subprocess
@@ -135,65 +134,6 @@ def test_training_stopped_by_a_signal_ends_where_an_undisturbed_one_does(home: P
         load_checkpoint(home / "saved_model" / f"baseline_{n:03d}" / "checkpoint_002.pth").state_dict for n in (3, 0)
     )
     assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
-
-
-@pytest.mark.parametrize(
-    "arguments, status, message",
-    [
-        (["train.py", "--nb_class_train", "100"], 2, "needs 100 speakers with 3 or more utterances"),
-        (["train.py", "--n_query", "0"], 2, "--n_query 0"),
-        (["train.py", "--n_query", "9", "--nb_class_train", "3"], 2, "the data has 0"),
-        (["train.py", "--use_GC", "maybe"], 2, "'maybe' is neither True nor False"),
-        (["train.py", "--lr", "-1"], 2, "--lr"),
-        (["train.py", "--nb_class_train", "4"], 1, "baseline_000: holds a run"),
-        (["train.py", "--nb_class_train", "4", "--n_folder", "9", "--use_checkpoint", "True"], 1, "no checkpoint"),
-        (["train.py", "--nb_class_train", "4", "--use_checkpoint", "True", "--n_folder", "0"], 1, "resnet"),
-        (["train.py", "--device", "cuda:77"], 2, "cuda:77"),
-        (["train.py", "--save_path", "nowhere"], 1, "nowhere"),
-        (["EER_full.py", "--trials", "absent.txt"], 1, "absent.txt: no such trial list"),
-        (["EER_full.py", "--cp_num", "44"], 1, "checkpoint_044.pth: no such checkpoint"),
-        (["EER_full.py", "--checkpoint", "data/trial_pair_Verification.txt"], 1, "not a whole checkpoint"),
-        (["EER_short.py", "--test_length", "0"], 2, "--test_length: 0 is below 1"),
-        (["identification.py", "--nb_class_test", "50"], 2, "needs 50 speakers with 6 or more utterances each"),
-        (["feat_extract/feature_extraction.py", "--save_path", "nowhere"], 1, "nowhere: holds none of"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(home: Path, arguments: list[str], status: int, message: str) -> None:
-    done = run_script(*arguments, cwd=home, check=status)
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
-
-
-def test_extraction_goes_on_past_bad_files_and_lists_them(tmp_path: Path) -> None:
-    import soundfile
-
-    write_wavs(tmp_path / "data", "vox2_dev", range(1), 2)
-    folder = tmp_path / "data" / TREES["vox2_dev"].wav / "id00009" / "v"
-    folder.mkdir(parents=True)
-    good = np.random.default_rng(0).normal(0, 0.1, 16000)
-    bad = {"silent": np.zeros(16000), "nan": np.full(16000, np.nan), "empty": np.zeros(0)}
-    converted = {"rate": (8000, "PCM_16"), "deep": (16000, "PCM_24"), "flat": (16000, "PCM_U8")}
-    converted["float"] = (16000, "FLOAT")
-    for name, samples in bad.items():
-        soundfile.write(folder / f"{name}.wav", samples, 16000, subtype="FLOAT")
-    for name, (rate, subtype) in converted.items():
-        soundfile.write(folder / f"{name}.wav", good[:rate], rate, subtype=subtype)
-    soundfile.write(folder / "stereo.wav", np.stack([good, good], axis=1), 16000)
-    soundfile.write(folder / "cut.wav", good, 16000)
-    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:9000])
-    (folder / "junk.wav").write_text("this is no recording")
-    (folder / "nothing.wav").write_bytes(b"")
-    done = run_script("feat_extract/feature_extraction.py", cwd=tmp_path, check=1)
-    assert "7 files written, 0 were there, 6 failed" in done.stdout
-    assert "5 files were not 16 kHz 16-bit mono" in done.stderr and "Traceback" not in done.stderr
-    rows = list(csv.DictReader((tmp_path / "data" / "feature_errors.csv").open()))
-    reasons = {Path(row["file"]).stem: row["error"] for row in rows}
-    expected = {"silent": "silent", "nan": "NaN", "empty": "no samples", "cut": "truncated"}
-    expected["junk"] = "no readable audio"
-    assert set(reasons) == {*expected, "nothing"}
-    assert all(word in reasons[name] for name, word in expected.items())
-    for name in converted:
-        n_frames = len(read_feature(tmp_path / "data" / TREES["vox2_dev"].feat / "id00009" / "v" / f"{name}.pkl"))
-        assert n_frames == 99
 
 
 def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch) -> None:

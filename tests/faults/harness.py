@@ -1,0 +1,138 @@
+"""What the fault-injection tests share: a small trained world, scripts run in this process or killed in another."""
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+
+import console
+import train
+from checkpoint import load_checkpoint
+from configure import TREES, TRIALS_NAME
+from dataset.features import write_feature
+
+SOAK = os.environ.get("METASR_SOAK") == "1"  # make soak: the same tests with the larger of their two counts
+TRAIN = "--backbone resnet18 --nb_class_train 2 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
+RUN = Path("saved_model", "baseline_000")
+
+
+def soaked(usual: int, in_soak: int) -> int:
+    """Return how often a fault is injected: in every test run, or in the soak."""
+    return in_soak if SOAK else usual
+
+
+def write_speech(root: Path, tree: str, speakers: range, n_utterances: int) -> None:
+    """Write features of noise around a speaker's mean; lengths differ."""
+    for s in speakers:
+        rng = np.random.default_rng(s)
+        mean = 10 * rng.normal(size=40)
+        for u in range(n_utterances):
+            feat = mean + 5 * rng.normal(size=(205 + u, 40))
+            write_feature(root / TREES[tree].feat / f"id{s:05d}" / "v" / f"{u:05d}.pkl", feat, f"id{s:05d}")
+
+
+def trial_list(speakers: range, n_utterances: int) -> str:
+    """Return a trial list of all pairs."""
+    names = [f"id{s:05d}/v/{u:05d}.wav" for s in speakers for u in range(n_utterances)]
+    return "".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names for b in names if a < b)
+
+
+@functools.cache
+def trained_world(folder: Path) -> Path:
+    """Make data/ and saved_model/baseline_000 with two epochs in a folder; return it."""
+    write_speech(folder / "data", "vox2_dev", range(4), 4)
+    write_speech(folder / "data", "vox1_test", range(30, 33), 3)
+    (folder / "data" / TRIALS_NAME).write_text(trial_list(range(30, 33), 3))
+    outcome = in_process(train.main, [*TRAIN, "--max_epoch", "2"], folder)
+    assert outcome.status == 0, outcome.stderr
+    return folder
+
+
+def copy_world(world: Path, to: Path) -> Path:
+    """Return a copy whose files are links: to change one, replace it (see `put`)."""
+    return Path(shutil.copytree(world, to, copy_function=os.link))
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """Write a file in place of what is there, leaving other links to that alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+class Outcome:
+    """What came of a script."""
+
+    def __init__(self, status: int, stdout: str, stderr: str):
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+    def is_one_line(self) -> bool:
+        return len(self.stderr.splitlines()) == 1 and "Traceback" not in self.stderr
+
+
+def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
+    """Run a script's main as its command line does, but here: starting Python and torch takes seconds."""
+    import contextlib
+    import io
+    import signal
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out, err, before, argv_before = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
+    sys.argv = [main.__module__ + ".py", *argv]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            console.run(main)
+    finally:
+        os.chdir(before)
+        sys.argv = argv_before
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Outcome(left.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen:
+    """Start one of the project's scripts as a user does, as the head of a process group of its own."""
+    script, *rest = map(str, arguments)
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / script), *rest],
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "METASR_SAVE_PATH"},
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 180) -> Outcome:
+    """Wait for a script."""
+    stdout, stderr = process.communicate(timeout=timeout)
+    return Outcome(process.returncode, stdout or "", stderr)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the files below a folder, path -> content; locks aside."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def same_training(one: Path, other: Path) -> bool:
+    """Tell whether two checkpoints hold, bit for bit, the same network, momentum, schedule and position."""
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    momenta = ([entry["momentum_buffer"] for entry in c.optimizer["state"].values()] for c in (a, b))
+    return (
+        list(a.state_dict) == list(b.state_dict)
+        and all(torch.equal(a.state_dict[name], b.state_dict[name]) for name in a.state_dict)
+        and all(torch.equal(x, y) for x, y in zip(*momenta, strict=True))
+        and a.optimizer["param_groups"] == b.optimizer["param_groups"]
+        and (a.scheduler, a.epoch, a.episode, a.sums) == (b.scheduler, b.epoch, b.episode, b.sums)
+    )
