@@ -86,13 +86,13 @@ def enroll(args: argparse.Namespace) -> None:
     voices.check_owner(voice, recognizer.digest)
     voice = voice.extended(recognizer.embed_utterances(_read(args.files)), args.files)
     voices.save_voice(args.voices, voice)
-    print(f"{args.name}: {len(voice.files)} recordings enrolled")
+    print(f"{voice} enrolled")
 
 
 def list_voices(args: argparse.Namespace) -> None:
     """Print the speakers of a folder and how many recordings each has."""
     for voice in voices.load_voices(args.voices):
-        print(f"{voice.name}: {len(voice.files)} recordings, checkpoint {voice.digest[:12]}")
+        print(f"{voice}, checkpoint {voice.digest[:12]}")
 
 
 def remove(args: argparse.Namespace) -> None:

@@ -25,6 +25,9 @@ class Voice(NamedTuple):
     files: np.ndarray  # (n,) str, the recordings' names
     digest: str  # SHA-256 of the checkpoint that embedded them
 
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.files)} recording{'s' * (len(self.files) != 1)}"
+
     @property
     def prototype(self) -> np.ndarray:
         """The mean (256,) of the unit-length embeddings (paper, section 3.2)."""
@@ -67,9 +70,10 @@ def load_voice(path: Path) -> Voice:
     try:
         with np.load(path, allow_pickle=False) as content:
             embeddings, files, digest = content["embeddings"], content["files"], content["checkpoint"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):
         raise UserError(f"{path}: not a voice file; remove it and enrol the speaker again") from None
-    if embeddings.dtype != np.float32 or embeddings.shape != (len(files), EMBEDDING_SIZE) or not len(files):
+    shapes = files.ndim == 1 and files.size > 0 and embeddings.shape == (files.size, EMBEDDING_SIZE)
+    if not shapes or files.dtype.kind != "U" or embeddings.dtype != np.float32:
         raise UserError(f"{path}: not a voice file (embeddings {embeddings.dtype} {embeddings.shape})")
     if not np.isfinite(embeddings).all():
         raise UserError(f"{path}: not a voice file (it holds NaN or infinite values)")

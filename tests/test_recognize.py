@@ -19,6 +19,7 @@ from console import UsageError, UserError
 from metrics import verification_metrics
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
+from recognition import threshold
 from recognition.utterance import read_utterance, utterance_of
 from recognize import Recognizer
 
@@ -94,6 +95,17 @@ def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(home: P
     (home / "other.threshold.json").unlink()
 
 
+def test_a_read_only_folder_only_warns(home: Path, monkeypatch, capsys) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(threshold, "replacing", refuse)
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 5.0, 0.4)
+    assert "other.threshold.json: the threshold could not be kept (Permission denied)" in capsys.readouterr().err
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 0.0, float("inf"))
+    assert "inf: decides nothing" in capsys.readouterr().err
+
+
 def test_compare(home: Path, evaluated: dict, capsys) -> None:
     a, b = wav(home, 30, 0), wav(home, 31, 1)
     done = run(home, "compare", a, a, "--json")
@@ -108,7 +120,7 @@ def test_compare(home: Path, evaluated: dict, capsys) -> None:
 def test_enroll_list_identify_remove(home: Path, capsys) -> None:
     folder = home / "voices"
     done = run(home, "enroll", "--voices", folder, "Ana María", wav(home, 30, 0))
-    assert done.stdout == "Ana María: 1 recordings enrolled\n"
+    assert done.stdout == "Ana María: 1 recording enrolled\n"
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0))
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0), wav(home, 31, 1))
     again = capsys.readouterr()
@@ -219,6 +231,9 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) 
     junk.write_text("no sound")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "Eve.npz").write_bytes(b"PK junk")
+    (tmp_path / "odd").mkdir()
+    arrays = {"embeddings": np.ones((1, 256), np.float32), "files": np.array("a.wav"), "checkpoint": np.array("ab")}
+    np.savez(tmp_path / "odd" / "Eve.npz", **arrays)
     network, voices = ["--checkpoint", "model.pth"], ["--voices", str(tmp_path / "v")]
     recognize.main(["enroll", *network, *voices, "Ana", good])
     for arguments, kind, message in (
@@ -231,6 +246,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) 
         (["enroll", *network, *voices, "unknown", good], UserError, "not a name"),
         (["list", "--voices", "nowhere"], UserError, "nowhere: no such folder of voices"),
         (["list", "--voices", str(tmp_path / "broken")], UserError, "Eve.npz: not a voice file"),
+        (["list", "--voices", str(tmp_path / "odd")], UserError, "Eve.npz: not a voice file"),
         (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
         (["embed", *network, good, "-o", "vectors.txt"], UsageError, "ends in .npz or .csv"),
     ):
