@@ -12,8 +12,8 @@ from console import UserError
 from metrics import eer_interval, roc, verification_metrics
 from plotting.style import COLOURS, new_figure, styles
 
-DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60)  # percent
-DET_LIMITS = (0.05, 65)
+DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
+DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and rejections
 DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
 SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm"}  # column -> what it adds to a system's name
 BINS = 60
@@ -39,8 +39,8 @@ class System(NamedTuple):
 def draw_det(inputs: dict[str, Path]) -> Figure:
     """Draw DET curves on normal-deviate axes; circles are EERs, triangles the least detection costs."""
     systems = read_systems(inputs)
-    figure, (axes,) = new_figure(width=6.2, height=5.6)
-    limits = norm.ppf(np.array(DET_LIMITS) / 100)
+    figure, (axes,) = new_figure(width=5.6, height=6.2)
+    limits = norm.ppf(DET_LIMITS / 100)
     for system, look in zip(systems, styles(len(systems)), strict=True):
         _, fpr, fnr = roc(system.scores, system.labels)
         rates = verification_metrics(system.scores, system.labels)
@@ -50,13 +50,14 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
         axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
         for p_target, marker in DCF_MARKS.items():
             at = np.argmin(p_target * fnr + (1 - p_target) * fpr)
-            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits)  # one outside the picture is put on its edge
+            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits.T)  # one outside the picture is put on its edge
             axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
-    axes.plot(limits, limits, color="0.7", linewidth=0.8, zorder=0)
+    axes.plot(limits[0], limits[0], color="0.7", linewidth=0.8, zorder=0)
     ticks, names = norm.ppf(np.array(DET_TICKS) / 100), [f"{tick:g}" for tick in DET_TICKS]
-    axes.set(xlim=limits, ylim=limits, xlabel="false acceptances (%)", ylabel="false rejections (%)", aspect="equal")
     axes.set_xticks(ticks, names, fontsize=8)
     axes.set_yticks(ticks, names, fontsize=8)
+    axes.set(xlim=limits[0], ylim=limits[1], xlabel="false acceptances (%)", ylabel="false rejections (%)")
+    axes.set_aspect("equal")
     key = "circle: EER; triangles: minDCF at P(target) 0.01 (up) and 0.001 (down)"
     axes.legend(title=key, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, title_fontsize=8, frameon=False)
     return figure
