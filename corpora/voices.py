@@ -24,8 +24,9 @@ ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-
 LANGUAGE_FILES = ("phontab", "phonindex", "phondata", "intonations", "en_dict")  # all that English speech needs
 
 VARIANT = "speaker"  # name of the one variant in an engine's data folder
-VOLUME = 35  # of eSpeak's 0..200: the loudest voices stay below full scale
+VOLUME = 25  # of eSpeak's 0..200: the loudest voices stay below full scale
 SYNCHRONOUS, DO_NOT_EXIT, UTF8 = 2, 0x8000, 1  # espeak_AUDIO_OUTPUT, espeak_Initialize and espeak_Synth flags
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 WORDS_PER_MINUTE, LOUDNESS, PITCH, PITCH_RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 
 
@@ -76,14 +77,14 @@ def require_engine() -> ModuleType:
 
 
 class Engine:
-    """eSpeak NG speaking with one voice; a context manager, one at a time in a process (the library is global)."""
+    """eSpeak NG speaking with one voice; a context manager."""
 
     def __init__(self, voice: Voice):
         espeak = require_engine()
         self.voice = voice
         self._folder = tempfile.TemporaryDirectory(prefix="voice-")
         _write_data(Path(espeak.get_data_path()), Path(self._folder.name), voice.variant)
-        # A copy has its own memory: what was said by an earlier engine would else change what this one says.
+        # The library keeps state that espeak_Initialize does not clear; a copy of its own starts each engine afresh.
         self._library = ctypes.CDLL(shutil.copy(espeak.get_library_path(), self._folder.name))
         self._samples: list[np.ndarray] = []
         self._callback = CALLBACK(self._collect)  # the library keeps only a pointer to it
@@ -121,9 +122,6 @@ class Engine:
         if samples and count > 0:
             self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0  # go on
-
-
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 def resample(pieces: Sequence[np.ndarray]) -> np.ndarray:

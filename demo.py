@@ -1,0 +1,162 @@
+"""The whole pipeline on synthetic voices: corpus, features, training, three evaluations and a table, in ten minutes.
+
+    make demo
+    python demo.py
+
+Runs the scripts as a user runs them on VoxCeleb. Everything is written to demo_data; a second run keeps corpus and
+features and trains anew. The exit status is 1 if the trained network does not beat the untrained one and the MFCC
+statistics at every length.
+"""
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+
+import console
+import EER_short
+import evaluation
+import identification
+from configure import N_MELS, SAMPLE_RATE, TREES, TRIALS_NAME
+from console import UserError
+from dataset.index import FeatureIndex
+from dataset.trials import read_trials
+from feat_extract.fbank import N_FFT, STEP, WINDOW
+from metrics import verification_metrics
+from verification import Segments
+
+NOTICE = "These voices are synthetic, made by eSpeak NG: the figures say nothing about human speech."
+ROOT = Path("demo_data")
+MODELS = ROOT / "saved_model"
+SEED = 100  # of voices, trials, weights and episodes
+COMMON = ["--save_path", str(ROOT), "--seed", str(SEED)]
+PAPER = ["--loss_type", "prototypical", "--use_GC", "True", "--n_shot", "1", "--n_query", "2", "--use_variable", "True"]
+# 60 speakers and 80 episodes in all: fewer speakers an episode than the paper's 100, and smaller steps than its 0.1.
+TRAINING = [*PAPER, "--nb_class_train", "15", "--lr", "0.01"]
+EPOCHS = 5
+UNTRAINED, TRAINED = 0, 1  # numbers of the runs' folders
+LENGTHS = (EER_short.FULL, 200, 100)  # of the test side, in frames
+N_WAY = 20  # of identification
+EPISODES = ["--nb_class_test", str(N_WAY), "--nb_episode", "20"]
+N_MFCC = 20
+
+
+class Result(NamedTuple):
+    """A row of the table: EERs in percent in the order of LENGTHS, and the identification accuracy in percent."""
+
+    eers: list[float]
+    accuracy: float
+
+
+def main(argv: list[str]) -> int:
+    """Run every stage and print the table; return 0 if training paid off."""
+    console.Parser(__doc__).parse_args(argv)  # --help is the only flag
+    started = time.monotonic()
+    print(NOTICE, flush=True)
+    run("dataprep.py", "--demo", *COMMON)
+    run("feat_extract/feature_extraction.py", "--save_path", str(ROOT))
+    shutil.rmtree(MODELS, ignore_errors=True)
+    for folder, epochs in ((UNTRAINED, 0), (TRAINED, EPOCHS)):
+        run("train.py", *TRAINING, "--max_epoch", str(epochs), *model_flags(folder), *COMMON)
+    results = {
+        "untrained network": evaluate(UNTRAINED),
+        "MFCC statistics": evaluate_statistics(),
+        "trained network": evaluate(TRAINED),
+    }
+    print(f"\n{table(results)}\n\n{NOTICE}\n{time.monotonic() - started:.0f} s in all")
+    *others, trained = results.values()
+    if any(trained.eers[at] >= other.eers[at] for other in others for at in range(len(LENGTHS))):
+        raise UserError("the trained network does not beat both others at every length: training has not worked")
+    return 0
+
+
+def model_flags(folder: int) -> list[str]:
+    """Return the flags that name a run's folder."""
+    return ["--model_path", str(MODELS), "--n_folder", str(folder)]
+
+
+def run(script: str, *flags: str) -> str:
+    """Run one of the scripts, showing what it prints; return its last line. UserError if it fails."""
+    print(f"\n$ python {shlex.join([script, *flags])}", flush=True)
+    started, line = time.monotonic(), ""
+    command = [sys.executable, str(Path(__file__).resolve().parent / script), *flags]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # lines as they come, through the pipe too
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise UserError(f"{script} ended with status {process.returncode}")
+    print(f"({time.monotonic() - started:.0f} s)", flush=True)
+    return line
+
+
+def evaluate(folder: int) -> Result:
+    """Return what the three evaluators say of a run's newest checkpoint."""
+    flags = ["--precision", "auto", "--json", *model_flags(folder), *COMMON]
+    trials = ["--trials", str(ROOT / TRIALS_NAME)]
+    whole = json.loads(run("EER_full.py", *trials, *flags))
+    short = json.loads(run("EER_short.py", "--test_length", *map(str, LENGTHS[1:]), *trials, *flags))
+    identified = json.loads(run("identification.py", *EPISODES, *flags))
+    return Result([rates["eer"] for rates in (whole, *short["lengths"])], identified["accuracy"])
+
+
+def evaluate_statistics() -> Result:
+    """Return how far mean and deviation of MFCCs go, on the trials, windows and episodes that `evaluate` scores."""
+    print("\nMFCC statistics, on the same trials and episodes; the checkpoint only says which speakers are unseen")
+    args = identification.parse_args([*EPISODES, *model_flags(UNTRAINED), *COMMON])
+    setting = evaluation.set_up(args)
+    features, trials = setting.features, read_trials(ROOT / TRIALS_NAME)
+    mfccs = Mfccs(features, ROOT / TREES["vox1_test"].wav)
+    enrol = mfccs.statistics(Segments.whole(features, features.rows(trials.enrol)))
+    eers = []
+    for length in LENGTHS:
+        test = mfccs.statistics(EER_short.test_segments(features, features.rows(trials.test), length, SEED))
+        eers.append(100 * verification_metrics((enrol * test).sum(axis=1), trials.label).eer)
+    windows = mfccs.statistics(identification.draw_windows(args, setting))
+    episodes = torch.from_numpy(windows).unflatten(0, (args.nb_episode, -1, N_WAY))
+    accuracies = [identification.episode_accuracy(episode, args.n_shot) for episode in episodes]
+    return Result(eers, 100 * float(np.mean(accuracies)))
+
+
+class Mfccs:
+    """The MFCCs of an index's utterances, frame by frame as in the features."""
+
+    def __init__(self, features: FeatureIndex, wavs: Path):
+        self._frames = []  # of each row, (T, N_MFCC)
+        for row in range(len(features)):
+            samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
+            padded = np.pad(samples, (0, N_FFT + STEP * (int(features.n_frames[row]) - 1) - len(samples)))
+            framing = {"n_fft": N_FFT, "win_length": WINDOW, "hop_length": STEP, "n_mels": N_MELS, "center": False}
+            self._frames.append(librosa.feature.mfcc(y=padded, sr=SAMPLE_RATE, n_mfcc=N_MFCC, **framing).T)
+
+    def statistics(self, segments: Segments) -> np.ndarray:
+        """Return mean and deviation over the frames of each of n segments: (n, 2 * N_MFCC), of length 1."""
+        rows = []
+        for row, start, length in zip(*segments, strict=True):
+            frames = self._frames[row]
+            window = frames[(start + np.arange(length)) % len(frames)]
+            rows.append(np.concatenate([window.mean(axis=0), window.std(axis=0)]))
+        statistics = np.stack(rows)
+        return statistics / np.linalg.norm(statistics, axis=1, keepdims=True)
+
+
+def table(results: dict[str, Result]) -> str:
+    """Return the results as a Markdown table, the columns in the order of LENGTHS."""
+    headings = ["EER, whole utterances", "EER, 2 s", "EER, 1 s", f"{N_WAY}-way 1-shot identification"]
+    lines = [f"| | {' | '.join(headings)} |", "| --- |" + " ---: |" * len(headings)]
+    for name, result in results.items():
+        lines.append(f"| {name} | " + " | ".join(f"{value:.1f} %" for value in (*result.eers, result.accuracy)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    console.run(main)
