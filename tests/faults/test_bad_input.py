@@ -124,7 +124,7 @@ CASES = [
     ),
     # runs and their folders
     ("train", TRAIN, unchanged, 1, "baseline_000: holds a run"),
-    ("train", [*AGAIN, "--n_folder", "9"], unchanged, 1, "no checkpoint to go on from"),
+    ("train", [*AGAIN, "--n_folder", "9"], unchanged, 1, "holds no checkpoint"),
     ("train", [*AGAIN, "--backbone", "resnet34"], unchanged, 1, "its backbone is resnet18; add --backbone resnet18"),
     ("train", [*AGAIN, "--use_GC", "False"], unchanged, 1, "checkpoint_002.pth: does not fit these flags and data"),
     ("train", [*AGAIN, "--cp_num", "77"], unchanged, 1, "checkpoint_077.pth: no such checkpoint"),
