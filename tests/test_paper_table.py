@@ -1,0 +1,35 @@
+"""The paper's table: what is done is not done again, and the figures are means over seeds."""
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from benchmarks import paper_table
+from console import UserError
+
+
+def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None:
+    commands: list[list[str]] = []
+
+    def stub(args, command: list) -> str:
+        script, *flags = map(str, command)
+        commands.append(flags)
+        seed = int(flags[flags.index("--n_folder") + 1]) % 1000
+        if script == "identification.py":
+            return json.dumps({"accuracy": 50.0, "n_episodes": 7})
+        rates = {"eer": 5.0 + seed, "n_trials": 4000}
+        return "text\n" + json.dumps({"lengths": [rates] * 3} if script == "EER_short.py" else rates)
+
+    monkeypatch.setattr(paper_table, "run_script", stub)
+    flags = ["--save_path", "data", "--output", str(tmp_path), "--quick", "--seeds", "1", "3", "--ways", "5"]
+    paper_table.main(flags)
+    table = pandas.read_csv(tmp_path / "table.csv").query("measure == 'EER, whole'")
+    assert table["setting"].tolist() == list(paper_table.SETTINGS)
+    assert (table["mean"] == 7).all() and (table["seeds"] == 2).all() and (table["trials"] == 4000).all()
+    assert "| EER, whole (%) | 4,000 | 7.00 ± 1.41 |" in (tmp_path / "table.md").read_text()
+    n_done = len(commands)
+    paper_table.main(flags)
+    assert len(commands) - n_done == 2 * len(paper_table.SETTINGS)  # no checkpoint was written, so training only
+    with pytest.raises(UserError, match="begun with other flags"):
+        paper_table.main([*flags[:-1], "10"])
