@@ -1,6 +1,7 @@
 """What every script shares at its command line: user errors, argument types, progress bars."""
 import argparse
 import errno
+import io
 import math
 import os
 import sys
@@ -11,8 +12,9 @@ from typing import NoReturn
 from tqdm import tqdm
 
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
+LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
 TORCH_TROUBLES = {  # what torch's RuntimeErrors say of troubles that are not the program's -> what we say
-    "DataLoader worker": "a process that loads data was killed (out of memory?); run again, with fewer --num_workers",
+    "DataLoader worker": LOADER_KILLED,
     "out of memory": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
@@ -90,6 +92,8 @@ def warn(message: str) -> None:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a script's main on the command line; turn what the user can mend into one line and an exit status."""
     program, message = Path(sys.argv[0]).name, None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log in a file grows as the work does
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()

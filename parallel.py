@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from console import UserError
+from console import LOADER_KILLED, UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
@@ -50,8 +50,22 @@ def unordered_map(
         os.environ.update(inherited)
 
 
+def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
+    """Yield what a torch DataLoader does; UserError if one of its processes is killed while it hands something over.
+
+    At other times torch raises a RuntimeError, wherever the main process is; console.run tells that.
+    """
+    try:
+        yield from loader
+    except (EOFError, OSError):  # what data processes raise is a UserError
+        raise UserError(LOADER_KILLED) from None
+
+
 def leave_signals_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders."""
+    """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders.
+
+    It ends them when the loop over the loader ends; one with persistent workers would outlive it, and never exit.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -15,7 +15,7 @@ from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
 from model.encoder import Encoder
-from parallel import leave_signals_to_parent
+from parallel import from_loaders, leave_signals_to_parent
 from runtime import Compute, autocast
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
@@ -86,7 +86,6 @@ class Run:
             sampler=self._order,
             num_workers=compute.num_workers,
             pin_memory=compute.device.type == "cuda",
-            persistent_workers=compute.num_workers > 0,
             prefetch_factor=4 if compute.num_workers else None,
             worker_init_fn=leave_signals_to_parent,
         )
@@ -160,7 +159,7 @@ class Run:
         with console.progress(
             total=self._episodes.per_epoch, initial=self.episode, unit="episode", desc=f"epoch {self.epoch + 1}"
         ) as bar:
-            for episode in self._loader:
+            for episode in from_loaders(self._loader):
                 waited += time.perf_counter() - asked
                 self._train_episode(episode)
                 utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker)

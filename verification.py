@@ -11,7 +11,7 @@ import console
 from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
-from parallel import leave_signals_to_parent
+from parallel import from_loaders, leave_signals_to_parent
 from runtime import Compute, autocast
 
 BATCH_FRAMES = {"cpu": 4_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
@@ -64,7 +64,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     embeddings = torch.empty(len(segments.row), EMBEDDING_SIZE)
     encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()
     with torch.inference_mode(), console.progress(total=len(embeddings), unit="segment", desc="embedding") as bar:
-        for at, batch in loader:
+        for at, batch in from_loaders(loader):
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
             with autocast(compute):
                 embeddings[at] = encoder(batch).float().cpu()

@@ -1,7 +1,10 @@
 """What the fault-injection tests share: a small trained world, scripts run in this process or killed in another."""
+import contextlib
 import functools
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,12 +49,21 @@ def trial_list(speakers: range, n_utterances: int) -> str:
 
 @functools.cache
 def trained_world(folder: Path) -> Path:
-    """Make data/ and saved_model/baseline_000 with two epochs in a folder; return it."""
+    """Make data/ and saved_model/baseline_000 with two epochs in a folder, third.pth with one more; return it.
+
+    Made once for all tests, which work on copies.
+    """
+    folder.mkdir()
     write_speech(folder / "data", "vox2_dev", range(4), 4)
     write_speech(folder / "data", "vox1_test", range(30, 33), 3)
     (folder / "data" / TRIALS_NAME).write_text(trial_list(range(30, 33), 3))
     outcome = in_process(train.main, [*TRAIN, "--max_epoch", "2"], folder)
     assert outcome.status == 0, outcome.stderr
+    further = copy_world(folder, folder / "further")
+    outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "3"], further)
+    assert outcome.status == 0, outcome.stderr
+    (further / RUN / "checkpoint_003.pth").rename(folder / "third.pth")
+    shutil.rmtree(further)
     return folder
 
 
@@ -79,10 +91,6 @@ class Outcome:
 
 def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
     """Run a script's main as its command line does, but here: starting Python and torch takes seconds."""
-    import contextlib
-    import io
-    import signal
-
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     out, err, before, argv_before = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
     sys.argv = [main.__module__ + ".py", *argv]
@@ -114,8 +122,12 @@ def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, timeout: float = 180) -> Outcome:
-    """Wait for a script."""
-    stdout, stderr = process.communicate(timeout=timeout)
+    """Wait for a script; one that hangs is killed, with all its processes, and fails the test."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return Outcome(process.returncode, stdout or "", stderr)
 
 

@@ -1,0 +1,108 @@
+"""A disk that fills up, or a quota that ends, while something is written: what was whole stays whole."""
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import write_wavs
+from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, start, trained_world
+
+from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
+from configure import TREES
+
+resource = pytest.importorskip("resource", reason="quotas are POSIX's")
+AGAIN = ["train.py", *TRAIN, "--use_checkpoint", True, "--max_epoch", 3]
+EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return trained_world(tmp_path_factory.getbasetemp() / "world")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, where the tests may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if done.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def grow(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+
+
+def quota(size: int) -> dict[str, object]:
+    """Return what makes a script unable to write files beyond `size` bytes; works for everybody."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+def check_training(run: Path, before: dict[str, bytes], outcome: Outcome) -> None:
+    """Check that a training that could not write checkpoint 3 lost nothing of what was in its folder."""
+    assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    assert "checkpoint_003.pth: could not be written" in outcome.stderr and "are whole" in outcome.stderr
+    after = files_of(run)
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if name.endswith(".pth"))
+
+
+def test_a_quota_that_ends_while_training_leaves_the_last_checkpoint(world: Path, tmp_path: Path) -> None:
+    home = copy_world(world, tmp_path / "home")
+    before = files_of(home / RUN)
+    check_training(home / RUN, before, finish(start(*AGAIN, cwd=home, **quota(2_000_000))))
+    assert finish(start(*AGAIN, cwd=home)).status == 0
+    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+
+
+def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(world: Path, tmp_path: Path, small_disk) -> None:
+    home = copy_world(world, tmp_path / "home")
+    before = files_of(home / RUN)
+    subprocess.run(["mount", "-o", f"remount,size={sum(map(len, before.values())) + 2**20}", small_disk], check=True)
+    shutil.copytree(home / RUN, small_disk / RUN.name)
+    outcome = finish(start(*AGAIN, "--model_path", small_disk, cwd=home))
+    assert "No space left on device" in outcome.stderr
+    check_training(small_disk / RUN.name, before, outcome)
+
+
+def test_a_disk_that_fills_while_extracting_keeps_what_is_whole(tmp_path: Path, small_disk: Path) -> None:
+    write_wavs(tmp_path / "quiet" / "data", "vox2_dev", range(4), 12, seconds=2)  # 35 kB of features each
+    wavs, features = (tmp_path / "quiet" / "data" / folder for folder in TREES["vox2_dev"])
+    (small_disk / TREES["vox2_dev"].wav).parent.mkdir(parents=True)
+    (small_disk / TREES["vox2_dev"].wav).symlink_to(wavs)
+    full = finish(start(*EXTRACTION, "--save_path", small_disk, cwd=tmp_path))
+    assert full.status == 1 and len(full.stderr.splitlines()) == 1, full.stderr
+    assert ".pkl: No space left on device; free some space and run again" in full.stderr
+    assert finish(start(*EXTRACTION, cwd=tmp_path / "quiet")).status == 0
+    expected = files_of(features)
+    written = files_of(small_disk / TREES["vox2_dev"].feat)
+    assert 0 < len(written) < len(expected) and written.items() <= expected.items()
+    grow(small_disk)
+    assert finish(start(*EXTRACTION, "--save_path", small_disk, cwd=tmp_path)).status == 0
+    assert files_of(small_disk / TREES["vox2_dev"].feat) == expected
+
+
+def test_a_quota_that_ends_while_extracting_or_scoring_is_told(world: Path, tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(1), 2, seconds=2)
+    outcome = finish(start(*EXTRACTION, cwd=tmp_path, **quota(20_000)))
+    assert outcome.status == 1 and ".pkl: File too large" in outcome.stderr and len(outcome.stderr.splitlines()) == 1
+    assert not files_of(tmp_path / "data" / TREES["vox2_dev"].feat)
+    home = copy_world(world, tmp_path / "home")
+    scoring = ["EER_full.py", "--save_scores", "scores.csv"]
+    outcome = finish(start(*scoring, cwd=home, **quota(500)))
+    assert outcome.status == 1 and "scores.csv: File too large" in outcome.stderr and "EER " in outcome.stdout
+    assert not (home / "scores.csv").exists() and not list(home.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_on_a_full_disk_is_told_and_the_epoch_is_kept(world: Path, tmp_path: Path) -> None:
+    home = copy_world(world, tmp_path / "home")
+    with open("/dev/full", "w") as full:
+        outcome = finish(start(*AGAIN, cwd=home, stdout=full))
+    assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    assert "writing the output: No space left on device" in outcome.stderr
+    assert load_checkpoint(newest_checkpoint(home / RUN)[0]).epoch == 2

@@ -1,0 +1,141 @@
+"""SIGKILL at random points, SIGTERM to all processes, a loader killed: nothing is lost, the end is the same."""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_wavs
+from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, soaked, start, trained_world
+
+from checkpoint import checkpoint_path, unfinished_path
+from configure import TREES
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 2]
+TRAINING = ["train.py", *TRAIN, "--max_epoch", 2, "--save_every_minutes", 1e-6]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return trained_world(tmp_path_factory.getbasetemp() / "world")
+
+
+def kill_group(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
+    os.killpg(process.pid, number)
+
+
+def kill_after(seconds: float, process: subprocess.Popen, whole_group: bool) -> None:
+    """Kill a script, with its workers or alone, after so many seconds unless it has ended."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill_group(process) if whole_group else process.kill()
+    process.communicate()
+
+
+def test_extraction_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    kills, rng = soaked(3, 25), random.Random(1)
+    write_wavs(tmp_path / "quiet" / "data", "vox2_dev", range(3), soaked(16, 80), seconds=1)
+    copy_world(tmp_path / "quiet", tmp_path / "killed")
+    started = time.monotonic()
+    assert finish(start(*EXTRACTION, cwd=tmp_path / "quiet")).status == 0
+    usual = time.monotonic() - started
+    for _ in range(kills):
+        kill_after(rng.uniform(0.3, 1) * usual, start(*EXTRACTION, cwd=tmp_path / "killed"), rng.random() < 0.5)
+    done = finish(start(*EXTRACTION, cwd=tmp_path / "killed"))
+    assert done.status == 0 and done.stderr == "", done.stderr
+    assert files_of(tmp_path / "quiet") == files_of(tmp_path / "killed")
+
+
+def test_training_killed_again_and_again_ends_with_the_same_weights(world: Path, tmp_path: Path) -> None:
+    kills, rng = soaked(3, 30), random.Random(2)
+    home = copy_world(world, tmp_path / "home")
+    shutil.rmtree(home / RUN)
+    for number in range(kills):
+        if number % 8 == 7:  # from the beginning, or most kills would meet a run that is done
+            shutil.rmtree(home / RUN)
+        goes_on = list((home / RUN).glob("*.pth"))
+        process = start(*TRAINING, "--use_checkpoint", bool(goes_on), "--num_workers", number % 2, cwd=home)
+        if rng.random() < 0.9:  # the others are killed while they start
+            wait_for(process, "chance, global")
+        kill_after(rng.uniform(0, 3), process, whole_group=rng.random() < 0.5)
+    goes_on = list((home / RUN).glob("*.pth"))
+    done = finish(start(*TRAINING, "--use_checkpoint", bool(goes_on), cwd=home))
+    assert done.status == 0, done.stderr
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+    assert same_rows(home, world)
+    left = {path.name for path in (home / RUN).iterdir()}
+    assert left == {"checkpoint_001.pth", "checkpoint_002.pth", "config.json", "log.csv", ".train.lock"}
+
+
+def same_rows(home: Path, other: Path) -> bool:
+    """Tell whether two runs have the same log.csv, its two columns of measured time aside."""
+    logs = ((folder / RUN / "log.csv").read_text().splitlines() for folder in (home, other))
+    tables = [[line.split(",") for line in log] for log in logs]
+    timed = [tables[0][0].index(name) for name in ("utterances_per_second", "waiting")]
+    rows = [[[value for at, value in enumerate(row) if at not in timed] for row in table] for table in tables]
+    return rows[0] == rows[1]
+
+
+def wait_for(process: subprocess.Popen, words: str) -> None:
+    """Wait until a script prints a line that begins so."""
+    while not process.stdout.readline().startswith(words):
+        assert process.poll() is None, process.stderr.read()
+
+
+def in_the_first_epoch(home: Path, *flags: object) -> subprocess.Popen:
+    """Start a training with a loader process; return it once it has trained an episode."""
+    process = start(*TRAINING[:-2], "--n_folder", 4, "--num_workers", 1, *flags, cwd=home)
+    wait_for(process, "first loss")
+    return process
+
+
+def end_of(process: subprocess.Popen) -> Outcome:
+    outcome = finish(process)
+    assert "Traceback" not in outcome.stderr and len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    return outcome
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_and_stops(world: Path, tmp_path: Path, number: signal.Signals) -> None:
+    home = copy_world(world, tmp_path / "home")
+    process = in_the_first_epoch(home)
+    kill_group(process, number)
+    outcome = end_of(process)
+    assert outcome.status == 128 + number and "saved; --use_checkpoint True goes on" in outcome.stderr
+    folder = home / RUN.with_name("baseline_004")
+    assert unfinished_path(folder).exists()
+    if number == signal.SIGTERM:
+        done = finish(start(*TRAINING[:-2], "--n_folder", 4, "--use_checkpoint", True, cwd=home))
+        assert done.status == 0, done.stderr
+        assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
+
+
+def test_a_killed_loader_is_told_in_one_line(world: Path, tmp_path: Path) -> None:
+    process = in_the_first_epoch(copy_world(world, tmp_path / "home"), "--max_epoch", 500)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        kill_group(process)
+        pytest.skip("no list of child processes here")
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    outcome = end_of(process)
+    assert outcome.status == 1 and "a process that loads data was killed" in outcome.stderr
+
+
+def test_a_killed_worker_of_the_extraction_is_told_in_one_line(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(2), 2, seconds=1)
+    process, features = start(*EXTRACTION, cwd=tmp_path), tmp_path / "data" / TREES["vox2_dev"].feat
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        kill_group(process)
+        pytest.skip("no list of child processes here")
+    while len(children.read_text().split()) < 2:  # the first is Python's resource tracker
+        time.sleep(0.01)
+    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    outcome = end_of(process)
+    assert outcome.status == 1 and "a worker process was killed" in outcome.stderr
+    assert finish(start(*EXTRACTION, cwd=tmp_path)).status == 0 and len(files_of(features)) == 4

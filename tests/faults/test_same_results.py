@@ -1,0 +1,49 @@
+"""The same command gives the same bits; a score does not depend on what else is scored, or by how many processes."""
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from harness import RUN, TRAIN, copy_world, finish, in_process, put, same_training, start, trained_world
+
+import EER_full
+import verification
+from checkpoint import checkpoint_path
+from configure import TRIALS_NAME
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return trained_world(tmp_path_factory.getbasetemp() / "world")
+
+
+def test_training_twice_gives_the_same_bits(world: Path, tmp_path: Path) -> None:
+    home = copy_world(world, tmp_path / "home")
+    for folder in (1, 2):
+        done = finish(start("train.py", *TRAIN, "--max_epoch", 1, "--n_folder", folder, cwd=home))
+        assert done.status == 0, done.stderr
+    runs = [checkpoint_path(home / RUN.with_name(f"baseline_{n:03d}"), 1) for n in (1, 2)]
+    assert same_training(*runs) and same_training(runs[0], checkpoint_path(world / RUN, 1))
+
+
+def scores(home: Path, *flags: str) -> pandas.Series:
+    outcome = in_process(EER_full.main, ["--save_scores", "scores.csv", *flags], home)
+    assert outcome.status == 0, outcome.stderr
+    return pandas.read_csv(home / "scores.csv").set_index(["enrol", "test"])["score"]
+
+
+def test_scores_do_not_depend_on_batches_order_or_workers(world: Path, tmp_path: Path, monkeypatch) -> None:
+    home = copy_world(world, tmp_path / "home")
+    expected = scores(home)
+    lines = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)
+    put(home / "data" / TRIALS_NAME, "".join(lines[::-1]))
+    reversed_ = scores(home)
+    assert list(reversed_.index) == list(expected.index[::-1])
+    put(home / "data" / TRIALS_NAME, "".join(line for line in lines if "id00032" not in line))
+    fewer = scores(home)
+    put(home / "data" / TRIALS_NAME, "".join(lines))
+    with_workers = scores(home, "--num_workers", "2")
+    monkeypatch.setitem(verification.BATCH_FRAMES, "cpu", 1)
+    one_by_one = scores(home)
+    for other in (reversed_, fewer, with_workers, one_by_one):
+        np.testing.assert_allclose(other, expected[other.index], atol=1e-5)
