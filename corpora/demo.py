@@ -17,7 +17,7 @@ from parallel import unordered_map
 N_TRAIN, N_TEST = 60, 20  # speakers
 UTTERANCES = tuple(f"video{video}/{index:05d}.wav" for video in (1, 2, 3) for index in (1, 2, 3, 4))  # of a speaker
 SECONDS = (2.5, 6.0)  # shortest and longest utterance
-N_TARGETS = 600  # target trials, and as many others
+N_TARGETS = 400  # target trials, and as many others
 GAIN_HZ = (60, 250, 1000, 3000, 8000)  # where a channel's gain is drawn; between these it is interpolated
 MARKER = "demo.json"  # in a data root: what the demo there was made from
 
