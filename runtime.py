@@ -1,5 +1,6 @@
 """Where and how the network runs: device, precision, seeds."""
 import argparse
+import os
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -27,10 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     parser.add_argument("--gpu", type=console.integer(0), default=0, help="with auto: number of the GPU")
     parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default: {precision}")
     parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
+    parser.add_argument("--deterministic", type=console.boolean, default=False,
+                        help="on CUDA too, the same bits in every run; slower (False)")  # fmt: skip
 
 
 def set_up(args: argparse.Namespace) -> Compute:
     """Choose device, precision and loader processes by the flags, and seed torch."""
+    if args.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
+        torch.use_deterministic_algorithms(True)
     device = _ready(_select_device(args.device, args.use_cuda, args.gpu))
     torch.manual_seed(args.seed)
     workers = args.num_workers
@@ -66,8 +72,11 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
     else:
         try:
             device = torch.device(name)
+            known = device.type in ("cpu", "cuda") or (device.type == "mps" and torch.backends.mps.is_available())
         except RuntimeError:
-            raise UsageError(f"--device {name}: not a device; auto, cpu, cuda, cuda:1 and mps are") from None
+            known = False
+        if not known:
+            raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device

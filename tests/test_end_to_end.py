@@ -1,8 +1,6 @@
 """The real scripts, run as a user runs them, from wavs to the three result lines."""
 import json
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,24 +114,6 @@ def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     (home / "release.pth").rename(folder / "checkpoint_002.pth")
     done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--n_folder", 7, "--max_epoch", 3, cwd=home)
     assert "2 epochs and 0 episodes are done" in done.stdout and (folder / "checkpoint_003.pth").exists()
-
-
-def test_training_stopped_by_a_signal_ends_where_an_undisturbed_one_does(home: Path) -> None:
-    command = [sys.executable, PROJECT / "train.py", *TRAIN, "--n_folder", "3", "--max_epoch", "2"]
-    folder = home / "saved_model" / "baseline_003"
-    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("first loss"):
-                process.send_signal(signal.SIGTERM)
-        assert process.wait() == 128 + signal.SIGTERM
-        assert "--use_checkpoint True goes on" in process.stderr.read()
-    assert (folder / "unfinished_epoch.pth").exists()
-    run_script("train.py", *TRAIN, "--n_folder", 3, "--max_epoch", 2, "--use_checkpoint", "True", cwd=home)
-    assert not (folder / "unfinished_epoch.pth").exists()
-    ours, undisturbed = (
-        load_checkpoint(home / "saved_model" / f"baseline_{n:03d}" / "checkpoint_002.pth").state_dict for n in (3, 0)
-    )
-    assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
 
 
 def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch) -> None:

@@ -99,7 +99,8 @@ CASES = [
     ("train", [*TRAIN, "--seed", "1" + 30 * "0"], unchanged, 2, "--seed: 1000000000000000000000000000000 is above"),
     ("train", [*TRAIN, "--num_workers", "1000000"], unchanged, 2, "--num_workers: 1000000 is above"),
     ("train", [*TRAIN, "--device", "cuda:77"], unchanged, 2, "cuda:77"),
-    ("train", [*TRAIN, "--device", "toaster"], unchanged, 2, "toaster"),
+    ("train", [*TRAIN, "--device", "toaster"], unchanged, 2, "--device toaster: not a device here"),
+    ("train", [*TRAIN, "--device", "meta"], unchanged, 2, "--device meta: not a device here"),
     ("train", [*TRAIN, "--no\nsuch\x1b[31mflag"], unchanged, 2, r"--no\nsuch\x1b[31mflag"),
     *(
         ("train", [*TRAIN, flag, value], unchanged, 2, f"{flag}: '{value}' is not a number above 0")
