@@ -102,8 +102,10 @@ def test_channel_keeps_length_and_differs_between_videos():
 
 def test_continues_after_a_kill(corpus: Path, tmp_path: Path):
     code = "import sys, pathlib, corpora.demo; corpora.demo.write_demo(pathlib.Path(sys.argv[1]), 1, 2, 2, workers=1)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent.parent)
-    wavs = tmp_path / TREES["vox2_dev"].wav
+    root, repository = tmp_path / "demo", Path(__file__).parent.parent
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed engine leaves its folder there
+    process = subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, env=environment)
+    wavs = root / TREES["vox2_dev"].wav
     deadline = time.monotonic() + 60
     while not (wavs / "train001").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -112,8 +114,8 @@ def test_continues_after_a_kill(corpus: Path, tmp_path: Path):
     time.sleep(0.5)  # its worker notices and ends
     written = {path: path.stat().st_mtime_ns for path in (wavs / "train000").glob("*/*.wav")}
     assert len(written) == len(UTTERANCES)
-    write_demo(tmp_path, seed=1, workers=1, **SIZE)
-    whole = {name: content for name, content in files_of(tmp_path).items() if not name.endswith(TEMPORARY_SUFFIX)}
+    write_demo(root, seed=1, workers=1, **SIZE)
+    whole = {name: content for name, content in files_of(root).items() if not name.endswith(TEMPORARY_SUFFIX)}
     assert whole == files_of(corpus)
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
