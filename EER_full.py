@@ -12,6 +12,7 @@ from pathlib import Path
 
 import console
 import evaluation
+import ranks
 from configure import TRIALS_NAME, save_root
 from dataset.trials import read_trials
 from recognition.threshold import save_threshold
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
     enrol, test = (Segments.whole(features, features.rows(side)) for side in (trials.enrol, trials.test))
     result = evaluation.verify(setting, trials, enrol, {"whole": test}, args)
-    save_threshold(setting.path, path, result["eer"], result["threshold"])
+    if ranks.is_first():
+        save_threshold(setting.path, path, result["eer"], result["threshold"])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 
 import console
 import evaluation
+import ranks
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials, stored_short_trials, window_starts
@@ -49,7 +50,8 @@ def main(argv: list[str]) -> None:
         trials = trials.where(~evaluation.of_seen_speakers(trials, setting)).checked(args.trials)
     else:
         kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
-        trials = stored_short_trials(kept, features, setting.unseen, args.seed)
+        with ranks.first_goes_first():
+            trials = stored_short_trials(kept, features, setting.unseen, args.seed)
         print(f"trials: {kept}")
     rows = features.rows(trials.test)
     tests = {str(length): test_segments(features, rows, length, args.seed) for length in args.test_length}

@@ -11,12 +11,17 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+import ranks
+
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
 LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
+RANK_ENDED = "another rank has ended (its own line says why), so this one does; what was saved is whole"
 TORCH_TROUBLES = {  # what torch's RuntimeErrors say of troubles that are not the program's -> what we say
     "DataLoader worker": LOADER_KILLED,
     "out of memory": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
+    "gloo": RANK_ENDED,
+    "NCCL": RANK_ENDED,
 }
 
 
@@ -80,18 +85,25 @@ def positive(text: str) -> float:
 
 
 def progress(*args, **kwargs) -> tqdm:
-    """Return a tqdm bar on standard error, silent where that is not a terminal."""
-    return tqdm(*args, disable=None, dynamic_ncols=True, **kwargs)
+    """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first."""
+    return tqdm(*args, disable=None if ranks.is_first() else True, dynamic_ncols=True, **kwargs)
 
 
 def warn(message: str) -> None:
-    """Print one line to standard error, above any progress bar."""
-    tqdm.write(one_line(message), file=sys.stderr)
+    """Print one line to standard error, above any progress bar; of the ranks, the first does."""
+    if ranks.is_first():
+        tqdm.write(one_line(message), file=sys.stderr)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a script's main on the command line; turn what the user can mend into one line and an exit status."""
+    """Run a script's main on the command line; turn what the user can mend into one line and an exit status.
+
+    Of several ranks the first prints; the others only say why they end.
+    """
     program, message = Path(sys.argv[0]).name, None
+    if not ranks.is_first():
+        program = f"{program}, rank {ranks.rank()}"
+        sys.stdout = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log in a file grows as the work does
     try:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 
 import console
+import ranks
 import runtime
 from checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES, save_root
@@ -123,7 +124,7 @@ def verify(
         mark = {"length": length} if several else {}
         tables.append({"label": trials.label.astype(int), "enrol": trials.enrol, "test": trials.test} | mark | scores)
         results.append(mark | _report(setting, trials, (enrol, test), scores, f"test {length}: " if several else ""))
-    if args.save_scores:
+    if args.save_scores and ranks.is_first():
         with replacing(args.save_scores) as temporary:
             pandas.concat([pandas.DataFrame(table) for table in tables]).to_csv(temporary, index=False)
     result = {"lengths": results} if several else results[0]

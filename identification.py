@@ -1,12 +1,14 @@
 """Identify unseen speakers from short windows: N-way K-shot accuracy over random episodes.
 
     python identification.py --n_folder 0 --cp_num 100 --nb_class_test 100 --test_length 100
-    python identification.py --checkpoint FILE --nb_class_test 20 --n_shot 5 --json
+    python identification.py --checkpoint FILE --nb_class_test 5 10 20 --n_shot 1 5 --json
 
 An episode enrols --nb_class_test VoxCeleb1 speakers that were not trained on, each by the mean embedding of --n_shot
 windows of --enroll_length frames, and names the speaker of --n_query windows of --test_length frames of each.
+With several numbers of speakers or shots a window is embedded once for all, and --json has a list `settings`.
 """
 import argparse
+import itertools
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
 from loss import class_logits, prototypes
 from metrics import mean_interval
-from verification import MAX_FRAMES, Segments, embed, unique_segments
+from verification import MAX_FRAMES, Segments, embed, join_segments, unique_segments
 
 # An utterance offers so many windows in each role, and an episode picks one: on small data, where 1,000 episodes meet
 # the same utterances again and again, a window is embedded once instead of hundreds of times.
@@ -29,8 +31,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = evaluation.parser(__doc__)
     add = parser.add_argument
-    add("--nb_class_test", type=console.integer(2), default=50, help="speakers of an episode (50)")
-    add("--n_shot", type=console.integer(1), default=1, help="enrolment windows of a speaker (1)")
+    add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], help="speakers of an episode (50)")
+    add("--n_shot", type=console.integer(1), nargs="+", default=[1], help="enrolment windows of a speaker (1)")
     add("--n_query", type=console.integer(1), default=5, help="test windows of a speaker (5)")
     add("--enroll_length", type=console.integer(1, MAX_FRAMES), default=500, help="frames of an enrolment window (500)")
     add("--test_length", type=console.integer(1, MAX_FRAMES), default=100, help="frames (10 ms) of a test window (100)")
@@ -39,43 +41,48 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Draw the episodes, embed their windows, print the accuracy."""
+    """Draw the episodes of each setting, embed their windows, print the accuracies."""
     args = parse_args(argv)
     setting = evaluation.set_up(args)
     evaluation.say_left_out(setting)
-    windows = draw_windows(args, setting)
-    segments, at = unique_segments(windows)
-    embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
-    at = at.reshape(args.nb_episode, args.n_shot + args.n_query, args.nb_class_test)
-    accuracies = np.array([episode_accuracy(embeddings[torch.from_numpy(rows)], args.n_shot) for rows in at])
-    accuracy, ci95 = mean_interval(100 * accuracies)
+    kinds = list(itertools.product(args.n_shot, args.nb_class_test))
+    drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
+    segments, at = unique_segments(join_segments(drawn))
     seconds = float(segments.length.sum() / FRAMES_PER_SECOND)
     n_speakers = len(np.unique(setting.features.speaker[segments.row]))
     print(
-        f"scored: {args.nb_episode:,} episodes, {at[:, args.n_shot :].size:,} test windows of {n_speakers:,} speakers, "
-        f"{seconds:,.0f} s of audio"
+        f"scored: {args.nb_episode:,} episodes{' of each kind' if len(kinds) > 1 else ''}, "
+        f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
     )
-    print(
-        f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {args.nb_class_test}-way "
-        f"{args.n_shot}-shot, enrolment {args.enroll_length} and test {args.test_length} frames"
-    )
-    result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": args.nb_class_test}
-    evaluation.say_json(result | {"n_shot": args.n_shot, "n_speakers": n_speakers, "seconds": seconds}, args)
+    embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
+    results = []
+    for (n_shot, n_way), of_kind in zip(kinds, np.split(at, np.cumsum([len(d.row) for d in drawn])[:-1]), strict=True):
+        episodes = torch.from_numpy(of_kind.reshape(args.nb_episode, n_shot + args.n_query, n_way))
+        accuracies = np.array([episode_accuracy(embeddings[rows], n_shot) for rows in episodes])
+        accuracy, ci95 = mean_interval(100 * accuracies)
+        print(
+            f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {n_way}-way {n_shot}-shot, "
+            f"enrolment {args.enroll_length} and test {args.test_length} frames"
+        )
+        results.append(
+            {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
+        )
+    common = {"n_speakers": n_speakers, "seconds": seconds}
+    evaluation.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
 
 
-def draw_windows(args: argparse.Namespace, setting: evaluation.Setting) -> Segments:
+def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: int, n_shot: int) -> Segments:
     """Return the windows of all episodes, flattened from (episode, shots + queries, way)."""
     features = setting.features
-    n_windows = args.n_shot + args.n_query
-    eligible = eligible_speakers(features, args.nb_class_test, n_windows, setting.unseen)
+    n_windows = n_shot + args.n_query
+    eligible = eligible_speakers(features, n_way, n_windows, setting.unseen)
     rng = np.random.default_rng(args.seed)
-    rows = np.stack(
-        [draw_utterances(features, eligible, args.nb_class_test, n_windows, rng)[1] for _ in range(args.nb_episode)]
-    )
-    lengths = np.where(np.arange(n_windows) < args.n_shot, args.enroll_length, args.test_length)
+    rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
+    lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
     lengths = np.broadcast_to(lengths[:, None], rows.shape)
-    places = rng.random((2, len(features), WINDOWS))  # of the windows, as fractions of an utterance's possible starts
-    role = (np.arange(n_windows) >= args.n_shot).astype(int)[:, None]
+    # Of the windows, as fractions of an utterance's possible starts; the same whatever the speakers and shots.
+    places = np.random.default_rng([args.seed, 1]).random((2, len(features), WINDOWS))
+    role = (np.arange(n_windows) >= n_shot).astype(int)[:, None]
     starts = places[role, rows, rng.integers(WINDOWS, size=rows.shape)] * n_starts(features.n_frames[rows], lengths)
     return Segments(rows.ravel(), starts.astype(np.int64).ravel(), lengths.ravel())
 

@@ -8,18 +8,19 @@ import numpy
 import torch
 
 import console
+import ranks
 from files import replacing
 
 CONFIG_NAME, LOG_NAME = "config.json", "log.csv"
 DECISIVE = (  # the flags that a run's course depends on
-    "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm seed precision".split()
-)
+    "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm sync_bn seed precision"
+).split()
 
 
 def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]) -> None:
-    """Write config.json."""
+    """Write config.json: flags, ranks, versions and training speakers."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    content = {"arguments": arguments, "versions": versions, "speakers": speakers}
+    content = {"arguments": arguments, "ranks": ranks.count(), "versions": versions, "speakers": speakers}
     with replacing(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str))
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+import ranks
 from console import LOADER_KILLED, UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -16,8 +17,9 @@ CHUNK = 16  # items a worker takes at a time, unless told otherwise
 
 
 def cpu_count() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processors that this process may use; the ranks of a machine share them."""
+    everywhere = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, everywhere // ranks.count_on_machine())
 
 
 def unordered_map(

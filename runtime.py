@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 import console
+import ranks
 from console import UsageError
 from parallel import cpu_count
 
@@ -33,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
 
 
 def set_up(args: argparse.Namespace) -> Compute:
-    """Choose device, precision and loader processes by the flags, and seed torch."""
+    """Choose device, precision and loader processes by the flags, meet the other ranks, and seed torch."""
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
         torch.use_deterministic_algorithms(True)
     device = _ready(_select_device(args.device, args.use_cuda, args.gpu))
+    ranks.join()
     torch.manual_seed(args.seed)
     workers = args.num_workers
     if workers is None:
@@ -64,7 +66,11 @@ def _ready(device: torch.device) -> torch.device:
 
 
 def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.device:
-    """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there."""
+    """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there.
+
+    Each rank of a machine has a GPU of its own.
+    """
+    gpu = ranks.rank_on_machine() if ranks.count() > 1 else gpu
     if name == "auto":
         if not (use_cuda and torch.cuda.is_available()):
             return torch.device("cpu")
@@ -77,7 +83,9 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
             known = False
         if not known:
             raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", gpu)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 

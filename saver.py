@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import console
+import ranks
 from checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
 from training import Run
 
@@ -29,24 +30,30 @@ class Saver:
         self._signal = number
 
     def after_episode(self) -> None:
-        """Save if it is time to, or if a signal came; after a signal, leave."""
-        if not self._signal and time.monotonic() < self._due:
+        """Save if it is time to, or if a signal came to any rank; after a signal, leave."""
+        asked, due = ranks.most([self._signal, time.monotonic() >= self._due])
+        if not (asked or due):
             return
         self._run.save(unfinished_path(self._folder), **self._facts)
         self._due = time.monotonic() + self._period
-        self._leave_if_asked("after episode", self._run.episode)
+        self._leave_if(asked, f"after episode {self._run.episode}")
 
     def after_epoch(self) -> None:
         """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
         self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
+        if ranks.is_first():
+            self._remove_old()
+        self._leave_if(*ranks.most([self._signal]), f"after epoch {self._run.epoch}")
+
+    def _remove_old(self) -> None:
         unfinished_path(self._folder).unlink(missing_ok=True)
         if self._keep_last:
             for epoch, path in numbered_checkpoints(self._folder).items():
                 if epoch <= self._run.epoch - self._keep_last:
                     path.unlink()
-        self._leave_if_asked("after epoch", self._run.epoch)
 
-    def _leave_if_asked(self, when: str, number: int) -> None:
-        if self._signal:
-            console.warn(f"stopped {when} {number}, saved; --use_checkpoint True goes on")
-            raise SystemExit(128 + self._signal)
+    def _leave_if(self, asked: int, when: str) -> None:
+        """Leave if a signal of the number `asked` came; 0 is none."""
+        if asked:
+            console.warn(f"stopped {when}, saved; --use_checkpoint True goes on")
+            raise SystemExit(128 + asked)

@@ -4,16 +4,21 @@
     python train.py --use_GC False
     python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
     python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
+    torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
 
 The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
 config.json. Ctrl-C or SIGTERM saves and stops.
 """
 import argparse
 import math
+from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 import console
 import logbook
+import ranks
 import runtime
 from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
 from configure import EVALUATION_TREES, TRAINING_TREE, TREES, save_root
@@ -51,6 +56,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--backbone", choices=list(BACKBONES), default="resnet34", help="default: resnet34")
     add("--max_epoch", type=console.integer(0), default=300, help="epochs (300); 0 writes the untrained network")
     add("--lr", type=console.positive, default=0.1, help="learning rate at the start (0.1)")
+    add("--scale_lr", type=console.boolean, default=False, help="lr times the number of torchrun's ranks (False)")
+    add("--sync_bn", type=console.boolean, default=False, help="batch statistics over all ranks, on CUDA (False)")
     add("--max_grad_norm", type=console.positive, help="clip gradients to this norm (no clipping)")
     add("--seed", type=console.integer(0), default=100, help="of the weights and the episodes (100)")
     add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints only (all)")
@@ -82,10 +89,16 @@ def main(argv: list[str]) -> int:
     )
     validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # refused before the work
     objective = Objective(args.loss_type, args.use_GC, len(features.speakers), EMBEDDING_SIZE)
-    run = Run(EpisodeLoss(first_encoder(args), objective), episodes, compute, args.lr, args.max_grad_norm)
+    model = EpisodeLoss(first_encoder(args), objective)
+    if args.sync_bn:
+        if compute.device.type != "cuda":
+            raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    lr = args.lr * (ranks.count() if args.scale_lr else 1)
+    run = Run(model, episodes, compute, lr, args.max_grad_norm)
     describe(args, features, episodes, compute)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".train.lock"):
+    with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
         begin(run, folder, args, features.speakers)
         train(run, folder, args, features.speakers, validation)
     print(f"checkpoints up to epoch {run.epoch} are in {folder}")
@@ -102,7 +115,7 @@ def train(
     saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
 
     def after_episode() -> None:
-        if (run.epoch, run.episode) == (0, 1):
+        if (run.epoch, run.episode) == (0, ranks.count()):
             print(f"first loss: {describe_terms(run.mean_terms())}")
         saver.after_episode()
 
@@ -126,7 +139,7 @@ def first_encoder(args: argparse.Namespace) -> Encoder:
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
     if args.use_checkpoint:
-        path, checkpoint = newest_checkpoint(folder, args.cp_num)
+        path, checkpoint = ranks.from_first(lambda: newest_checkpoint(folder, args.cp_num))
         if checkpoint.backbone != args.backbone:
             raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
         if checkpoint.speakers and checkpoint.speakers != speakers:
@@ -140,8 +153,9 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
     elif any(folder.glob("*.pth")):
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
-    remove_unfinished(folder)
-    logbook.write_config(folder, vars(args), speakers)
+    if ranks.is_first():
+        remove_unfinished(folder)
+        logbook.write_config(folder, vars(args), speakers)
 
 
 def describe(
@@ -151,6 +165,7 @@ def describe(
     print(
         f"{len(features)} utterances of {len(features.speakers)} speakers; {episodes.per_epoch} episodes an epoch; "
         f"{args.backbone} on {compute.device} in {str(compute.dtype).removeprefix('torch.')}"
+        + (f"; {ranks.count()} ranks share the episodes" if ranks.count() > 1 else "")
     )
     if episodes.excluded:
         needed = args.n_shot + args.n_query
@@ -193,7 +208,12 @@ def describe_terms(terms: Terms) -> str:
 
 
 def report(folder: Path, epoch: int, result: EpochResult, eer: float) -> None:
-    """Print the epoch's line and put its row into log.csv, in place of any rows of a run that went further."""
+    """Print the epoch's line and put its row into log.csv, in place of any rows of a run that went further.
+
+    The first rank does.
+    """
+    if not ranks.is_first():
+        return
     print(
         f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}, "
         f"{result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data"

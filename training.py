@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import console
+import ranks
 from checkpoint import Checkpoint, parameters_of, save_checkpoint, state_dict_of
 from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
@@ -57,7 +59,7 @@ class Run:
 
     Attributes:
         epoch: epochs finished.
-        episode: episodes done of the epoch after those.
+        episode: episodes done, by all ranks, of the epoch after those.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class Run:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, "min", factor=0.1, patience=3, threshold=1e-4, min_lr=1e-5
         )
-        self._order = EpisodeOrder(episodes.per_epoch)
+        # Each rank normalises by its own batch, as the paper's single GPU; the first rank's running statistics count.
+        self._replica = DistributedDataParallel(model) if ranks.count() > 1 else model
+        self._order = EpisodeOrder(episodes.per_epoch, ranks.rank(), ranks.count())
         self._loader = DataLoader(
             episodes,
             batch_size=None,
@@ -90,18 +94,20 @@ class Run:
             worker_init_fn=leave_signals_to_parent,
         )
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
-        self._unsettled: list[torch.Tensor] = []  # the terms of episodes that nobody has looked at yet
+        self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms nobody looked at yet
+        self._last = (0, 0)  # the episode that this rank trained last
 
     def save(self, path: Path, **facts: object) -> None:
-        """Write the run's state to `path`, with the checkpoint's other fields in `facts`.
+        """Write the run's state to `path`, with the checkpoint's other fields in `facts`; all ranks together.
 
         UserError, and nothing is written, if a loss or a weight is not finite.
         """
         self._settle()
         weights = state_dict_of(self.model.encoder, self.model.objective.class_vectors)
         if not all(weight.isfinite().all() for weight in weights.values()):
-            last = (self.epoch + 1, self.episode - 1) if self.episode else (self.epoch, self._episodes.per_epoch - 1)
-            raise UserError(self._not_finite("the weights are no longer finite", last))
+            raise UserError(self._not_finite("the weights are no longer finite", self._last))
+        if not ranks.is_first():
+            return
         save_checkpoint(
             path,
             Checkpoint(
@@ -162,12 +168,14 @@ class Run:
             for episode in from_loaders(self._loader):
                 waited += time.perf_counter() - asked
                 self._train_episode(episode)
-                utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker)
-                bar.update()
+                utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker) * ranks.count()
+                bar.update(ranks.count())
                 if len(self._unsettled) == SETTLE_EVERY:
                     bar.set_postfix(loss=f"{self.mean_terms().loss:.3f}", refresh=False)
                 after_episode()
                 asked = time.perf_counter()
+        for statistic in self.model.buffers():
+            ranks.take_first(statistic)
         means = self.mean_terms()
         seconds = time.perf_counter() - started
         self.scheduler.step(means.loss)
@@ -183,23 +191,28 @@ class Run:
     def _train_episode(self, episode: Episode) -> None:
         support, query, speaker = (tensor.to(self._compute.device, non_blocking=True) for tensor in episode)
         with autocast(self._compute):
-            terms = self.model(support, query, speaker)
+            terms = self._replica(support, query, speaker)
         self.optimizer.zero_grad()
         terms.loss.backward()
         if self.max_grad_norm < math.inf:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
-        self.episode += 1
-        self._unsettled.append(torch.stack(terms).detach())
+        self._last = self.epoch + 1, self.episode + ranks.rank()
+        self.episode += ranks.count()
+        self._unsettled.append((self._last, torch.stack(terms).detach()))
 
     def _settle(self) -> None:
-        """Add up the terms not looked at yet; UserError naming the episode if a loss is not finite."""
-        first = self.episode - len(self._unsettled)
-        terms = [row.double().cpu() for row in self._unsettled]
+        """Add up the terms not looked at yet, of all ranks; UserError naming the episode if a loss is not finite."""
+        if not self._unsettled:
+            return
+        episodes, terms = zip(*self._unsettled, strict=True)
         self._unsettled.clear()
-        for index, row in enumerate(terms, start=first):
-            if not row[0].isfinite():
-                raise UserError(self._not_finite(f"the loss is {float(row[0])}", (self.epoch + 1, index)))
+        rows = torch.stack(terms).double().cpu()
+        for at, loss in zip(episodes, rows[:, 0].tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise UserError(self._not_finite(f"the loss is {loss}", at))
+        ranks.add_up(rows)
+        for row in rows:  # one by one: the sums do not depend on when they were looked at
             self._sums += row
 
     def _not_finite(self, what: str, at: tuple[int, int]) -> str:

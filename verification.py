@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import console
+import ranks
 from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
@@ -51,24 +52,28 @@ class _SegmentData(Dataset):
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
-    Segments of equal length share a batch; none is padded, so the result does not depend on the batches.
-    UserError if an embedding is not finite.
+    Segments of equal length share a batch; none is padded, so the result does not depend on the batches. Ranks share
+    the batches and all return all embeddings. UserError if an embedding is not finite.
     """
+    batches = equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000))
+    batches = ranks.share(batches)
     loader = DataLoader(
         _SegmentData(features, segments),
-        batch_sampler=equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000)),
+        batch_sampler=batches,
         num_workers=compute.num_workers,
         pin_memory=compute.device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
-    embeddings = torch.empty(len(segments.row), EMBEDDING_SIZE)
+    embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE)
     encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()
-    with torch.inference_mode(), console.progress(total=len(embeddings), unit="segment", desc="embedding") as bar:
+    n_own = sum(map(len, batches))
+    with torch.inference_mode(), console.progress(total=n_own, unit="segment", desc="embedding") as bar:
         for at, batch in from_loaders(loader):
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
             with autocast(compute):
                 embeddings[at] = encoder(batch).float().cpu()
             bar.update(len(at))
+    ranks.add_up(embeddings)
     if not embeddings.isfinite().all():
         raise UserError("the network's embeddings are not finite; is the checkpoint of a training that diverged?")
     return embeddings

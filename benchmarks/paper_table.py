@@ -6,7 +6,7 @@
 Trains with train.py and scores with the evaluators: EER of whole, 5 s, 2 s and 1 s tests, and N-way 1-shot and 5-shot
 identification. Writes OUTPUT/table.md and OUTPUT/table.csv: mean and standard deviation over the seeds, and the number
 of trials. What is finished stays in OUTPUT, so the same command goes on where it was stopped. --quick is for a CPU and
-a small corpus: fewer epochs, speakers, ways and episodes.
+a small corpus: fewer epochs, speakers and ways, and scores in bfloat16 where the processor multiplies it.
 """
 import argparse
 import csv
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import console
+import runtime
 from checkpoint import checkpoint_path, run_folder
 from console import UserError
 from files import replacing
@@ -35,8 +36,10 @@ SETTINGS = {
 SOFTMAX_SPEAKERS = 2.56  # of a softmax batch, for each of an episode: 256 for 100, as in the paper
 TEST_LENGTHS = {"5 s": "500", "2 s": "200", "1 s": "100"}
 SHOTS = (1, 5)
-FULL_SIZE = {"max_epoch": 100, "nb_class_train": 100, "ways": [5, 10, 20, 50, 100], "nb_episode": 1000}
-QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "nb_episode": 100}
+FULL_SIZE = {
+    "max_epoch": 100, "nb_class_train": 100, "ways": [5, 10, 20, 50, 100], "nb_episode": 1000, "precision": "fp32"
+}  # fmt: skip
+QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "nb_episode": 1000, "precision": "auto"}
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -53,6 +56,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--nb_class_train", type=console.integer(2), help=f"speakers of an episode ({FULL_SIZE['nb_class_train']})")
     add("--ways", type=console.integer(2), nargs="+", help=f"of the identification ({FULL_SIZE['ways']})")
     add("--nb_episode", type=console.integer(2), help=f"of the identification ({FULL_SIZE['nb_episode']})")
+    add("--precision", choices=runtime.PRECISIONS, help=f"of the scoring ({FULL_SIZE['precision']})")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL_SIZE
     for name, size in sizes.items():
@@ -88,17 +92,16 @@ def measure(args: argparse.Namespace, number: int, name: str, seed: int) -> list
     folder = 1000 * number + seed
     train(args, name, folder, seed)
     common = ["--n_folder", folder, "--cp_num", args.max_epoch, "--data_type", args.data_type, "--seed", 100, "--json"]
+    common += ["--precision", args.precision]
     full = evaluate(args, folder, "full", ["EER_full.py", *common])
     rows = [{"measure": "EER, whole", "value": full["eer"], "trials": full["n_trials"]}]
     short = evaluate(args, folder, "short", ["EER_short.py", *common, "--test_length", *TEST_LENGTHS.values()])
     for length, result in zip(TEST_LENGTHS, short["lengths"], strict=True):
         rows.append({"measure": f"EER, {length}", "value": result["eer"], "trials": result["n_trials"]})
-    for shots in SHOTS:
-        for ways in args.ways:
-            flags = ["--nb_class_test", ways, "--n_shot", shots, "--nb_episode", args.nb_episode]
-            result = evaluate(args, folder, f"{ways}_way_{shots}_shot", ["identification.py", *common, *flags])
-            figure = f"{ways}-way {shots}-shot accuracy"
-            rows.append({"measure": figure, "value": result["accuracy"], "trials": result["n_episodes"]})
+    flags = ["--nb_class_test", *args.ways, "--n_shot", *SHOTS, "--nb_episode", args.nb_episode]
+    for result in evaluate(args, folder, "identification", ["identification.py", *common, *flags])["settings"]:
+        figure = f"{result['n_way']}-way {result['n_shot']}-shot accuracy"
+        rows.append({"measure": figure, "value": result["accuracy"], "trials": result["n_episodes"]})
     return rows
 
 
@@ -171,8 +174,8 @@ def write_table(args: argparse.Namespace, summary: list[dict]) -> None:
         "",
         f"Mean and standard deviation over the seeds {', '.join(map(str, args.seeds))}; trials of an accuracy are",
         f"episodes. {args.backbone} on {args.data_type}, {args.max_epoch} epochs, {args.nb_class_train} speakers in an",
-        f"episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} in a softmax batch); {platform.machine()}, "
-        f"{cpu_count()} cores.",
+        f"episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} in a softmax batch), scored in {args.precision};",
+        f"{platform.machine()}, {cpu_count()} cores.",
     ]
     with replacing(args.output / "table.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n")

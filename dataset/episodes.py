@@ -98,14 +98,21 @@ class TrainingEpisodes(Dataset):
 
 
 class EpisodeOrder:
-    """The order in which one rank goes through an epoch: a sampler of (epoch, index) for TrainingEpisodes."""
+    """The order in which one rank goes through an epoch: a sampler of (epoch, index) for TrainingEpisodes.
 
-    def __init__(self, per_epoch: int):
-        self.per_epoch = per_epoch
+    The ranks take the episodes in turns, all equally many: what is left of an epoch then is in none.
+    """
+
+    def __init__(self, per_epoch: int, rank: int = 0, n_ranks: int = 1):
+        """Take part as rank `rank` of n_ranks; UsageError where there is no episode for each."""
+        if per_epoch < n_ranks:
+            raise UsageError(f"an epoch has {per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
+        self.per_epoch, self.rank, self.n_ranks = per_epoch, rank, n_ranks
         self.epoch, self.start = 1, 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in range(self.start, self.per_epoch))
+        first = self.start + self.rank
+        return ((self.epoch, first + self.n_ranks * step) for step in range(len(self)))
 
     def __len__(self) -> int:
-        return self.per_epoch - self.start
+        return (self.per_epoch - self.start) // self.n_ranks

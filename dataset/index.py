@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 import console
+import ranks
 from console import UserError
 from dataset.features import Location, locate, read_feature, read_frames
 from files import replacing
@@ -45,7 +46,8 @@ class FeatureIndex:
     def __init__(self, trees: list[Path]):
         """Load the trees that exist; UserError if none holds a feature file."""
         present = [tree for tree in trees if tree.is_dir()]
-        tables = [load_table(tree) for tree in present]
+        with ranks.first_goes_first():  # the others find its table
+            tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):
             places = " or ".join(str(tree) for tree in trees)
             raise UserError(f"no features in {places}; run feat_extract/feature_extraction.py")

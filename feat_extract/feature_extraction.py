@@ -2,6 +2,7 @@
 
     python feat_extract/feature_extraction.py
     python feat_extract/feature_extraction.py --save_path DIR --num_workers 8
+    torchrun --nnodes 4 ... feat_extract/feature_extraction.py  # on several machines with one disk
 
 Reads <save_path>/voxceleb2/dev/wav, voxceleb1/dev/wav and voxceleb1/test/wav, those that exist, and writes the
 folders beside them that configure.TREES names. A file that cannot be used is listed in feature_errors.csv
@@ -12,6 +13,7 @@ import csv
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import numpy as np  # noqa: E402
 
 import console  # noqa: E402
+import ranks  # noqa: E402
 from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
 from console import UserError  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
@@ -61,23 +64,28 @@ def main(argv: list[str]) -> int:
     args = parse_args(argv)
     root = save_root(args.save_path)
     trees = find_trees(root)
-    with locked(root / LOCK_NAME):
+    ranks.join()
+    with locked(root / LOCK_NAME) if ranks.is_first() else nullcontext():
         return extract_trees(root, trees, args.num_workers)
 
 
 def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
-    """Extract what the trees lack, print the summary line, return the exit status."""
-    jobs, n_done = find_jobs(root, trees)
-    for tree in trees if jobs else []:
-        remove_unfinished(root / tree.feat)
+    """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
+    jobs, n_done = ranks.from_first(lambda: begin(root, trees))
+    mine = ranks.share(jobs)
     seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
-    with console.progress(total=len(jobs), unit="file", desc="features") as bar:
-        for outcome in unordered_map(extract, jobs, num_workers):
+    with console.progress(total=len(mine), unit="file", desc="features") as bar:
+        for outcome in unordered_map(extract, mine, num_workers):
             seconds += outcome.seconds
             n_converted += outcome.converted
             if outcome.error:
                 failed.append(outcome)
             bar.update()
+    parts = ranks.to_first((seconds, n_converted, failed))
+    if not parts:  # the first rank tells
+        return 0
+    seconds, n_converted = (sum(part[at] for part in parts) for at in (0, 1))
+    failed = [outcome for *_, of_rank in parts for outcome in of_rank]
     if n_converted:
         console.warn(f"{n_converted} files were not 16 kHz 16-bit mono and were converted")
     rate = seconds / (time.perf_counter() - started)
@@ -86,6 +94,14 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
         f"{seconds / 3600:.2f} hours of audio at {rate:.0f} times real time"
     )
     return report_errors(root / ERRORS_NAME, failed)
+
+
+def begin(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
+    """Return what find_jobs does, what a killed run left half-written removed."""
+    jobs, n_done = find_jobs(root, trees)
+    for tree in trees if jobs else []:
+        remove_unfinished(root / tree.feat)
+    return jobs, n_done
 
 
 def find_trees(root: Path) -> list[Tree]:

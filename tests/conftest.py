@@ -16,14 +16,17 @@ from dataset.features import write_feature
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = PROJECT / "tests" / "golden"
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def run_script(*arguments: object, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess:
+def run_script(
+    *arguments: object, cwd: Path, check: int | None = 0, launcher: tuple[str, ...] = (sys.executable,)
+) -> subprocess.CompletedProcess:
     """Run one of the project's scripts as a user does, in another folder; its exit status must be `check`."""
     script, *rest = map(str, arguments)
     environment = {k: v for k, v in os.environ.items() if k != "METASR_SAVE_PATH"}
     done = subprocess.run(
-        [sys.executable, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True
+        [*launcher, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True
     )
     if check is not None:
         assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -89,6 +89,11 @@ def test_identification(home: Path) -> None:
     assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (30, 4, 1)
     assert result["accuracy"] > 30 and "4-way 1-shot" in done.stdout  # chance: 25 %
     assert result_of(run_script("identification.py", *flags, cwd=home)) == result
+    several = run_script("identification.py", *flags, "--nb_class_test", 2, 4, "--n_shot", 1, 2, cwd=home)
+    kinds = result_of(several)["settings"]
+    assert [(kind["n_way"], kind["n_shot"]) for kind in kinds] == [(2, 1), (4, 1), (2, 2), (4, 2)]
+    alone = {name: result[name] for name in kinds[1]}
+    assert kinds[1] == pytest.approx(alone, abs=1e-9) and kinds[0]["accuracy"] > kinds[1]["accuracy"]
 
 
 def test_speakers_trained_on_are_left_out(home: Path) -> None:

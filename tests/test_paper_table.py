@@ -17,7 +17,8 @@ def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None
         commands.append(flags)
         seed = int(flags[flags.index("--n_folder") + 1]) % 1000
         if script == "identification.py":
-            return json.dumps({"accuracy": 50.0, "n_episodes": 7})
+            result = {"accuracy": 50.0, "n_episodes": 7, "n_way": 5}
+            return json.dumps({"settings": [result | {"n_shot": n_shot} for n_shot in (1, 5)]})
         rates = {"eer": 5.0 + seed, "n_trials": 4000}
         return "text\n" + json.dumps({"lengths": [rates] * 3} if script == "EER_short.py" else rates)
 

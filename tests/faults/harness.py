@@ -110,7 +110,7 @@ def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen:
     """Start one of the project's scripts as a user does, as the head of a process group of its own."""
     script, *rest = map(str, arguments)
     return subprocess.Popen(
-        [sys.executable, str(PROJECT / script), *rest],
+        [*options.pop("launcher", (sys.executable,)), str(PROJECT / script), *rest],
         cwd=cwd,
         env={name: value for name, value in os.environ.items() if name != "METASR_SAVE_PATH"},
         stdout=options.pop("stdout", subprocess.PIPE),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_wavs
+from conftest import TORCHRUN, write_wavs
 from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, soaked, start, trained_world
 
 from checkpoint import checkpoint_path, unfinished_path
@@ -128,6 +128,36 @@ def test_a_killed_loader_is_told_in_one_line(world: Path, tmp_path: Path) -> Non
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     outcome = finish(process)  # torch raises wherever the program is, so Python may have said more before
     assert outcome.status == 1 and "a process that loads data was killed" in outcome.stderr.splitlines()[-1]
+
+
+def rank_of(process: int) -> str | None:
+    """Return torchrun's number for a process, None if it is none of its."""
+    try:
+        variables = Path(f"/proc/{process}/environ").read_text().split("\0")
+    except OSError:  # it has ended, or is another user's
+        return None
+    return dict(variable.partition("=")[::2] for variable in variables).get("RANK")
+
+
+def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Path, tmp_path: Path) -> None:
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("no environment of other processes to be seen here")
+    home = copy_world(world, tmp_path / "home")
+    training = ["train.py", *TRAIN, "--save_every_minutes", 1e-6]
+    assert finish(start(*training, "--n_folder", 5, "--max_epoch", 6, cwd=home, launcher=TORCHRUN)).status == 0
+    process = start(*training, "--n_folder", 6, "--max_epoch", 2000, cwd=home, launcher=TORCHRUN)
+    folder = home / RUN.with_name("baseline_006")
+    while not unfinished_path(folder).exists():
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (other,) = (int(child) for child in children if rank_of(int(child)) == "1")
+    os.kill(other, signal.SIGKILL)
+    outcome = finish(process)
+    assert outcome.status == 1 and "train.py: another rank has ended" in outcome.stderr, outcome.stderr
+    flags = ["--n_folder", 6, "--max_epoch", 6, "--use_checkpoint", True]
+    assert finish(start(*training, *flags, cwd=home, launcher=TORCHRUN)).status == 0
+    assert same_training(checkpoint_path(folder, 6), checkpoint_path(folder.with_name("baseline_005"), 6))
 
 
 def test_a_killed_worker_of_the_extraction_is_told_in_one_line(tmp_path: Path) -> None:

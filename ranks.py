@@ -1,0 +1,123 @@
+"""Ranks: the processes that torchrun starts, what they share out and what they agree on.
+
+Without torchrun there is one rank, the first, and nothing here waits for anybody. Torch is imported where there are
+more: extracting features does not need it otherwise.
+"""
+import atexit
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; a dead one is noticed at once
+
+
+def rank() -> int:
+    """Return this process's number among all ranks."""
+    return _from_torchrun("RANK", 0)
+
+
+def count() -> int:
+    """Return how many ranks there are."""
+    return _from_torchrun("WORLD_SIZE", 1)
+
+
+def rank_on_machine() -> int:
+    """Return this process's number among the ranks of its machine."""
+    return _from_torchrun("LOCAL_RANK", 0)
+
+
+def count_on_machine() -> int:
+    """Return how many ranks its machine has."""
+    return _from_torchrun("LOCAL_WORLD_SIZE", 1)
+
+
+def is_first() -> bool:
+    """Tell whether this is the rank that prints and writes."""
+    return rank() == 0
+
+
+def _from_torchrun(name: str, alone: int) -> int:
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
+def join() -> None:
+    """Meet the other ranks; comes before all that follows here. A CUDA device, if one is used, is chosen before."""
+    if count() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+    atexit.register(distributed.destroy_process_group)
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this rank's part of what all ranks have in the same order."""
+    return items[rank() :: count()]
+
+
+@contextmanager
+def first_goes_first() -> Iterator[None]:
+    """Let each machine's first rank run the block before its others: what it leaves on the disk, they find."""
+    if rank_on_machine() > 0:
+        most([0])
+    yield
+    if rank_on_machine() == 0:
+        most([0])
+
+
+def most(numbers: list[int]) -> list[int]:
+    """Return the largest of each of the numbers over all ranks; waits for them."""
+    if count() == 1:
+        return numbers
+    import torch
+    from torch import distributed
+
+    agreed = torch.tensor(numbers)
+    distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+    return agreed.tolist()
+
+
+def add_up(tensor: "Tensor") -> None:
+    """Put the sum over all ranks in a tensor's place; waits for them."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor)
+
+
+def take_first(tensor: "Tensor") -> None:
+    """Put the first rank's numbers in a tensor's place."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.broadcast(tensor, 0)
+
+
+def from_first(make: Callable[[], Made]) -> Made:
+    """Return on every rank what the first one makes."""
+    if count() == 1:
+        return make()
+    from torch import distributed
+
+    held = [make() if is_first() else None]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
+def to_first(item: Item) -> list[Item]:
+    """Return on the first rank what every rank gives, in their order; on the others nothing."""
+    if count() == 1:
+        return [item]
+    from torch import distributed
+
+    held = [None] * count() if is_first() else None
+    distributed.gather_object(item, held)
+    return held or []

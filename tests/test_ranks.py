@@ -1,0 +1,111 @@
+"""Two ranks on one processor: they train, score and extract what one does."""
+import functools
+import json
+import os
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from conftest import PROJECT, TORCHRUN, run_script, voice, write_wavs
+
+from checkpoint import Checkpoint, load_checkpoint, parameters_of
+from configure import TREES
+from console import UsageError
+from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.index import FeatureIndex
+from loss import Objective
+from training import EpisodeLoss
+
+TRAIN = "--backbone resnet18 --nb_class_train 4 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="torchrun's own support is POSIX's")
+
+
+torchrun = functools.partial(run_script, launcher=TORCHRUN)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with data/: 16 utterances, so that an epoch has two episodes, one for each rank; and a few to score."""
+    home = tmp_path_factory.mktemp("ranks")
+    write_wavs(home / "data", "vox2_dev", range(4), 4)
+    write_wavs(home / "data", "vox1_test", range(30, 33), 3)
+    broken = home / "data" / TREES["vox1_test"].wav / "id00031" / "video0" / "00009.wav"
+    broken.write_bytes(b"no wav")
+    done = torchrun("feat_extract/feature_extraction.py", cwd=home, check=1)
+    assert done.stdout.count("features: 25 files written, 0 were there, 1 failed") == 1
+    assert f"{broken.relative_to(home)}: no readable audio" in (home / "data" / "feature_errors.csv").read_text()
+    return home
+
+
+def test_extraction_writes_what_one_rank_does(home: Path, tmp_path: Path) -> None:
+    path = Path("id00002", "video1", "00001")
+    wav = tmp_path / "data" / TREES["vox2_dev"].wav / f"{path}.wav"
+    wav.parent.mkdir(parents=True)
+    soundfile.write(wav, voice(2, 2.7, 1), 16000, subtype="PCM_16")
+    run_script("feat_extract/feature_extraction.py", cwd=tmp_path)
+    alone, shared = (root / "data" / TREES["vox2_dev"].feat / f"{path}.pkl" for root in (tmp_path, home))
+    assert alone.read_bytes() == shared.read_bytes()
+
+
+def gradients(start: Checkpoint, home: Path, at: tuple[int, int]) -> list[torch.Tensor]:
+    """Return the gradients of one episode, computed here and alone."""
+    features = FeatureIndex([home / "data" / TREES["vox2_dev"].feat])
+    episodes = TrainingEpisodes(features, n_way=4, n_shot=1, n_query=1, use_variable=True, seed=100)
+    assert episodes.per_epoch == 2
+    model = EpisodeLoss(start.encoder(), Objective("prototypical", True, 4, 256))
+    model.objective.class_vectors.data.copy_(start.class_vectors)
+    model.to(memory_format=torch.channels_last)  # other convolutions would round otherwise, and some ReLUs with them
+    model(*episodes[at]).loss.backward()
+    return [parameter.grad for parameter in parameters_of(model.encoder, model.objective.class_vectors)]
+
+
+def test_two_ranks_step_along_the_mean_of_their_episodes_gradients(home: Path) -> None:
+    run_script("train.py", *TRAIN, "--max_epoch", 0, cwd=home)
+    done = torchrun("train.py", *TRAIN, "--n_folder", 1, "--max_epoch", 1, cwd=home)
+    assert done.stdout.count("epoch 1: loss") == 1 and "2 ranks share the episodes" in done.stdout
+    begun = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_000.pth")
+    after = load_checkpoint(home / "saved_model" / "baseline_001" / "checkpoint_001.pth")
+    weights = [value for name, value in begun.state_dict.items() if "running" not in name and "num_" not in name]
+    both = zip(gradients(begun, home, (1, 0)), gradients(begun, home, (1, 1)), weights, strict=True)
+    for at, (one, other, weight) in enumerate(both):
+        # SGD's first momentum is the gradient itself, with the weight decay's.
+        stepped_along = after.optimizer["state"][at]["momentum_buffer"] - 1e-4 * weight
+        torch.testing.assert_close(stepped_along, (one + other) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rate_is_scaled_on_demand_and_runs_go_on_with_other_ranks(home: Path) -> None:
+    flags = [*TRAIN, "--n_folder", 2]
+    torchrun("train.py", *flags, "--scale_lr", True, "--max_epoch", 1, cwd=home)
+    folder = home / "saved_model" / "baseline_002"
+    assert json.loads((folder / "config.json").read_text())["ranks"] == 2
+    done = run_script("train.py", *flags, "--use_checkpoint", True, "--max_epoch", 2, cwd=home)
+    assert "1 epochs and 0 episodes are done" in done.stdout and "lr 0.02" in done.stdout
+
+
+def test_evaluators_score_what_one_rank_does(home: Path) -> None:
+    run_script("train.py", *TRAIN, "--n_folder", 3, "--max_epoch", 0, cwd=home)
+    flags = ["--n_folder", 3, "--test_length", 50, "--json"]
+    together = torchrun("EER_short.py", *flags, "--save_scores", "two.csv", cwd=home)
+    assert together.stdout.count("scored: 600 trials") == 1
+    alone = run_script("EER_short.py", *flags, "--save_scores", "one.csv", cwd=home)
+    assert together.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]
+    assert (home / "one.csv").read_bytes() == (home / "two.csv").read_bytes()
+
+
+def test_a_mistake_is_told_by_each_rank_in_one_line(home: Path) -> None:
+    done = torchrun("train.py", *TRAIN, "--n_folder", 4, "--nb_class_train", 9, cwd=home, check=1)
+    told = [line for line in done.stderr.splitlines() if "train.py" in line and "needs 9 speakers" in line]
+    assert told and "Traceback (most recent call last):\n  File \"" + str(PROJECT / "train.py") not in done.stderr
+    done = torchrun("train.py", *TRAIN, "--n_folder", 4, "--sync_bn", True, cwd=home, check=1)
+    assert "--sync_bn True: torch synchronises batch norm on CUDA only" in done.stderr
+
+
+def test_ranks_take_episodes_in_turns_and_equally_many() -> None:
+    orders = [EpisodeOrder(8, rank, 3) for rank in range(3)]
+    assert [list(order) for order in orders] == [[(1, 0), (1, 3)], [(1, 1), (1, 4)], [(1, 2), (1, 5)]]
+    for order in orders:
+        order.epoch, order.start = 2, 4  # saved by a run of two ranks
+    assert [list(order) for order in orders] == [[(2, 4)], [(2, 5)], [(2, 6)]]
+    with pytest.raises(UsageError, match="an epoch has 2 episodes, too few for 3 ranks"):
+        EpisodeOrder(2, 0, 3)
