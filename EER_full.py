@@ -4,7 +4,8 @@
     python EER_full.py --checkpoint FILE --trials LIST --save_scores scores.csv --json
 
 Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings. The score at
-the EER is kept beside the checkpoint as checkpoint_EEE.threshold.json: recognize.py decides at it.
+the EER is kept beside the checkpoint as checkpoint_EEE.threshold.json, with those for a choice among several enrolled
+speakers: recognize.py decides at them.
 --as_norm N scores the trials a second time, normalised by the N training speakers nearest to either side.
 """
 import argparse
@@ -15,7 +16,7 @@ import evaluation
 import ranks
 from configure import TRIALS_NAME, save_root
 from dataset.trials import read_trials
-from recognition.threshold import save_threshold
+from recognition.threshold import save_threshold, thresholds
 from verification import Segments
 
 
@@ -37,9 +38,9 @@ def main(argv: list[str]) -> None:
     if n_seen := evaluation.of_seen_speakers(trials, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
     enrol, test = (Segments.whole(features, features.rows(side)) for side in (trials.enrol, trials.test))
-    result = evaluation.verify(setting, trials, enrol, {"whole": test}, args)
+    result, scores = evaluation.verify(setting, trials, enrol, {"whole": test}, args)
     if ranks.is_first():
-        save_threshold(setting.path, path, result["eer"], result["threshold"])
+        save_threshold(setting.path, path, result["eer"], thresholds(scores["whole"], trials.label))
 
 
 if __name__ == "__main__":

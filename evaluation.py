@@ -102,8 +102,11 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
 
 def verify(
     setting: Setting, trials: Trials, enrol: Segments, tests: dict[str, Segments], args: argparse.Namespace
-) -> dict:
-    """Score n trials with one test side or several, print and return the result, write --save_scores and --json.
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Score n trials with one test side or several, print the result, write --save_scores and --json.
+
+    Returns:
+        What --json tells, and the scores (n,) of each length.
 
     Args:
         setting: the network and its data.
@@ -116,9 +119,10 @@ def verify(
     embeddings, (left, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
     norm = _adaptive_norm(setting, args) if args.as_norm else None
     _say_scored(setting, trials, sides)
-    several, results, tables = len(tests) > 1, [], []
+    several, results, tables, plain = len(tests) > 1, [], [], {}
     for (length, test), right in zip(tests.items(), rights, strict=True):
         scores = {"score": cosine(embeddings, left, right)}
+        plain[length] = scores["score"]
         if norm:
             scores["score_as_norm"] = norm.scores(embeddings, left, right)
         mark = {"length": length} if several else {}
@@ -129,7 +133,7 @@ def verify(
             pandas.concat([pandas.DataFrame(table) for table in tables]).to_csv(temporary, index=False)
     result = {"lengths": results} if several else results[0]
     say_json(result, args)
-    return result
+    return result, plain
 
 
 def _adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:

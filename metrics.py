@@ -32,6 +32,16 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
     )
 
 
+def threshold_among(voices: int, scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
+    """Return the score that an unknown speaker reaches with any of `voices` enrolled ones at about a given rate.
+
+    The rate (0..1) is shared out among the voices; with too few non-target trials for that, it is their best score.
+    Scores and labels (n,) are those of `verification_metrics`.
+    """
+    others = np.sort(scores[~labels.astype(bool)])[::-1]
+    return float(others[max(0, round(rate * len(others) / voices) - 1)])
+
+
 def eer_interval(
     scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray, seed: int = 0
 ) -> tuple[float, float]:

@@ -10,7 +10,8 @@
 
 Recordings may have any rate, length and format that soundfile or FFmpeg's libraries read; "-" is standard input.
 The checkpoint is the newest of saved_model/baseline_000 unless --checkpoint, --n_folder or --cp_num names another.
-Decisions are taken at --threshold or, without it, at the threshold of EER_full.py's last evaluation of the checkpoint.
+Decisions are taken at --threshold or, without it, at the threshold of EER_full.py's last evaluation of the checkpoint:
+the EER's for a pair, a higher one among several enrolled speakers, with whom an unknown voice has more chances.
 """
 import argparse
 import csv
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Print score, decision and durations of two recordings."""
     recognizer = _recognizer(args)
-    threshold = _threshold(args, recognizer)
+    threshold = _threshold(args, recognizer, 1)
     a, b = utterances = _read(args.files)
     score = float(recognizer.score(*recognizer.embed_utterances(utterances)))
     same = score >= threshold
@@ -107,8 +108,8 @@ def remove(args: argparse.Namespace) -> None:
 def identify(args: argparse.Namespace) -> None:
     """Print for each recording the nearest enrolled speaker, or that it is unknown, and the ranking."""
     recognizer = _recognizer(args)
-    threshold = _threshold(args, recognizer)
     enrolled = voices.load_voices(args.voices, recognizer.digest)
+    threshold = _threshold(args, recognizer, len(enrolled))
     utterances = _read(args.files)
     prototypes = np.stack([voice.prototype for voice in enrolled])
     scores = recognizer.score(recognizer.embed_utterances(utterances)[:, None], prototypes)  # (files, speakers)
@@ -171,9 +172,9 @@ def _recognizer(args: argparse.Namespace) -> Recognizer:
     return Recognizer(path, args.device)
 
 
-def _threshold(args: argparse.Namespace, recognizer: Recognizer) -> float:
+def _threshold(args: argparse.Namespace, recognizer: Recognizer, n_voices: int) -> float:
     """Return the score to decide at; UsageError where neither the user nor an evaluation has set one."""
-    threshold = recognizer.threshold if args.threshold is None else args.threshold
+    threshold = recognizer.threshold_among(n_voices) if args.threshold is None else args.threshold
     if threshold is None:
         raise UsageError("this checkpoint has no threshold yet: give --threshold, or run EER_full.py, which keeps one")
     return threshold

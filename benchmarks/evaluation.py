@@ -1,7 +1,9 @@
 """The short-utterance evaluation against the one-by-one recipe, which embeds both sides of every trial anew.
 
     python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --save_path DIR    # the first speakers of real data in place of noise
 
+All short trials of a few speakers; the one-by-one recipe, whose trials all cost the same, is timed on some of them.
 Float32 both, and their scores must agree. Then the time to score trials whose utterances are embedded.
 """
 import argparse
@@ -17,12 +19,14 @@ import console
 import runtime
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
+from configure import EVALUATION_TREES, TREES, save_root
 from dataset.index import FeatureIndex
 from dataset.trials import draw_short_trials, window_starts
 from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from verification import Segments, cosine, score
 
+UTTERANCES = 20  # of a speaker of noise
 N_TRIALS_E = 579_818  # of VoxCeleb1-E, cleaned
 TOLERANCE = 1e-4  # between the two recipes' scores
 
@@ -30,7 +34,9 @@ TOLERANCE = 1e-4  # between the two recipes' scores
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--trials", type=console.integer(10), default=100, help="of the drawn ones, to time (100)")
+    parser.add_argument("--save_path", help="root of real data, its features extracted (noise)")
+    parser.add_argument("--speakers", type=console.integer(2), default=7, help="200 trials each (7)")
+    parser.add_argument("--trials", type=console.integer(10), default=60, help="that are scored one by one (60)")
     parser.add_argument("--test_length", type=console.integer(1), default=100, help="frames (100)")
     parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and trials (100)")
     runtime.add_arguments(parser, precision="fp32")
@@ -43,20 +49,29 @@ def main(argv: list[str]) -> None:
     compute = runtime.set_up(args)
     encoder = Encoder().eval().to(compute.device)
     with tempfile.TemporaryDirectory() as scratch:
-        features = feature_tree(Path(scratch) / "feat", 5, 4)
-        trials = draw_short_trials(features, np.arange(5), args.seed)
-        kept = np.random.default_rng(args.seed).choice(len(trials.label), args.trials, replace=False)
-        enrol = Segments.whole(features, features.rows(trials.enrol[kept]))
-        rows = features.rows(trials.test[kept])
+        if args.save_path:
+            features = FeatureIndex([save_root(args.save_path) / TREES[tree].feat for tree in EVALUATION_TREES])
+        else:
+            features = feature_tree(Path(scratch) / "feat", args.speakers, UTTERANCES)
+        trials = draw_short_trials(features, np.arange(args.speakers), args.seed)
+        enrol = Segments.whole(features, features.rows(trials.enrol))
+        rows = features.rows(trials.test)
         starts = window_starts(features.n_frames[rows], args.test_length, args.seed)
         test = Segments(rows, starts, np.full(len(rows), args.test_length))
+        some = np.random.default_rng(args.seed).choice(len(rows), args.trials, replace=False)
+        sides = [Segments(*(column[some] for column in side)) for side in (enrol, test)]
         scores = {}
         ways = {
             "this project": lambda: scores.update(ours=score(encoder, features, enrol, test, compute)),
-            "one by one": lambda: scores.update(plain=one_by_one(encoder, features, enrol, test, compute.device)),
+            "one by one": lambda: scores.update(plain=one_by_one(encoder, features, *sides, compute.device)),
         }
-        timing.compare("short-utterance evaluation", "trials", args.trials, ways, args, device=str(compute.device))
-        difference = np.abs(scores["ours"] - scores["plain"]).max()
+        seconds = timing.measure(ways, args.repeats)
+        amounts = {"this project": len(rows), "one by one": len(some)}
+        rates = {way: [amounts[way] / s for s in taken] for way, taken in seconds.items()}
+        utterances = len(np.unique(np.concatenate([enrol.row, test.row])))
+        title = f"short-utterance evaluation, {len(rows):,} trials over {utterances:,} utterances"
+        timing.tell(title, "trials", rates, device=str(compute.device))
+        difference = np.abs(scores["ours"][some] - scores["plain"]).max()
         assert difference <= TOLERANCE, f"the recipes' scores differ by {difference}"
         print(f"  largest difference of a score: {difference:.1e}")
     time_scoring()

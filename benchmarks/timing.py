@@ -33,13 +33,19 @@ def measure(ways: Ways, repeats: int) -> dict[str, list[float]]:
 
 
 def compare(title: str, unit: str, amount: float, ways: Ways, args: argparse.Namespace, **facts: object) -> None:
-    """Measure the ways and print their rates, amount per second, beside the last one's: the plain recipe.
+    """Measure the ways and tell their rates, amount per second."""
+    seconds = measure(ways, args.repeats)
+    tell(title, unit, {way: [amount / s for s in taken] for way, taken in seconds.items()}, **facts)
+
+
+def tell(title: str, unit: str, rates: dict[str, list[float]], **facts: object) -> None:
+    """Print the rates of each way, units per second in each repeat, beside the last one's: the plain recipe.
 
     The table gives the median of the repeats, the least and the most; the line after it is the same as JSON.
     """
-    rates = {way: [amount / s for s in taken] for way, taken in measure(ways, args.repeats).items()}
     *_, plain = rates
-    print(f"{title}, {unit} per second, median of {args.repeats} ({platform.machine()}, {cpu_count()} cores):")
+    repeats = len(rates[plain])
+    print(f"{title}, {unit} per second, median of {repeats} ({platform.machine()}, {cpu_count()} cores):")
     for way, rate in rates.items():
         ratios = [a / b for a, b in zip(rate, rates[plain], strict=True)]
         print(

@@ -10,7 +10,7 @@ import runtime
 from checkpoint import load_checkpoint
 from files import sha256
 from model.encoder import EMBEDDING_SIZE, Encoder
-from recognition.threshold import load_threshold
+from recognition.threshold import load_threshold, threshold_for
 from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
 from verification import Segments, embed
 
@@ -24,7 +24,7 @@ class Recognizer:
         encoder: the network, in evaluation mode once it has embedded something.
         digest: SHA-256 of the checkpoint file.
         threshold: cosine score from which two recordings count as one speaker's, by EER_full.py's last evaluation
-            of this checkpoint; None if there was none.
+            of this checkpoint; None if there was none. See threshold_among for more voices than one.
     """
 
     def __init__(self, checkpoint: str | Path, device: str = "auto"):
@@ -32,7 +32,8 @@ class Recognizer:
         self._compute = runtime.inference(device)
         self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder()
         self.digest = sha256(Path(checkpoint))
-        self.threshold = load_threshold(Path(checkpoint), self.digest)
+        self._thresholds = load_threshold(Path(checkpoint), self.digest)
+        self.threshold = self.threshold_among(1)
 
     def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
         """Return the embedding (256,) float32 of length one of a waveform.
@@ -42,6 +43,13 @@ class Recognizer:
             rate: in Hz; other rates than 16,000 are resampled, channels averaged.
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
+
+    def threshold_among(self, n_voices: int) -> float | None:
+        """Return the score from which a recording counts as the nearest of n_voices enrolled speakers'.
+
+        An unknown speaker passes about as often as with one voice at the EER. None as for `threshold`.
+        """
+        return threshold_for(self._thresholds, n_voices) if self._thresholds else None
 
     def embed_files(self, files: Iterable[str | Path]) -> np.ndarray:
         """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad."""

@@ -85,13 +85,14 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
 
 def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(home: Path, evaluated: dict, capsys) -> None:
     kept = json.loads((home / "model.threshold.json").read_text())
-    assert kept["trials"] == "trials.txt" and kept["threshold"] == evaluated["threshold"]
+    assert kept["trials"] == "trials.txt" and kept["thresholds"]["1"] == evaluated["threshold"]
     assert Recognizer(home / "model.pth").threshold == evaluated["threshold"]
     assert Recognizer(home / "other.pth").threshold is None
     (home / "other.threshold.json").write_text(json.dumps(kept))
     assert Recognizer(home / "other.pth").threshold is None and "of another checkpoint" in capsys.readouterr().err
-    (home / "other.threshold.json").write_text("[1]")
-    assert Recognizer(home / "other.pth").threshold is None and "not a threshold file" in capsys.readouterr().err
+    for damaged in ("[1]", json.dumps(kept | {"thresholds": {"1": 0.5}}), json.dumps(kept | {"thresholds": 0.5})):
+        (home / "other.threshold.json").write_text(damaged)
+        assert Recognizer(home / "other.pth").threshold is None and "not a threshold file" in capsys.readouterr().err
     (home / "other.threshold.json").unlink()
 
 
@@ -100,10 +101,22 @@ def test_a_read_only_folder_only_warns(home: Path, monkeypatch, capsys) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(threshold, "replacing", refuse)
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 5.0, 0.4)
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 5.0, {1: 0.4})
     assert "other.threshold.json: the threshold could not be kept (Permission denied)" in capsys.readouterr().err
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 0.0, float("inf"))
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 0.0, {1: float("inf")})
     assert "inf: decides nothing" in capsys.readouterr().err
+
+
+def test_the_threshold_rises_with_the_number_of_voices(home: Path, evaluated: dict) -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = np.concatenate([rng.normal(3, 1, 4000), rng.normal(0, 1, 40_000)]), np.arange(44_000) < 4000
+    kept = threshold.thresholds(scores, labels)
+    for n in (1, 5, 30, 100):  # an unknown voice beside n others, drawn anew: as often accepted as at the EER, 6.7 %
+        best = rng.normal(0, 1, (20_000, n)).max(axis=1)
+        assert (best >= threshold.threshold_for(kept, n)).mean() == pytest.approx(0.067, abs=0.02)
+    recognizer = Recognizer(home / "model.pth")
+    assert recognizer.threshold_among(1) == evaluated["threshold"] <= recognizer.threshold_among(7)
+    assert recognizer.threshold_among(10**9) == recognizer.threshold_among(1000)
 
 
 def test_compare(home: Path, evaluated: dict, capsys) -> None:

@@ -1,0 +1,81 @@
+"""Loading alone, in crops per second: what feeds the network, against unpickling whole float64 features in the loop.
+
+    python -m benchmarks.loading
+
+Episodes of the paper's size: 100 speakers, 1 support and 2 queries each. The files are in the page cache; on a disk
+that is not, reading a crop's own frames matters more.
+"""
+import argparse
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+import console
+from benchmarks import timing
+from benchmarks.synthetic import feature_tree
+from configure import TRAIN_FRAMES
+from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.index import FeatureIndex
+from parallel import cpu_count
+
+N_WAY, N_SHOT, N_QUERY = 100, 1, 2
+N_UTTERANCES = 30  # of a speaker, ten episodes together
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    return timing.parser(__doc__).parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    args = parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        features = feature_tree(Path(scratch) / "feat", N_WAY, N_UTTERANCES)
+        release = write_float64(features, Path(scratch) / "float64")
+        episodes = TrainingEpisodes(features, n_way=N_WAY, n_shot=N_SHOT, n_query=N_QUERY, use_variable=True, seed=0)
+        ways = {
+            f"this project, {cpu_count()} loader processes": lambda: load(episodes, cpu_count()),
+            "this project, 1 loader process": lambda: load(episodes, 1),
+            "this project, in the loop": lambda: load(episodes, 0),
+            "plain recipe, in the loop": lambda: load_plainly(release, episodes.per_epoch),
+        }
+        amount = episodes.per_epoch * N_WAY * (N_SHOT + N_QUERY)
+        timing.compare("loading", "crops", amount, ways, args)
+
+
+def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:
+    """Write the features as the 2020 release does, pickles of float64, and return their files."""
+    folder.mkdir()
+    files = [folder / f"{row}.pkl" for row in range(len(features))]
+    for row, file in enumerate(files):
+        content = {"feat": features.utterance(row).astype(np.float64), "label": str(row)}
+        file.write_bytes(pickle.dumps(content, protocol=2))
+    return files
+
+
+def load(episodes: TrainingEpisodes, num_workers: int) -> None:
+    """Load an epoch as train.py does."""
+    order = EpisodeOrder(episodes.per_epoch)
+    for _ in DataLoader(episodes, batch_size=None, sampler=order, num_workers=num_workers):
+        pass
+
+
+def load_plainly(files: list[Path], n_episodes: int) -> None:
+    """Load as many crops one after the other, each out of its whole pickle."""
+    rng = np.random.default_rng(0)
+    for _ in range(n_episodes):
+        crops = []
+        for file in rng.choice(files, N_WAY * (N_SHOT + N_QUERY)):
+            feat = pickle.loads(file.read_bytes())["feat"]
+            start = rng.integers(len(feat) - TRAIN_FRAMES + 1)
+            crops.append(torch.from_numpy(feat[start : start + TRAIN_FRAMES].T.astype(np.float32))[None])
+        torch.stack(crops)
+
+
+if __name__ == "__main__":
+    console.run(main)

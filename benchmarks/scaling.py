@@ -1,0 +1,81 @@
+"""Training on several ranks, in utterances per second, against one: what torchrun and the exchange of gradients cost.
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --ranks 8 --n_way 100    # eight GPUs
+
+On a CPU each rank has its share of the cores, the single one too; on GPUs one each.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import console
+import ranks
+import runtime
+from benchmarks import timing
+from benchmarks.synthetic import feature_tree
+from benchmarks.training import N_QUERY, N_SHOT, new_model
+from dataset.episodes import TrainingEpisodes
+from dataset.index import FeatureIndex
+from parallel import cpu_count
+from training import Run
+
+N_EPISODES = 2  # of each rank in each timing
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = timing.parser(__doc__)
+    parser.add_argument("--ranks", type=console.integer(2), default=2, help="to compare with one (2)")
+    parser.add_argument("--n_way", type=console.integer(2), default=10, help="speakers of an episode (10)")
+    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
+    parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)  # of the ranks that this starts
+    runtime.add_arguments(parser, precision="auto")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Start the ranks in turns and print; or be one of them."""
+    args = parse_args(argv)
+    if args.tree:
+        train(args)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "feat"
+        feature_tree(tree, args.n_way, args.ranks * N_EPISODES * (N_SHOT + N_QUERY))
+        ways = {f"{args.ranks} ranks": args.ranks, "1 rank": 1}
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in console.progress(range(args.repeats), desc="benchmark"):
+            for way, n_ranks in ways.items():
+                rates[way].append(rate_of(n_ranks, tree, args, argv))
+    timing.tell("training on several ranks", "utterances", rates, n_way=args.n_way)
+
+
+def rate_of(n_ranks: int, tree: Path, args: argparse.Namespace, argv: list[str]) -> float:
+    """Return the utterances that so many ranks train in a second, after an epoch to warm up."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_ranks}"]
+    command += ["-m", "benchmarks.scaling", *argv, "--tree", str(tree)]
+    threads = max(1, cpu_count() // args.ranks)
+    output = subprocess.check_output(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, text=True)
+    return json.loads(output.splitlines()[-1])
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train two epochs as one of the ranks; the first prints the second one's utterances per second."""
+    compute = runtime.set_up(args)
+    features = FeatureIndex([args.tree])
+    episodes = TrainingEpisodes(
+        features, n_way=args.n_way, n_shot=N_SHOT, n_query=N_QUERY, use_variable=False, seed=args.seed
+    )
+    episodes.per_epoch = N_EPISODES * ranks.count()
+    run = Run(new_model(features), episodes, compute, lr=0.01)
+    rates = [run.train_epoch(lambda: None).utterances_per_second for _ in range(2)]
+    print(json.dumps(rates[-1]))
+
+
+if __name__ == "__main__":
+    console.run(main)
