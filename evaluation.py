@@ -73,7 +73,7 @@ def set_up(args: argparse.Namespace) -> Setting:
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
         trained_on = speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
     unseen = np.array([s for s, name in enumerate(features.speakers) if name not in trained_on], np.int64)
-    return Setting(checkpoint, path, checkpoint.encoder(), features, unseen, compute)
+    return Setting(checkpoint, path, checkpoint.encoder().folded(), features, unseen, compute)
 
 
 def speakers_of(tree: Path) -> set[str]:

@@ -190,7 +190,7 @@ class Validation:
 
     def __call__(self, encoder: Encoder) -> float:
         """Return the EER (fraction)."""
-        scores = score(encoder, self._features, self._enrol, self._test, self._compute)
+        scores = score(encoder.folded(), self._features, self._enrol, self._test, self._compute)
         return verification_metrics(scores, self._trials.label).eer
 
 

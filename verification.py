@@ -15,9 +15,9 @@ from model.encoder import EMBEDDING_SIZE, Encoder
 from parallel import from_loaders, leave_signals_to_parent
 from runtime import Compute, autocast
 
-BATCH_FRAMES = {"cpu": 4_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
+BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
-SCORE_BLOCK = 65_536  # trials scored at a time: memory stays flat
+SCORE_BLOCK = 4_096  # trials scored at a time: they stay in the cache
 
 
 class Segments(NamedTuple):
@@ -109,7 +109,7 @@ def embed_once(
 def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
     """Return the products (n,) float64 of rows left and right (n,) of unit-length embeddings (m, D)."""
     blocks = [
-        (embeddings[a] * embeddings[b]).sum(dim=1)
+        torch.einsum("nd,nd->n", embeddings.index_select(0, a), embeddings.index_select(0, b))
         for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
     ]
     return torch.cat(blocks).double().numpy()

@@ -21,7 +21,7 @@ class Recognizer:
     """Speaker embeddings of recordings, and their scores.
 
     Attributes:
-        encoder: the network, in evaluation mode once it has embedded something.
+        encoder: the network, in evaluation mode.
         digest: SHA-256 of the checkpoint file.
         threshold: cosine score from which two recordings count as one speaker's, by EER_full.py's last evaluation
             of this checkpoint; None if there was none. See threshold_among for more voices than one.
@@ -30,7 +30,7 @@ class Recognizer:
     def __init__(self, checkpoint: str | Path, device: str = "auto"):
         """Load a checkpoint, the release's or ours, for a device as --device names it; UserError if it is none."""
         self._compute = runtime.inference(device)
-        self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder()
+        self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder().folded()
         self.digest = sha256(Path(checkpoint))
         self._thresholds = load_threshold(Path(checkpoint), self.digest)
         self.threshold = self.threshold_among(1)

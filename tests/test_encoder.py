@@ -124,3 +124,18 @@ def test_resnet34_has_the_papers_size_and_start() -> None:
         expected = (2 / (k * k * convolution.out_channels)) ** 0.5
         assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.1)
     assert float(encoder.projection.weight.detach().abs().max()) <= (6 / 512) ** 0.5  # Xavier-uniform's bound
+
+
+def test_folded_batch_norms_leave_the_embeddings_as_they_are() -> None:
+    torch.manual_seed(0)
+    for backbone in ("resnet34", "resnet50"):
+        encoder = Encoder(backbone)
+        with torch.no_grad():
+            for module in encoder.modules():
+                if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+                    module.running_mean.normal_(0, 0.2), module.running_var.uniform_(0.5, 2)
+                    module.weight.uniform_(0.5, 1.5), module.bias.normal_(0, 0.2)
+            folded, x = encoder.folded(), 20 * torch.randn(3, 1, 40, 57)
+            assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+            expected = encoder.eval()(x)
+            assert float((folded(x) - expected).norm() / expected.norm()) < 1e-5
