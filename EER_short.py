@@ -6,6 +6,7 @@
 
 Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
 are drawn once, kept beside the checkpoint as short_trials_seedN.txt with their SHA-256, and used again from there.
+A test window starts at one of four random places of its utterance; trials that share it share its embedding.
 With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`.
 """
 import argparse

@@ -11,6 +11,7 @@ from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from files import replacing, sha256
 
+WINDOWS = 4  # places in an utterance that test windows are drawn from: trials that share one share its embedding
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 
 
@@ -133,12 +134,16 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
 def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
     """Return where the test window of each trial starts: the i-th depends on the seed and i only.
 
+    It is one of four random places, the same fractions of every utterance, one in each quarter of it.
+
     Args:
         n_frames: (n,) frames of each trial's test utterance.
         length: frames of the window.
         seed: of the draw.
     """
-    fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
+    rng = np.random.default_rng([seed, 1])  # 1: another stream than the trials' own draw
+    places = (np.arange(WINDOWS) + rng.random(WINDOWS)) / WINDOWS
+    fraction = places[rng.integers(WINDOWS, size=len(n_frames))]
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
 
 

@@ -106,4 +106,5 @@ def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
     assert (window_starts(n_frames[:70], 100, seed=1) == starts[:70]).all()
     assert (window_starts(n_frames, 100, seed=2) != starts).mean() > 0.9
     long = window_starts(np.full(5000, 299), 100, seed=1)  # 200 possible starts
-    assert long.min() == 0 and long.max() == 199 and abs(long.mean() - 99.5) < 4
+    places, counts = np.unique(long, return_counts=True)
+    assert (places // 50 == [0, 1, 2, 3]).all() and counts.min() > 1100  # one place in each quarter, evenly taken
