@@ -1,10 +1,10 @@
-"""The short-utterance evaluation against the one-by-one recipe, which embeds both sides of every trial anew.
+"""Embedding and the short-utterance evaluation against one-by-one recipes, which embed both sides of a trial anew.
 
     python -m benchmarks.evaluation
     python -m benchmarks.evaluation --save_path DIR    # the first speakers of real data in place of noise
 
-All short trials of a few speakers; the one-by-one recipe, whose trials all cost the same, is timed on some of them.
-Float32 both, and their scores must agree. Then the time to score trials whose utterances are embedded.
+First segments of 2 s. Then all short trials of a few speakers; the one-by-one recipe, whose trials all cost the same,
+is timed on some of them, float32 both, and the scores must agree. Last, scoring trials whose utterances are embedded.
 """
 import argparse
 import tempfile
@@ -19,14 +19,16 @@ import console
 import runtime
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
-from configure import EVALUATION_TREES, TREES, save_root
+from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
 from dataset.trials import draw_short_trials, window_starts
 from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
-from verification import Segments, cosine, score
+from runtime import Compute
+from verification import Segments, cosine, embed, score
 
 UTTERANCES = 20  # of a speaker of noise
+N_SEGMENTS = 60  # to embed
 N_TRIALS_E = 579_818  # of VoxCeleb1-E, cleaned
 TOLERANCE = 1e-4  # between the two recipes' scores
 
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> None:
             features = FeatureIndex([save_root(args.save_path) / TREES[tree].feat for tree in EVALUATION_TREES])
         else:
             features = feature_tree(Path(scratch) / "feat", args.speakers, UTTERANCES)
+        compare_embedding(encoder, features, compute, args)
         trials = draw_short_trials(features, np.arange(args.speakers), args.seed)
         enrol = Segments.whole(features, features.rows(trials.enrol))
         rows = features.rows(trials.test)
@@ -77,22 +80,35 @@ def main(argv: list[str]) -> None:
     time_scoring()
 
 
+def compare_embedding(encoder: Encoder, features: FeatureIndex, compute: Compute, args: argparse.Namespace) -> None:
+    """Measure embedding segments of 2 s and print."""
+    rows = np.arange(len(features)).repeat(-(-N_SEGMENTS // len(features)))[:N_SEGMENTS]
+    segments = Segments(rows, np.zeros_like(rows), np.full(N_SEGMENTS, TRAIN_FRAMES))
+    half = compute._replace(dtype=torch.bfloat16)
+    ways = {
+        "this project, bfloat16": lambda: embed(encoder.folded(), features, segments, half),
+        "this project, float32": lambda: embed(encoder.folded(), features, segments, compute),
+        "one by one, float32": lambda: embed_one_by_one(encoder, features, segments, compute.device),
+    }
+    timing.compare("embedding", "segments of 2 s", N_SEGMENTS, ways, args, device=str(compute.device))
+
+
+def embed_one_by_one(
+    encoder: Encoder, features: FeatureIndex, segments: Segments, device: torch.device
+) -> torch.Tensor:
+    """Embed as the 2020 release does: no batches, nothing laid out for the device."""
+    encoder = encoder.to(memory_format=torch.contiguous_format)
+    crops = (torch.from_numpy(features.crop(*map(int, segment)).T.copy()) for segment in zip(*segments, strict=True))
+    with torch.no_grad():
+        return torch.cat([encoder(crop[None, None].to(device)).cpu() for crop in crops])
+
+
 def one_by_one(
     encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, device: torch.device
 ) -> np.ndarray:
     """Score as the 2020 release does: each trial reads and embeds its two utterances."""
-    encoder = encoder.to(memory_format=torch.contiguous_format)
-
-    def embedding(row: int, start: int, length: int) -> torch.Tensor:
-        return encoder(torch.from_numpy(features.crop(row, start, length).T.copy())[None, None].to(device))
-
-    with torch.no_grad():
-        return np.array(
-            [
-                float(F.cosine_similarity(embedding(*a), embedding(*b)))
-                for a, b in zip(zip(*enrol, strict=True), zip(*test, strict=True), strict=True)
-            ]
-        )
+    sides = (embed_one_by_one(encoder, features, side, device) for side in (enrol, test))
+    return F.cosine_similarity(*sides).double().numpy()
 
 
 def time_scoring() -> None:
