@@ -121,9 +121,9 @@ def evaluate_statistics() -> Result:
     for length in LENGTHS:
         test = mfccs.statistics(EER_short.test_segments(features, features.rows(trials.test), length, SEED))
         eers.append(100 * verification_metrics((enrol * test).sum(axis=1), trials.label).eer)
-    windows = mfccs.statistics(identification.draw_windows(args, setting))
+    windows = mfccs.statistics(identification.draw_windows(args, setting, N_WAY, n_shot=1))
     episodes = torch.from_numpy(windows).unflatten(0, (args.nb_episode, -1, N_WAY))
-    accuracies = [identification.episode_accuracy(episode, args.n_shot) for episode in episodes]
+    accuracies = [identification.episode_accuracy(episode, n_shot=1) for episode in episodes]
     return Result(eers, 100 * float(np.mean(accuracies)))
 
 

@@ -1,5 +1,6 @@
 """The synthetic corpus: voices, files, layout, trials, continuing after a kill."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import run_script
 
 pytest.importorskip("espeakng_loader", reason="pip install -r requirements-demo.txt")
 
+import demo  # noqa: E402
 from configure import TREES, TRIALS_NAME  # noqa: E402
 from console import UserError  # noqa: E402
 from corpora.demo import SECONDS, UTTERANCES, draw_channel, draw_trials, write_demo  # noqa: E402
@@ -132,3 +135,16 @@ def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # its import now fails
     with pytest.raises(UserError, match="pip install -r requirements-demo.txt"):
         write_demo(tmp_path, seed=1, **SIZE)
+
+
+def test_the_statistics_are_scored_on_what_the_evaluators_draw(corpus: Path, tmp_path: Path, monkeypatch):
+    shutil.copytree(corpus, tmp_path / demo.ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "N_WAY", 2)
+    monkeypatch.setattr(demo, "EPISODES", ["--nb_class_test", "2", "--nb_episode", "10"])
+    run_script("feat_extract/feature_extraction.py", *demo.COMMON[:2], cwd=tmp_path)
+    flags = ["--backbone", "resnet18", "--nb_class_train", 2, "--max_epoch", 0]
+    run_script("train.py", *flags, *demo.COMMON, *demo.model_flags(demo.UNTRAINED), cwd=tmp_path)
+    result = demo.evaluate_statistics()
+    assert len(result.eers) == 3 and all(0 <= eer <= 100 for eer in result.eers)
+    assert result.accuracy > 50  # chance
