@@ -15,13 +15,15 @@ import ranks
 
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
 LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
-RANK_ENDED = "another rank has ended (its own line says why), so this one does; what was saved is whole"
+RANK_ENDED = "another rank has ended, so this one does; what was saved is whole"
 TORCH_TROUBLES = {  # what torch's RuntimeErrors say of troubles that are not the program's -> what we say
     "DataLoader worker": LOADER_KILLED,
     "out of memory": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
-    "gloo": RANK_ENDED,
-    "NCCL": RANK_ENDED,
+    "Connection closed by peer": RANK_ENDED,  # gloo's words, the next two too
+    "Connection reset by peer": RANK_ENDED,
+    "Broken pipe": RANK_ENDED,
+    "remote process exited": RANK_ENDED,  # NCCL's
 }
 
 
@@ -102,12 +104,13 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """
     program, message = Path(sys.argv[0]).name, None
     if not ranks.is_first():
-        program = f"{program}, rank {ranks.rank()}"
+        program = f"{program}, rank {os.environ['RANK']}"
         sys.stdout = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log in a file grows as the work does
     try:
         status = main(sys.argv[1:])
+        ranks.meet()
         sys.stdout.flush()
     except UserError as error:
         # From a torch loader process the error comes with that process's traceback before it.
@@ -129,6 +132,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     if message is not None:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
         _drop_unwritten_output()
+    if ranks.count() > 1:  # torch's own end may wait for ranks that wait for this one, or abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
     sys.exit(status)
 
 

@@ -65,7 +65,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
 def set_up(args: argparse.Namespace) -> Setting:
     """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on."""
     compute = runtime.set_up(args)
-    path, checkpoint = find_checkpoint(args)
+    path, checkpoint = ranks.from_first(lambda: find_checkpoint(args))  # the newest may change any moment
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root, trees = save_root(args.save_path), EVALUATION_TREES
     features = FeatureIndex([root / TREES[tree].feat for tree in trees])

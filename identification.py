@@ -18,13 +18,10 @@ import evaluation
 from configure import FRAMES_PER_SECOND
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
+from dataset.trials import WINDOWS
 from loss import class_logits, prototypes
 from metrics import mean_interval
 from verification import MAX_FRAMES, Segments, embed, join_segments, unique_segments
-
-# An utterance offers so many windows in each role, and an episode picks one: on small data, where 1,000 episodes meet
-# the same utterances again and again, a window is embedded once instead of hundreds of times.
-WINDOWS = 4
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -80,7 +77,7 @@ def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: i
     rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
     lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
     lengths = np.broadcast_to(lengths[:, None], rows.shape)
-    # Of the windows, as fractions of an utterance's possible starts; the same whatever the speakers and shots.
+    # Of the windows in either role, as fractions of an utterance's possible starts; the same for all settings.
     places = np.random.default_rng([args.seed, 1]).random((2, len(features), WINDOWS))
     role = (np.arange(n_windows) >= n_shot).astype(int)[:, None]
     starts = places[role, rows, rng.integers(WINDOWS, size=rows.shape)] * n_starts(features.n_frames[rows], lengths)

@@ -13,7 +13,8 @@ from files import replacing
 
 CONFIG_NAME, LOG_NAME = "config.json", "log.csv"
 DECISIVE = (  # the flags that a run's course depends on
-    "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm sync_bn seed precision"
+    "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
+    "precision"
 ).split()
 
 
@@ -29,16 +30,20 @@ def warn_of_changed_flags(folder: Path, arguments: dict[str, object]) -> None:
     """Say in one line which decisive flags are not those that config.json has; that it is damaged, if it is."""
     path = folder / CONFIG_NAME
     try:
-        before = json.loads(path.read_text())["arguments"]
+        content = json.loads(path.read_text())
+        before, ranks_before = content["arguments"], content.get("ranks", 1)
         changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
     except FileNotFoundError:  # a release's checkpoint has none beside it
         return
     except (ValueError, KeyError, TypeError):
         console.warn(f"{path}: damaged, so nobody can tell whether the flags are those the run had; it is written anew")
         return
-    if changed:
-        listed = ", ".join(f"--{name} {arguments[name]} (was {before[name]})" for name in changed)
-        console.warn(f"going on with other flags than before: {listed}; the learning rate stays the checkpoint's")
+    listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
+    if ranks_before != ranks.count():
+        listed.append(f"{ranks.count()} ranks (were {ranks_before})")
+    if listed:
+        changes = ", ".join(listed)
+        console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")
 
 
 def add_row(folder: Path, row: dict[str, float]) -> None:

@@ -32,14 +32,13 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
     )
 
 
-def threshold_among(voices: int, scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
-    """Return the score that an unknown speaker reaches with any of `voices` enrolled ones at about a given rate.
+def threshold_at(rate: float, scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the score that a given share (0..1) of the non-target trials reaches; one of them at least does.
 
-    The rate (0..1) is shared out among the voices; with too few non-target trials for that, it is their best score.
     Scores and labels (n,) are those of `verification_metrics`.
     """
     others = np.sort(scores[~labels.astype(bool)])[::-1]
-    return float(others[max(0, round(rate * len(others) / voices) - 1)])
+    return float(others[max(0, round(rate * len(others)) - 1)])
 
 
 def eer_interval(

@@ -1,9 +1,8 @@
 """Ranks: the processes that torchrun starts, what they share out and what they agree on.
 
-Without torchrun there is one rank, the first, and nothing here waits for anybody. Torch is imported where there are
-more: extracting features does not need it otherwise.
+A program's ranks work together once each has called join(). Without torchrun, and before, there is one rank, the first,
+and nothing here waits for anybody. Torch is imported where there are more: extracting features does not need it else.
 """
-import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,17 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
-PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; a dead one is noticed at once
+PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies is noticed
+
+_joined = False
 
 
-def rank() -> int:
-    """Return this process's number among all ranks."""
-    return _from_torchrun("RANK", 0)
-
-
-def count() -> int:
-    """Return how many ranks there are."""
-    return _from_torchrun("WORLD_SIZE", 1)
+def is_first() -> bool:
+    """Tell whether this is the rank that prints and writes."""
+    return _from_torchrun("RANK", 0) == 0
 
 
 def rank_on_machine() -> int:
@@ -37,9 +33,14 @@ def count_on_machine() -> int:
     return _from_torchrun("LOCAL_WORLD_SIZE", 1)
 
 
-def is_first() -> bool:
-    """Tell whether this is the rank that prints and writes."""
-    return rank() == 0
+def rank() -> int:
+    """Return this process's number among the ranks that have joined."""
+    return _from_torchrun("RANK", 0) if _joined else 0
+
+
+def count() -> int:
+    """Return how many ranks have joined."""
+    return _from_torchrun("WORLD_SIZE", 1) if _joined else 1
 
 
 def _from_torchrun(name: str, alone: int) -> int:
@@ -47,15 +48,16 @@ def _from_torchrun(name: str, alone: int) -> int:
 
 
 def join() -> None:
-    """Meet the other ranks; comes before all that follows here. A CUDA device, if one is used, is chosen before."""
-    if count() == 1:
+    """Meet the other ranks that torchrun has started. A CUDA device, if one is used, is chosen before."""
+    global _joined
+    if _from_torchrun("WORLD_SIZE", 1) == 1:
         return
     import torch
     from torch import distributed
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
-    atexit.register(distributed.destroy_process_group)
+    _joined = True
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
@@ -63,14 +65,31 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: count()]
 
 
+def deal(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this rank's part of what the first one has; the others' items do not count."""
+    if count() == 1:
+        return items
+    from torch import distributed
+
+    hands = [items[at :: count()] for at in range(count())] if is_first() else None
+    held: list[Sequence[Item]] = [()]
+    distributed.scatter_object_list(held, hands)
+    return held[0]
+
+
 @contextmanager
 def first_goes_first() -> Iterator[None]:
-    """Let each machine's first rank run the block before its others: what it leaves on the disk, they find."""
-    if rank_on_machine() > 0:
-        most([0])
+    """Let the first rank run the block before the others: what it leaves on the disk, they find."""
+    if not is_first():
+        meet()
     yield
-    if rank_on_machine() == 0:
-        most([0])
+    if is_first():
+        meet()
+
+
+def meet() -> None:
+    """Wait until all ranks are here."""
+    most([0])
 
 
 def most(numbers: list[int]) -> list[int]:

@@ -70,7 +70,8 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
 
     Each rank of a machine has a GPU of its own.
     """
-    gpu = ranks.rank_on_machine() if ranks.count() > 1 else gpu
+    several = ranks.count_on_machine() > 1
+    gpu = ranks.rank_on_machine() if several else gpu
     if name == "auto":
         if not (use_cuda and torch.cuda.is_available()):
             return torch.device("cpu")
@@ -83,6 +84,8 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
             known = False
         if not known:
             raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
+    if several and name.startswith("cuda:"):
+        raise UsageError(f"--device {name}: the ranks of a machine have a GPU each; say --device cuda")
     if device == torch.device("cuda"):
         device = torch.device("cuda", gpu)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():

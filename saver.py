@@ -25,7 +25,8 @@ class Saver:
             signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: object) -> None:
-        if self._signal:  # asked twice: leave at once, the last checkpoint stays
+        # Asked twice: leave at once, the last checkpoint stays. Torchrun passes on to its ranks what they also get.
+        if self._signal and ranks.count() == 1:
             raise KeyboardInterrupt
         self._signal = number
 
@@ -35,6 +36,7 @@ class Saver:
         if not (asked or due):
             return
         self._run.save(unfinished_path(self._folder), **self._facts)
+        ranks.meet()  # torchrun stops them all as soon as one leaves: not while the first is writing
         self._due = time.monotonic() + self._period
         self._leave_if(asked, f"after episode {self._run.episode}")
 

@@ -151,7 +151,7 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
             raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
         logbook.warn_of_changed_flags(folder, vars(args))
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
-    elif any(folder.glob("*.pth")):
+    elif ranks.from_first(lambda: any(folder.glob("*.pth"))):
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
         remove_unfinished(folder)

@@ -208,9 +208,10 @@ class Run:
         episodes, terms = zip(*self._unsettled, strict=True)
         self._unsettled.clear()
         rows = torch.stack(terms).double().cpu()
-        for at, loss in zip(episodes, rows[:, 0].tolist(), strict=True):
-            if not math.isfinite(loss):
-                raise UserError(self._not_finite(f"the loss is {loss}", at))
+        spoilt = [index for (_, index), row in zip(episodes, rows, strict=True) if not row[0].isfinite()]
+        first_spoilt = -ranks.most([-min(spoilt, default=self._episodes.per_epoch)])[0]
+        if first_spoilt < self._episodes.per_epoch:
+            raise UserError(self._not_finite("the loss is not finite", (self.epoch + 1, first_spoilt)))
         ranks.add_up(rows)
         for row in rows:  # one by one: the sums do not depend on when they were looked at
             self._sums += row

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
         else:
             features = feature_tree(Path(scratch) / "feat", args.speakers, UTTERANCES)
         compare_embedding(encoder, features, compute, args)
-        trials = draw_short_trials(features, np.arange(args.speakers), args.seed)
+        speakers = np.arange(min(args.speakers, len(features.speakers)))
+        trials = draw_short_trials(features, speakers, args.seed)
         enrol = Segments.whole(features, features.rows(trials.enrol))
         rows = features.rows(trials.test)
         starts = window_starts(features.n_frames[rows], args.test_length, args.seed)

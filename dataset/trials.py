@@ -11,7 +11,9 @@ from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from files import replacing, sha256
 
-WINDOWS = 4  # places in an utterance that test windows are drawn from: trials that share one share its embedding
+# An utterance has so many places to draw windows from: on small data, where trials and episodes meet the same utterance
+# again and again, a window is embedded once instead of hundreds of times.
+WINDOWS = 4
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 
 

@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
 
 def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
     """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
-    jobs, n_done = ranks.from_first(lambda: begin(root, trees))
-    mine = ranks.share(jobs)
+    jobs, n_done = begin(root, trees) if ranks.is_first() else ([], 0)
+    mine = ranks.deal(jobs)
     seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
     with console.progress(total=len(mine), unit="file", desc="features") as bar:
         for outcome in unordered_map(extract, mine, num_workers):

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         for module in list(encoder.modules()):
             # In each of the trunk's modules a convolution is followed by its own batch norm.
             for (at, convolution), (behind, norm) in itertools.pairwise(list(module.named_children())):
-                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
                     setattr(module, at, fuse_conv_bn_eval(convolution, norm))
                     setattr(module, behind, nn.Identity())
         return encoder

@@ -10,16 +10,19 @@ import numpy as np
 
 import console
 from files import replacing, sha256
-from metrics import threshold_among, verification_metrics
+from metrics import threshold_at, verification_metrics
 
 VOICES = (2, 5, 10, 20, 50, 100, 200, 500, 1000)  # enrolled speakers that a threshold is kept for; and 1, the EER's
 Thresholds = dict[int, float]  # enrolled speakers -> the least cosine score that counts as one speaker's
 
 
 def thresholds(scores: np.ndarray, labels: np.ndarray) -> Thresholds:
-    """Return the thresholds at which an unknown voice passes as often as at the EER of scores and labels (n,)."""
+    """Return the thresholds at which an unknown voice passes as often as at the EER of scores and labels (n,).
+
+    The EER is shared out among the enrolled; they rise no further where that leaves less than one of the trials.
+    """
     rates = verification_metrics(scores, labels)
-    return {1: rates.threshold} | {n: threshold_among(n, scores, labels, rates.eer) for n in VOICES}
+    return {1: rates.threshold} | {n: max(rates.threshold, threshold_at(rates.eer / n, scores, labels)) for n in VOICES}
 
 
 def threshold_for(kept: Thresholds, n_voices: int) -> float:

@@ -93,7 +93,7 @@ def test_evaluators_score_what_one_rank_does(home: Path) -> None:
     assert (home / "one.csv").read_bytes() == (home / "two.csv").read_bytes()
 
 
-def test_a_mistake_is_told_by_each_rank_in_one_line(home: Path) -> None:
+def test_a_mistake_is_told_in_one_line(home: Path) -> None:
     done = torchrun("train.py", *TRAIN, "--n_folder", 4, "--nb_class_train", 9, cwd=home, check=1)
     told = [line for line in done.stderr.splitlines() if "train.py" in line and "needs 9 speakers" in line]
     assert told and "Traceback (most recent call last):\n  File \"" + str(PROJECT / "train.py") not in done.stderr
