@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -170,13 +171,14 @@ def write_table(args: argparse.Namespace, summary: list[dict]) -> None:
     for name in dict.fromkeys(row["measure"] for row in summary):
         row = [cells.get((name, setting)) for setting in settings]
         lines.append(f"| {name} (%) | {row[0]['trials']:,} |" + "".join(f" {_cell(cell)} |" for cell in row))
-    lines += [
-        "",
-        f"Mean and standard deviation over the seeds {', '.join(map(str, args.seeds))}; trials of an accuracy are",
-        f"episodes. {args.backbone} on {args.data_type}, {args.max_epoch} epochs, {args.nb_class_train} speakers in an",
-        f"episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} in a softmax batch), scored in {args.precision};",
-        f"{platform.machine()}, {cpu_count()} cores.",
-    ]
+    seeds = ", ".join(map(str, args.seeds))
+    caption = (
+        f"{'Mean and standard deviation over the seeds' if len(args.seeds) > 1 else 'One run each, seed'} {seeds}; "
+        f"trials of an accuracy are episodes. {args.backbone} on {args.data_type}, {args.max_epoch} epochs, "
+        f"{args.nb_class_train} speakers in an episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} in a softmax "
+        f"batch), scored with --precision {args.precision}; {platform.machine()}, {cpu_count()} cores."
+    )
+    lines += ["", *textwrap.wrap(caption, 120)]
     with replacing(args.output / "table.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
