@@ -1,7 +1,10 @@
-"""Error rates of verification and identification scores. NumPy only; everything is returned, nothing printed."""
+"""Error rates of verification and identification scores. Everything is returned, nothing printed."""
+
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 BOOTSTRAP_REPLICATES = 500
 
@@ -113,3 +116,61 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 def _min_dcf(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> float:
     cost = p_target * fnr + (1 - p_target) * fpr
     return float(cost.min() / min(p_target, 1 - p_target))
+
+
+class Calibrated(NamedTuple):
+    """How good log-likelihood ratios (LLRs, natural logarithms) are, and the decisions that are taken by them."""
+
+    cllr: float  # bits: 0 for LLRs that are sure and right, 1 for those that say nothing, above for misleading ones
+    min_cllr: float  # what is left if the LLRs were recalibrated perfectly; the rest is the calibration's loss
+    misses: float  # share of the target trials below LLR 0
+    false_alarms: float  # share of the non-target trials from LLR 0 on
+    dcf_01: float  # actual detection cost at P_target = 0.01: decided by Bayes' threshold, normalised, costs 1
+    min_dcf_01: float  # the same at the best threshold
+    dcf_05: float  # actual, P_target = 0.05
+    min_dcf_05: float
+
+
+def calibrated_metrics(llr: np.ndarray, labels: np.ndarray) -> Calibrated:
+    """Return the measures of LLRs (n,) and labels (n,), true for targets; ValueError as in `verification_metrics`."""
+    _, fpr, fnr = roc(llr, labels)
+    labels = np.asarray(labels, bool)
+    return Calibrated(
+        cllr(llr, labels),
+        min_cllr(llr, labels),
+        *(float(rate) for rate in _rates_at(0, llr, labels)),
+        _actual_dcf(llr, labels, 0.01),
+        _min_dcf(fpr, fnr, 0.01),
+        _actual_dcf(llr, labels, 0.05),
+        _min_dcf(fpr, fnr, 0.05),
+    )
+
+
+def cllr(llr: np.ndarray, labels: np.ndarray) -> float:
+    """Return the cost of LLRs (n,) in bits (Brummer and du Preez, 2006), targets and non-targets of equal weight."""
+    labels = np.asarray(labels, bool)
+    costs = np.logaddexp(0, -llr[labels]).mean(), np.logaddexp(0, llr[~labels]).mean()
+    return float(sum(costs) / (2 * math.log(2)))
+
+
+def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
+    """Return the least `cllr` that any rising function of the LLRs (n,), or of scores, reaches (isotonic regression).
+
+    Equal LLRs stay equal.
+    """
+    labels = np.asarray(labels, bool)
+    _, at, count = np.unique(llr, return_inverse=True, return_counts=True)
+    share = isotonic_regression(np.bincount(at, labels) / count, weights=count).x.clip(0, 1)
+    with np.errstate(divide="ignore"):  # LLRs of -inf and inf, where they cost nothing
+        best = np.log(share) - np.log1p(-share) - math.log(labels.sum() / (~labels).sum())
+    return cllr(best[at], labels)
+
+
+def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> tuple[np.floating, np.floating]:
+    """Return the shares of target trials below a threshold and of non-target trials from there on."""
+    return (llr[labels] < threshold).mean(), (llr[~labels] >= threshold).mean()
+
+
+def _actual_dcf(llr: np.ndarray, labels: np.ndarray, p_target: float) -> float:
+    misses, false_alarms = _rates_at(math.log((1 - p_target) / p_target), llr, labels)
+    return float((p_target * misses + (1 - p_target) * false_alarms) / min(p_target, 1 - p_target))

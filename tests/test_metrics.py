@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 from conftest import GOLDEN
+from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
-from metrics import eer_interval, mean_interval, roc, verification_metrics
+from metrics import calibrated_metrics, cllr, eer_interval, mean_interval, min_cllr, roc, verification_metrics
 
 CASES = json.loads((GOLDEN / "metrics.json").read_text())
 
@@ -111,3 +112,57 @@ def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:
 def test_mean_interval_by_hand() -> None:
     mean, half_width = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert mean == 2.5 and half_width == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    "others, targets, expected",  # likelihood ratios and Cllr: examples of the NFI's package lir, tests/test_metrics.py
+    [
+        ([1, 1], [1, 1], 1),
+        ([3] * 2, [1 / 3] * 2, 2),
+        ([1 / 3] * 2, [3] * 2, 0.4150374992788437),
+        ([1 / 3] * 2, [1], 0.7075187496394219),
+        ([1 / 100] * 100, [1], 0.507177646488535),
+        ([1 / 100] * 100 + [100], [1], 0.5400680236656377),
+        ([1 / 100] * 100 + [100] * 6, [1], 0.6952113122368764),
+        ([2], [2] * 2, 1.0849625007211563),
+        ([8], [8] * 8, 1.6699250014423126),
+    ],
+)
+def test_cllr_of_published_examples(others: list, targets: list, expected: float) -> None:
+    llr, labels = np.log(np.array(others + targets, float)), np.arange(len(others + targets)) >= len(others)
+    assert cllr(llr, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_min_cllr_by_hand() -> None:
+    # In rising order: other, target, other, target. The two in the middle are pooled to a ratio of 1, the ends are
+    # sure: each kind has one trial that costs nothing and one that costs a bit.
+    scores, labels = np.array([0.9, 0.5, 0.4, 0.1]), np.array([True, False, True, False])
+    assert min_cllr(scores, labels) == pytest.approx(0.5)
+    assert min_cllr(-scores, labels) == pytest.approx(0.5 * (np.log2(1 + 1 / 1) + np.log2(2)))  # nothing left: 1 bit
+    assert min_cllr(np.array([4, 3, 2, 1.0]), np.array([True, True, False, False])) == 0
+    assert min_cllr(np.zeros(4), labels) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_min_cllr_equals_scikit_learns_isotonic_regression(seed: int) -> None:
+    scores, labels = random_case(seed)
+    share = IsotonicRegression(y_min=0, y_max=1).fit(scores, labels).predict(scores)
+    prior = labels.mean() / (1 - labels.mean())
+    with np.errstate(divide="ignore"):
+        ratio = share / (1 - share) / prior
+        costs = np.log2(1 + 1 / ratio[labels]).mean(), np.log2(1 + ratio[~labels]).mean()
+    assert min_cllr(scores, labels) == pytest.approx(sum(costs) / 2, abs=1e-12)
+    assert min_cllr(scores, labels) <= cllr(scores, labels) + 1e-12
+    assert min_cllr(np.exp(scores), labels) == pytest.approx(min_cllr(scores, labels), abs=1e-12)
+
+
+def test_decisions_at_ratios_by_hand() -> None:
+    # Bayes' thresholds: 0 at equal odds, log 99 = 4.595 at P_target 0.01, log 19 = 2.944 at 0.05.
+    llr = np.array([5.0, 4.0, 0.0, -1.0, 4.7, 3.0, 0.0, -2.0, -3.0])
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])
+    rates = calibrated_metrics(llr, labels)
+    assert rates.misses == pytest.approx(1 / 4) and rates.false_alarms == pytest.approx(3 / 5)
+    assert rates.dcf_01 == pytest.approx((0.01 * 3 / 4 + 0.99 * 1 / 5) / 0.01)
+    assert rates.dcf_05 == pytest.approx((0.05 * 2 / 4 + 0.95 * 2 / 5) / 0.05)
+    assert (rates.min_dcf_01, rates.min_dcf_05) == pytest.approx((3 / 4, 3 / 4))  # accept 5.0 only
+    assert rates.cllr == cllr(llr, labels == 1) and rates.min_cllr == min_cllr(llr, labels == 1)
