@@ -24,7 +24,7 @@ from files import replacing, sha256
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # what lies above is taken for this: z is infinite at 1
 MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
-INVERSE_PENALTY = 1.0  # scikit-learn's C: the sum of the trials' losses against half the squared standardised weights
+PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
 SPLIT_SEED = 0  # of the speakers' two halves
 
 
@@ -64,6 +64,9 @@ class Calibration:
 def fit(scores: np.ndarray, labels: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> Calibration:
     """Fit a calibration to trials (n,), both kinds of equal weight together.
 
+    The penalty on the weights is set against the mean loss of a trial, so it does not fade with their number: trials
+    of one pair of speakers, at several lengths or of several utterances, are no independent evidence.
+
     UserError where the trials support none: fewer than MIN_TRIALS of a kind, target and non-target ones told apart
     without an error, or higher scores that do not mean likelier targets.
 
@@ -85,7 +88,9 @@ def fit(scores: np.ndarray, labels: np.ndarray, enrol_seconds: np.ndarray, test_
         )
     features = _features(scores, enrol_seconds, test_seconds)
     scaler = StandardScaler().fit(features)
-    regression = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", solver="newton-cholesky", tol=1e-8)
+    regression = LogisticRegression(
+        C=1 / (PENALTY * len(labels)), class_weight="balanced", solver="newton-cholesky", tol=1e-8
+    )
     regression.fit(scaler.transform(features), labels)
     weights = regression.coef_[0] / scaler.scale_
     calibration = Calibration(

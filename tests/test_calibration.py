@@ -77,6 +77,24 @@ def test_the_order_of_the_trials_does_not_matter() -> None:
     np.testing.assert_allclose(llr_of(one, trials), llr_of(other, trials), atol=1e-8)
 
 
+def test_repeated_trials_make_no_surer() -> None:
+    few = fit_columns({name: column[:200] for name, column in drawn(400, 4)[0].items()})
+    once, often = fit(*few), fit(*(np.tile(column, 50) for column in few))
+    np.testing.assert_allclose(often.weights, once.weights, atol=1e-6)
+
+
+def test_the_fit_is_where_the_penalised_loss_is_least() -> None:
+    """Its gradient is zero there: the mean loss, kinds of equal weight, and 0.001 times the squared weights."""
+    scores, labels, enrol, test = (column[500:1200] for column in fit_columns(drawn(1400, 11)[0]))
+    fitted, z = fit(scores, labels, enrol, test), np.arctanh(scores)
+    features = np.stack([z, np.log(enrol), np.log(test), z * np.log(enrol), z * np.log(test)], axis=1)
+    spread, standardised = features.std(axis=0), (features - features.mean(axis=0)) / features.std(axis=0)
+    probability = 1 / (1 + np.exp(-fitted.intercept - features @ fitted.weights))
+    pull = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum()) * (probability - labels)
+    assert pull.sum() == pytest.approx(0, abs=1e-7)
+    np.testing.assert_allclose(pull @ standardised + 0.002 * spread * fitted.weights, 0, atol=1e-7)
+
+
 def test_by_hand() -> None:
     fitted = Calibration(-1.0, (2.0, 0.1, 0.2, 0.3, 0.4), (1.0, 8.0), (0.5, 4.0), 99, 999)
     expected = -1 + 2 * math.atanh(0.5) + 0.1 * math.log(2) + 0.2 * math.log(3)
