@@ -1,7 +1,7 @@
 """Where and how the network runs: device, precision, seeds."""
+
 import argparse
 import os
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ class Compute(NamedTuple):
     """Where and how a network runs."""
 
     device: torch.device
-    dtype: torch.dtype  # of the convolutions
+    dtype: torch.dtype  # of the trunk's arithmetic: float32, or bfloat16 by autocast; all else is float32
     num_workers: int  # processes that load features
 
 
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
     parser.add_argument("--gpu", type=console.integer(0), default=0, help="with auto: number of the GPU")
-    parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default: {precision}")
+    parser.add_argument("--precision", choices=PRECISIONS, default=precision,
+                        help=f"of the ResNet; auto: bf16 where the device has it ({precision})")  # fmt: skip
     parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
     parser.add_argument("--deterministic", type=console.boolean, default=False,
                         help="on CUDA too, the same bits in every run; slower (False)")  # fmt: skip
@@ -50,11 +51,6 @@ def set_up(args: argparse.Namespace) -> Compute:
 def inference(device: str = "auto") -> Compute:
     """Return the float32 setting for embedding on a device named as --device names it; nothing is seeded."""
     return Compute(_ready(_select_device(device)), torch.float32, 0)
-
-
-def autocast(compute: Compute) -> AbstractContextManager:
-    """Return the context to run the encoder in."""
-    return torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.dtype is torch.bfloat16)
 
 
 def _ready(device: torch.device) -> torch.device:

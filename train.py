@@ -9,6 +9,7 @@
 The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
 config.json. Ctrl-C or SIGTERM saves and stops.
 """
+
 import argparse
 import math
 from contextlib import nullcontext
@@ -44,7 +45,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--use_GC", type=console.boolean, default=True, help="add global classification to prototypical (True)")
     add("--n_shot", type=console.integer(1), default=1, help="support utterances of a speaker in an episode (1)")
     add("--n_query", type=console.integer(0), default=2, help="query utterances of a speaker in an episode (2)")
-    add("--use_variable", type=console.boolean, default=True, help="queries of 1 to 2 s, a length an episode (True)")
+    add("--use_variable", type=console.boolean, default=True, help="prototypical queries of 1 to 2 s (True)")
     add("--nb_class_train", type=console.integer(2), default=100, help="speakers of an episode (100)")
     add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="the training speakers (vox2)")
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
         n_way=args.nb_class_train,
         n_shot=args.n_shot,
         n_query=args.n_query,
-        use_variable=args.use_variable,
+        use_variable=args.use_variable and args.loss_type == "prototypical",  # as in the release
         seed=args.seed,
     )
     validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # refused before the work

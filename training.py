@@ -1,4 +1,5 @@
 """The training loop: one run's network, optimiser and position, able to stop after any episode and go on exactly."""
+
 import math
 import time
 from collections.abc import Callable
@@ -12,13 +13,13 @@ from torch.utils.data import DataLoader
 
 import console
 import ranks
-from checkpoint import Checkpoint, parameters_of, save_checkpoint, state_dict_of
+from checkpoint import CLASS_VECTORS, Checkpoint, parameters_of, save_checkpoint, state_dict_of
 from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
 from model.encoder import Encoder
 from parallel import from_loaders, leave_signals_to_parent
-from runtime import Compute, autocast
+from runtime import Compute
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
 SETTLE_EVERY = 20  # episodes between two looks at the losses: each waits for the device
@@ -31,18 +32,25 @@ class EpisodeLoss(nn.Module):
         super().__init__()
         self.encoder, self.objective = encoder, objective
 
-    def forward(self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor) -> Terms:
+    def forward(
+        self,
+        support: torch.Tensor,
+        query: torch.Tensor,
+        speaker: torch.Tensor,
+        trunk_dtype: torch.dtype = torch.float32,
+    ) -> Terms:
         """Return the terms of support (K, W, 1, 40, Ts), query (Q, W, 1, 40, Tq) and speaker classes (W,).
 
-        Supports and queries pass the encoder as two batches, their batch-norm statistics apart.
+        Supports and queries pass the encoder as two batches, their batch-norm statistics apart. Only the encoder's
+        trunk computes in `trunk_dtype`; the objective is float32.
         """
-        return self.objective(self._embed(support), self._embed(query), speaker)
+        return self.objective(self._embed(support, trunk_dtype), self._embed(query, trunk_dtype), speaker)
 
-    def _embed(self, segments: torch.Tensor) -> torch.Tensor:
+    def _embed(self, segments: torch.Tensor, trunk_dtype: torch.dtype) -> torch.Tensor:
         if len(segments) == 0:  # the softmax loss has no queries
             return segments.new_empty(*segments.shape[:2], self.encoder.projection.out_features)
         batch = segments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.encoder(batch).float().unflatten(0, segments.shape[:2])
+        return self.encoder(batch, trunk_dtype).unflatten(0, segments.shape[:2])
 
 
 class EpochResult(NamedTuple):
@@ -133,7 +141,7 @@ class Run:
         if checkpoint.episode > self._episodes.per_epoch:
             raise ValueError(f"{checkpoint.episode} episodes are done of an epoch of {self._episodes.per_epoch}")
         if checkpoint.optimizer:
-            self._restore_optimizer(checkpoint.optimizer)
+            self._restore_optimizer(checkpoint)
         stored = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
         if not all(isinstance(value, int | float) for value in stored.values()):
             raise ValueError("its scheduler's state is not made of numbers")
@@ -142,19 +150,26 @@ class Run:
         if checkpoint.sums:
             self._sums.copy_(torch.tensor(checkpoint.sums, dtype=torch.float64))
 
-    def _restore_optimizer(self, stored: dict) -> None:
-        """Take over momentum and learning rate; what else a file says of the optimiser is not the run's to obey."""
-        (ours,) = self.optimizer.param_groups
-        settings = {name: value for name, value in ours.items() if name not in ("params", "lr")}
-        self.optimizer.load_state_dict(stored)
-        (group,) = self.optimizer.param_groups
-        group.update(settings)
-        if not (isinstance(group["lr"], float) and 0 < group["lr"] < math.inf):
-            raise ValueError(f"its learning rate is {group['lr']}")
-        for parameter in group["params"]:
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None and not (buffer.shape == parameter.shape and buffer.isfinite().all()):
+    def _restore_optimizer(self, checkpoint: Checkpoint) -> None:
+        """Take over momentum and learning rate; what else a file says of the optimiser is not the run's to obey.
+
+        Each momentum buffer gets its parameter's memory format: the fused step walks both in the order of memory.
+        """
+        (theirs,), (ours,) = checkpoint.optimizer["param_groups"], self.optimizer.param_groups
+        indices = list(theirs["params"])
+        if self.model.objective.class_vectors is None and len(indices) > len(ours["params"]):
+            del indices[list(checkpoint.state_dict).index(CLASS_VECTORS)]  # the release lists them, used or not
+        for index, parameter in zip(indices, ours["params"], strict=True):
+            stored = checkpoint.optimizer["state"].get(index, {}).get("momentum_buffer")
+            if stored is None:
+                continue
+            if not (stored.shape == parameter.shape and stored.isfinite().all()):
                 raise ValueError("its momentum is not finite or of another network")
+            buffer = torch.empty_like(parameter).copy_(stored.detach().to(parameter.dtype))
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if not (isinstance(theirs["lr"], float) and 0 < theirs["lr"] < math.inf):
+            raise ValueError(f"its learning rate is {theirs['lr']}")
+        ours["lr"] = theirs["lr"]
 
     def train_epoch(self, after_episode: Callable[[], None]) -> EpochResult:
         """Train the rest of the epoch after `self.epoch`; `after_episode` may save, or raise to stop."""
@@ -190,8 +205,7 @@ class Run:
 
     def _train_episode(self, episode: Episode) -> None:
         support, query, speaker = (tensor.to(self._compute.device, non_blocking=True) for tensor in episode)
-        with autocast(self._compute):
-            terms = self._replica(support, query, speaker)
+        terms = self._replica(support, query, speaker, self._compute.dtype)
         self.optimizer.zero_grad()
         terms.loss.backward()
         if self.max_grad_norm < math.inf:
@@ -207,7 +221,7 @@ class Run:
             return
         episodes, terms = zip(*self._unsettled, strict=True)
         self._unsettled.clear()
-        rows = torch.stack(terms).double().cpu()
+        rows = torch.stack(terms).cpu().double()  # in this order: MPS has no float64
         spoilt = [index for (_, index), row in zip(episodes, rows, strict=True) if not row[0].isfinite()]
         first_spoilt = -ranks.most([-min(spoilt, default=self._episodes.per_epoch)])[0]
         if first_spoilt < self._episodes.per_epoch:

@@ -1,4 +1,5 @@
 """Embedding many utterances and scoring trials: what all evaluators share."""
+
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
 from parallel import from_loaders, leave_signals_to_parent
-from runtime import Compute, autocast
+from runtime import Compute
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
@@ -70,8 +71,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     with torch.inference_mode(), console.progress(total=n_own, unit="segment", desc="embedding") as bar:
         for at, batch in from_loaders(loader):
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
-            with autocast(compute):
-                embeddings[at] = encoder(batch).float().cpu()
+            embeddings[at] = encoder(batch, compute.dtype).cpu()
             bar.update(len(at))
     ranks.add_up(embeddings)
     if not embeddings.isfinite().all():
@@ -89,9 +89,7 @@ def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[in
     return batches
 
 
-def score(
-    encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, compute: Compute
-) -> np.ndarray:
+def score(encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, compute: Compute) -> np.ndarray:
     """Return the cosine scores (n,) float64 of n trials; each segment is embedded once, however often it occurs."""
     embeddings, (left, right) = embed_once(encoder, features, [enrol, test], compute)
     return cosine(embeddings, left, right)

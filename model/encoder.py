@@ -1,4 +1,5 @@
 """The speaker encoder: features of any length to one embedding."""
+
 import copy
 import itertools
 
@@ -21,13 +22,17 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(self.trunk.out_channels, EMBEDDING_SIZE, bias=False)
         nn.init.xavier_uniform_(self.projection.weight)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, trunk_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return the embeddings (N, 256), not normalised, of features x (N, 1, 40, T), T >= 1.
 
-        The mean over the time of each segment is subtracted first, here and nowhere else.
+        The mean over the time of each segment is subtracted first, here and nowhere else. With bfloat16 as
+        `trunk_dtype` the convolutions are autocast to it; the pooling, its batch norm and the linear map stay in
+        float32, as do the embeddings.
         """
         x = x - x.mean(dim=3, keepdim=True)
-        pooled = self.trunk(x).mean(dim=(2, 3))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=trunk_dtype is torch.bfloat16):
+            maps = self.trunk(x)
+        pooled = maps.to(x.dtype).mean(dim=(2, 3))
         return self.projection(torch.relu(self.norm(pooled)))
 
     def folded(self) -> "Encoder":

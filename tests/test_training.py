@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, parameters_of, state_dict_of
 from console import UserError
-from dataset.episodes import TrainingEpisodes
+from dataset.episodes import Episode, TrainingEpisodes
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from loss import Objective
@@ -117,3 +118,63 @@ def test_a_checkpoint_of_other_speakers_is_refused(features, tmp_path: Path) -> 
     other = Run(EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, 9, 256)), episodes, CPU, lr=0.1)
     with pytest.raises(ValueError, match="class vectors of 4 speakers, this training needs 9"):
         other.restore(load_checkpoint(tmp_path / "x.pth"))
+
+
+class DoubleEpisodes(TrainingEpisodes):
+    """Float64: convolutions of another memory format round otherwise, here by far less than what is compared."""
+
+    def __getitem__(self, at: tuple[int, int]) -> Episode:
+        support, query, speaker = super().__getitem__(at)
+        return Episode(support.double(), query.double(), speaker)
+
+
+@pytest.mark.parametrize("use_GC", [True, False])
+def test_a_releases_file_goes_on_as_a_plain_loop_does(features, tmp_path: Path, use_GC: bool) -> None:
+    """The plain loop is the release's: contiguous, unfused, class vectors in the optimiser whether used or not."""
+    torch.manual_seed(3)
+    model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
+    class_vectors = model.objective.class_vectors if use_GC else torch.nn.Parameter(torch.randn(4, 256).double())
+    parameters = parameters_of(model.encoder, class_vectors)
+    optimizer = torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=False)
+    episodes = DoubleEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
+
+    def plain_step(at: tuple[int, int]) -> None:
+        optimizer.zero_grad()
+        model(*episodes[at]).loss.backward()
+        optimizer.step()
+
+    plain_step((9, 0))
+    for parameter in parameters:  # the file's weights pass through a float32 encoder
+        parameter.data.copy_(parameter.data.float())
+    weights = {"state_dict": state_dict_of(model.encoder, class_vectors)}
+    torch.save({"epoch": 2, **weights, "optimizer": optimizer.state_dict()}, tmp_path / "release.pth")
+    fresh = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
+    run = Run(fresh, episodes, CPU, lr=0.3)
+    run.restore(load_checkpoint(tmp_path / "release.pth"))
+    assert run.epoch == 1 and run.optimizer.param_groups[0]["lr"] == 0.05
+    stop_after(run, 5)
+    before = [parameter.clone() for parameter in model.parameters()]
+    plain_step((2, 0))
+    for old, expected, ours in zip(before, model.parameters(), run.model.parameters(), strict=True):
+        assert (ours - expected).norm() <= 1e-6 * (expected - old).norm()
+
+
+def test_only_the_trunk_computes_in_bfloat16(features) -> None:
+    run, seen = new_run(features, CPU._replace(dtype=torch.bfloat16)), {}
+    encoder, objective = run.model.encoder, run.model.objective
+    encoder.trunk.register_forward_hook(lambda _, x, y: seen.setdefault("maps", []).append(y.detach()))
+    objective.register_forward_hook(lambda _, x, y: seen.update(embeddings=x[:2], speaker=x[2], terms=y))
+    vectors = F.normalize(objective.class_vectors.detach().double(), dim=1)
+    projection = encoder.projection.weight.detach().double()
+    stop_after(run, 1)
+    assert all(maps.dtype is torch.bfloat16 for maps in seen["maps"])
+    by_hand = []
+    for maps, embeddings in zip(seen["maps"], seen["embeddings"], strict=True):
+        pooled = maps.double().mean(dim=(2, 3))
+        normed = (pooled - pooled.mean(dim=0)) / (pooled.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        by_hand.append(normed.relu() @ projection.T)
+        torch.testing.assert_close(embeddings[0].double(), by_hand[-1], rtol=1e-4, atol=1e-5)
+    support, query = by_hand
+    episodic = F.cross_entropy(query @ F.normalize(support, dim=1).T, torch.arange(3))
+    everywhere = F.cross_entropy(torch.cat(by_hand) @ vectors.T, seen["speaker"].repeat(2))
+    assert seen["terms"].loss.item() == pytest.approx((episodic + everywhere).item(), rel=1e-5)

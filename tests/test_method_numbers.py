@@ -1,0 +1,179 @@
+"""The method's numbers (METHOD.md) as literals, read off the training as it is run."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_features
+from torch import nn
+
+import train
+from configure import TREES
+from loss import Objective, Terms
+from model.encoder import Encoder
+from runtime import Compute
+from training import Run
+
+SHAPES = {"support": (1, 100, 1, 40, 200), "query": (2, 100, 1, 40)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """The root of a VoxCeleb2 tree of 101 speakers with 6 utterances each."""
+    root = tmp_path_factory.mktemp("numbers")
+    write_features(root / TREES["vox2_dev"].feat, n_speakers=101, n_utterances=6)
+    return root
+
+
+def run_of(data: Path, tmp_path: Path, monkeypatch, *flags: object) -> Run:
+    """Run train.py with no other flags than these and its folders'; return its Run."""
+    made: list[Run] = []
+
+    class SpiedRun(Run):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(train, "Run", SpiedRun)
+    folders = ["--save_path", data, "--model_path", tmp_path / "models"]
+    train.main([str(flag) for flag in (*folders, "--backbone", "resnet18", "--max_epoch", 0, *flags)])
+    return made[0]
+
+
+def test_defaults_of_train() -> None:
+    args = vars(train.parse_args([]))
+    expected = {
+        "loss_type": "prototypical", "use_GC": True, "n_shot": 1, "n_query": 2, "use_variable": True,
+        "nb_class_train": 100, "data_type": "vox2", "n_folder": 0, "max_epoch": 300, "lr": 0.1, "seed": 100,
+        "backbone": "resnet34", "max_grad_norm": None, "scale_lr": False, "sync_bn": False, "init": None,
+    }  # fmt: skip
+    assert {name: args[name] for name in expected} == expected
+
+
+def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch) -> None:
+    run = run_of(data, tmp_path, monkeypatch)
+    assert run._episodes.per_epoch == 606 // ((1 + 2) * 100)
+    episodes = [run._episodes[1, index] for index in range(12)]
+    lengths = {episode.query.shape[-1] for episode in episodes}
+    assert all(episode.support.shape == SHAPES["support"] for episode in episodes)
+    assert all(episode.query.shape[:-1] == SHAPES["query"] for episode in episodes)
+    assert len(lengths) > 6 and lengths <= set(range(100, 200))
+    assert all(len(set(episode.speaker.tolist())) == 100 for episode in episodes)
+    # numpy's generator of (seed, epoch, index), which draws the speakers first
+    drawn = np.random.default_rng([100, 1, 0]).choice(101, 100, replace=False)
+    assert episodes[0].speaker.tolist() == drawn.tolist()
+    torch.manual_seed(100)
+    drawn_first = Objective("prototypical", True, 101, 256).class_vectors
+    assert torch.equal(run.model.objective.class_vectors, drawn_first)
+    assert run.model.objective.episodic
+
+
+@pytest.mark.parametrize("use_variable", [[], ["--use_variable", True], ["--use_variable", False]])
+def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
+    data, tmp_path, monkeypatch, use_variable
+) -> None:
+    run = run_of(data, tmp_path, monkeypatch, "--loss_type", "softmax", "--nb_class_train", 5, *use_variable)
+    assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
+
+
+def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypatch) -> None:
+    run = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 5, "--use_variable", False)
+    assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
+
+
+class Scripted(nn.Module):
+    """A model whose loss is what the test says, times one; its gradient in the class vectors is constant."""
+
+    def __init__(self, gradient: torch.Tensor | None = None):
+        super().__init__()
+        self.encoder, self.objective = Encoder("resnet18"), Objective("prototypical", True, 101, 256)
+        self.gradient, self.loss = gradient, 1.0
+
+    def forward(self, support, query, speaker, trunk_dtype) -> Terms:
+        vectors = self.objective.class_vectors
+        slope = torch.zeros_like(vectors) if self.gradient is None else self.gradient
+        product = (vectors * slope).sum()
+        return Terms(product - product.detach() + self.loss, *(torch.zeros(4)))
+
+
+@pytest.fixture
+def scripted(data: Path, tmp_path: Path, monkeypatch) -> Run:
+    """A run with train.py's defaults for SGD and scheduler, and a scripted model."""
+    episodes = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 2, "--n_query", 1)._episodes
+    monkeypatch.setattr(episodes, "per_epoch", 2)
+    return Run(Scripted(), episodes, Compute(torch.device("cpu"), torch.float32, 0), lr=train.parse_args([]).lr)
+
+
+def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: Run) -> None:
+    gradient = torch.randn(101, 256)
+    scripted.model.gradient = gradient
+    vectors = scripted.model.objective.class_vectors
+    hand, momentum = vectors.detach().double().clone(), torch.zeros(101, 256, dtype=torch.float64)
+    scripted.train_epoch(lambda: None)  # two steps
+    for _ in range(2):
+        slope = gradient.double() + 1e-4 * hand
+        momentum = 0.9 * momentum + slope
+        hand -= 0.1 * (slope + 0.9 * momentum)
+    torch.testing.assert_close(vectors.detach().double(), hand, rtol=0, atol=1e-6)
+
+
+def rates(run: Run, losses: list[float]) -> list[float]:
+    """Return the learning rates of epochs with these losses, as the run reports them."""
+    found = []
+    for loss in losses:
+        run.model.loss = loss
+        found.append(run.train_epoch(lambda: None).lr)
+    return found
+
+
+def test_a_plateau_of_more_than_three_epochs_lowers_the_rate_tenfold_down_to_1e_5(scripted: Run) -> None:
+    expected = [0.1] * 5 + [0.01] * 4 + [1e-3] * 4 + [1e-4] * 4 + [1e-5] * 8
+    assert rates(scripted, [1.0] * len(expected)) == pytest.approx(expected)
+
+
+def test_an_epoch_is_better_from_a_ten_thousandth_on(scripted: Run) -> None:
+    better, worse = ([(1 - step) ** epoch for epoch in range(7)] for step in (1.2e-4, 0.2e-4))
+    assert rates(scripted, better) == pytest.approx([0.1] * 7)
+    assert rates(scripted, [0.5, *(0.5 * loss for loss in worse)])[-1] == pytest.approx(0.01)
+
+
+def test_the_two_losses_are_means_of_cross_entropies_with_weights_one_and_one() -> None:
+    torch.manual_seed(0)
+    objective = Objective("prototypical", True, 9, 256).double()
+    support, query = torch.randn(1, 4, 256).double(), torch.randn(2, 4, 256).double()
+    speaker = torch.tensor([7, 2, 5, 0])
+
+    def by_hand(x: torch.Tensor, w: torch.Tensor, classes: list[int]) -> float:
+        losses = []
+        for embedding, right in zip(x, classes, strict=True):
+            logits = [(embedding @ vector / vector.norm()).item() for vector in w]
+            losses.append(math.log(sum(math.exp(logit) for logit in logits)) - logits[right])
+        return sum(losses) / len(losses)
+
+    episodic = by_hand(query.flatten(0, 1), support[0], [0, 1, 2, 3] * 2)
+    everything = torch.cat([support, query]).flatten(0, 1)
+    everywhere = by_hand(everything, objective.class_vectors.detach(), speaker.tolist() * 3)
+    terms = objective(support, query, speaker)
+    assert terms.loss.item() == pytest.approx(1 * episodic + 1 * everywhere)
+    assert terms.episodic_loss.item() == pytest.approx(episodic)
+    assert terms.global_loss.item() == pytest.approx(everywhere)
+
+
+def test_the_network_begins_as_the_method_says() -> None:
+    torch.manual_seed(0)
+    encoder, objective = Encoder(), Objective("softmax", False, 5994, 256)
+    n_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    assert 5.3e6 < n_parameters < 5.5e6
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            k, channels = module.kernel_size[0], module.out_channels
+            deviation = math.sqrt(2 / (k * k * channels))
+            assert module.bias is None
+            assert module.weight.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(module.weight.numel()))
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
+    for matrix in (encoder.projection.weight, objective.class_vectors):
+        bound = math.sqrt(6 / sum(matrix.shape))  # Xavier-uniform
+        assert 0.999 * bound < matrix.abs().max().item() <= bound and abs(matrix.mean().item()) < 0.01 * bound
