@@ -156,11 +156,14 @@ class Run:
         Each momentum buffer gets its parameter's memory format: the fused step walks both in the order of memory.
         """
         (theirs,), (ours,) = checkpoint.optimizer["param_groups"], self.optimizer.param_groups
-        indices = list(theirs["params"])
-        if self.model.objective.class_vectors is None and len(indices) > len(ours["params"]):
-            del indices[list(checkpoint.state_dict).index(CLASS_VECTORS)]  # the release lists them, used or not
+        indices, states = list(theirs["params"]), checkpoint.optimizer["state"]
+        if self.model.objective.class_vectors is None and CLASS_VECTORS in checkpoint.state_dict:
+            unused = list(checkpoint.state_dict).index(CLASS_VECTORS)  # the release lists them whatever the objective
+            indices = [index for at, index in enumerate(indices) if at != unused or index in states]
+        if len(indices) != len(ours["params"]):
+            raise ValueError(f"its optimiser steps {len(indices)} parameters, this training's {len(ours['params'])}")
         for index, parameter in zip(indices, ours["params"], strict=True):
-            stored = checkpoint.optimizer["state"].get(index, {}).get("momentum_buffer")
+            stored = states.get(index, {}).get("momentum_buffer")
             if stored is None:
                 continue
             if not (stored.shape == parameter.shape and stored.isfinite().all()):
