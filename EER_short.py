@@ -5,10 +5,11 @@
     python EER_short.py --test_length 50 100 200 300 500 full --save_scores curve.csv
 
 Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
-are drawn once, kept beside the checkpoint as short_trials_seedN.txt with their SHA-256, and used again from there.
-A test window starts at one of four random places of its utterance; trials that share it share its embedding.
+are drawn once, kept beside the checkpoint as short_trials_seedN.txt, and used again as long as the speakers and
+utterances are the same. Each trial's test window starts at a random place of its own.
 With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`.
 """
+
 import argparse
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import evaluation
 import ranks
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
-from dataset.trials import read_trials, stored_short_trials, window_starts
+from dataset.trials import Trials, read_trials, stored_short_trials, window_starts
 from verification import MAX_FRAMES, Segments
 
 FULL = "full"  # as a test length: the whole utterance
@@ -47,18 +48,25 @@ def main(argv: list[str]) -> None:
     evaluation.say_left_out(setting)
     features = setting.features
     if args.trials:
-        trials = read_trials(args.trials)
-        trials = trials.where(~evaluation.of_seen_speakers(trials, setting)).checked(args.trials)
+        trials = _of_unseen(read_trials(args.trials), setting).checked(args.trials)
     else:
         kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
         with ranks.first_goes_first():
-            trials = stored_short_trials(kept, features, setting.unseen, args.seed)
+            trials = _of_unseen(stored_short_trials(kept, features, setting.unseen, args.seed), setting)
         print(f"trials: {kept}")
     rows = features.rows(trials.test)
     tests = {str(length): test_segments(features, rows, length, args.seed) for length in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")
     evaluation.verify(setting, trials, Segments.whole(features, features.rows(trials.enrol)), tests, args)
+
+
+def _of_unseen(trials: Trials, setting: evaluation.Setting) -> Trials:
+    """Return the trials without speakers that were trained on, and say how many are left out."""
+    seen = evaluation.of_seen_speakers(trials, setting)
+    if seen.any():
+        print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
+    return trials.where(~seen)
 
 
 def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:

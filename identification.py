@@ -7,6 +7,7 @@ An episode enrols --nb_class_test VoxCeleb1 speakers that were not trained on, e
 windows of --enroll_length frames, and names the speaker of --n_query windows of --test_length frames of each.
 With several numbers of speakers or shots a window is embedded once for all, and --json has a list `settings`.
 """
+
 import argparse
 import itertools
 
@@ -18,7 +19,6 @@ import evaluation
 from configure import FRAMES_PER_SECOND
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
-from dataset.trials import WINDOWS
 from loss import class_logits, prototypes
 from metrics import mean_interval
 from verification import MAX_FRAMES, Segments, embed, join_segments, unique_segments
@@ -77,11 +77,8 @@ def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: i
     rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
     lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
     lengths = np.broadcast_to(lengths[:, None], rows.shape)
-    # Of the windows in either role, as fractions of an utterance's possible starts; the same for all settings.
-    places = np.random.default_rng([args.seed, 1]).random((2, len(features), WINDOWS))
-    role = (np.arange(n_windows) >= n_shot).astype(int)[:, None]
-    starts = places[role, rows, rng.integers(WINDOWS, size=rows.shape)] * n_starts(features.n_frames[rows], lengths)
-    return Segments(rows.ravel(), starts.astype(np.int64).ravel(), lengths.ravel())
+    starts = rng.integers(n_starts(features.n_frames[rows], lengths))
+    return Segments(rows.ravel(), starts.ravel(), lengths.ravel())
 
 
 def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:

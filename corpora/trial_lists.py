@@ -1,4 +1,5 @@
 """Trial lists under save_path: VoxCeleb's, checked, or drawn at random for any other wav tree."""
+
 import functools
 import itertools
 import math
@@ -107,20 +108,32 @@ def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> lis
 def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
     quotas = _spread(rng, count, [math.comb(len(names), 2) for names in speakers], "target")
     drawn = [
-        rng.sample(list(itertools.combinations(names, 2)), quota)
-        for names, quota in zip(speakers, quotas, strict=True)
+        rng.sample(list(itertools.combinations(names, 2)), quota) for names, quota in zip(speakers, quotas, strict=True)
     ]
     return _shuffled(rng, drawn)
 
 
 def _nontargets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
-    couples = list(itertools.combinations(speakers, 2))
-    quotas = _spread(rng, count, [len(a) * len(b) for a, b in couples], "non-target")
-    drawn = [
-        [(a[cell // len(b)], b[cell % len(b)]) for cell in rng.sample(range(len(a) * len(b)), quota)]
-        for (a, b), quota in zip(couples, quotas, strict=True)
-    ]
+    n_couples = math.comb(len(speakers), 2)
+    if count < n_couples:  # VoxCeleb2's speakers make 18 million: they are numbered, not listed
+        couples = [_couple(at, len(speakers)) for at in sorted(rng.sample(range(n_couples), count))]
+        quotas = [1] * count
+    else:
+        couples = list(itertools.combinations(range(len(speakers)), 2))
+        quotas = _spread(rng, count, [len(speakers[a]) * len(speakers[b]) for a, b in couples], "non-target")
+    drawn = []
+    for (a, b), quota in zip(couples, quotas, strict=True):
+        left, right = speakers[a], speakers[b]
+        cells = rng.sample(range(len(left) * len(right)), quota)
+        drawn.append([(left[cell // len(right)], right[cell % len(right)]) for cell in cells])
     return _shuffled(rng, drawn)
+
+
+def _couple(at: int, n: int) -> tuple[int, int]:
+    """Return the pair of numbers below n that is number `at` in the order of itertools.combinations(range(n), 2)."""
+    from_end = math.comb(n, 2) - 1 - at
+    row = (math.isqrt(8 * from_end + 1) - 1) // 2  # from_end lies in the row-th row, counted from the end
+    return n - 2 - row, n - 1 - (from_end - math.comb(row + 1, 2))
 
 
 def _spread(rng: random.Random, count: int, capacities: Sequence[int], kind: str) -> list[int]:

@@ -1,5 +1,8 @@
 """Trial lists: reading, drawing and keeping them, in VoxCeleb's form `1 enrolment-utterance test-utterance`."""
+
 import csv
+import hashlib
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +14,6 @@ from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from files import replacing, sha256
 
-# An utterance has so many places to draw windows from: on small data, where trials and episodes meet the same utterance
-# again and again, a window is embedded once instead of hundreds of times.
-WINDOWS = 4
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 
 
@@ -88,64 +88,90 @@ def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -
 
     Args:
         features: the utterances.
-        speakers: (S,) the speakers to draw from. The two utterances of a target trial differ; one speaker's second
-            utterance is needed for that, so a speaker with a single utterance is enrolled in non-target trials only.
+        speakers: (S,) the speakers to draw from. The two utterances of a target trial differ, so a speaker with a
+            single utterance is enrolled in non-target trials only. The test utterance of a non-target trial is drawn
+            evenly over the utterances of all other speakers, as the release does.
         seed: of the draw.
     """
     if len(speakers) < 2 or features.count[speakers].max(initial=0) < 2:
         raise UserError("short trials need two or more speakers, and one of them with two or more utterances")
     rng, n = np.random.default_rng(seed), SHORT_TRIALS_PER_SPEAKER
     first, count = features.first[speakers], features.count[speakers]
+    rows, begin = _rows_of(features, speakers), np.cumsum(count) - count
     label, enrol, test = [], [], []
     for at in range(len(speakers)):
         if count[at] > 1:
             a = rng.integers(count[at], size=n)
             b = (a + rng.integers(1, count[at], size=n)) % count[at]
             label.append(np.ones(n, bool)), enrol.append(first[at] + a), test.append(first[at] + b)
-        other = (at + rng.integers(1, len(speakers), size=n)) % len(speakers)
-        label.append(np.zeros(n, bool))
-        enrol.append(first[at] + rng.integers(count[at], size=n))
-        test.append(first[other] + rng.integers(count[other]))
+        other = rng.integers(len(rows) - count[at], size=n)
+        other += count[at] * (other >= begin[at])  # past the speaker's own utterances
+        label.append(np.zeros(n, bool)), enrol.append(first[at] + rng.integers(count[at], size=n))
+        test.append(rows[other])
     names = [
-        np.array([f"{features.name(row)}.wav" for row in np.concatenate(rows).tolist()], object)
-        for rows in (enrol, test)
+        np.array([f"{features.name(row)}.wav" for row in np.concatenate(side).tolist()], object)
+        for side in (enrol, test)
     ]
     return Trials(np.concatenate(label), *names)
 
 
-def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
-    """Return the short trials kept at `path`, drawing and keeping them (with their SHA-256 beside) the first time.
+def _rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
+    """Return the rows of all utterances of the speakers (S,), speaker by speaker."""
+    return np.concatenate([features.first[s] + np.arange(features.count[s]) for s in speakers])
 
-    UserError if the list is no longer the one that was kept.
+
+def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
+    """Return the short trials of the speakers (S,) that are kept at `path`, drawn and kept there if need be.
+
+    Beside the list stands a JSON file with the list's SHA-256 and a fingerprint of the utterances that it was drawn
+    from. A list drawn from other speakers or utterances is drawn anew, with a warning. UserError if the list at `path`
+    is not one that this function wrote, or was changed since: it is the user's and is not overwritten.
     """
-    kept_digest = path.with_suffix(".sha256")
-    if path.exists() and kept_digest.exists():
-        if kept_digest.read_bytes().split()[:1] != [sha256(path).encode()]:
-            raise UserError(f"{path}: changed since it was drawn; remove it to draw anew, or name it by --trials")
-        return _read(path)
+    beside, drawn_from = path.with_suffix(".json"), fingerprint(features, speakers)
+    if path.exists():
+        kept = _read_kept(beside)
+        if kept.get("sha256") != sha256(path):
+            raise UserError(f"{path}: changed, or not drawn here; move it away to draw anew, or name it by --trials")
+        if kept.get("drawn_from") == drawn_from:
+            return _read(path)
+        console.warn(f"{path}: was drawn from other speakers or utterances; drawn anew")
     trials = draw_short_trials(features, speakers, seed)
     try:
+        beside.unlink(missing_ok=True)  # first, so that it never vouches for a list that is not its own
         write_trials(path, trials)
-        with replacing(kept_digest) as temporary:
-            temporary.write_text(f"{sha256(path)}  {path.name}\n")  # the form that sha256sum -c reads
+        with replacing(beside) as temporary:
+            temporary.write_text(json.dumps({"sha256": sha256(path), "drawn_from": drawn_from}) + "\n")
     except PermissionError:
         console.warn(f"{path}: the folder is read-only, so the drawn trials are not kept")
     return trials
 
 
-def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
-    """Return where the test window of each trial starts: the i-th depends on the seed and i only.
+def fingerprint(features: FeatureIndex, speakers: np.ndarray) -> str:
+    """Return a SHA-256 over the names of all utterances of the speakers (S,)."""
+    names = "\n".join(features.name(row) for row in _rows_of(features, speakers).tolist())
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
-    It is one of four random places, the same fractions of every utterance, one in each quarter of it.
+
+def _read_kept(path: Path) -> dict:
+    """Return what the JSON file beside a list of short trials says; nothing if it is missing or damaged."""
+    try:
+        kept = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
+    """Return where the test window of each trial starts, (n,), uniform over all starts of its utterance.
+
+    The i-th start is drawn independently of the others and depends on the seed, i and its utterance's length only.
 
     Args:
         n_frames: (n,) frames of each trial's test utterance.
         length: frames of the window.
         seed: of the draw.
     """
-    rng = np.random.default_rng([seed, 1])  # 1: another stream than the trials' own draw
-    places = (np.arange(WINDOWS) + rng.random(WINDOWS)) / WINDOWS
-    fraction = places[rng.integers(WINDOWS, size=len(n_frames))]
+    fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
 
 

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,18 @@ def test_drawn_trials_are_even_over_speakers():
     speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
     targets = [a.split("/")[0] for a, _ in draw_trials(speakers, 80, 0)[::2]]
     assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
+
+
+def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple():
+    speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million couples
+    tracemalloc.start()
+    trials = draw_trials(speakers, 10_000, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    couples = [tuple(sorted((a[:5], b[:5]))) for a, b in trials[1::2]]
+    assert len(set(couples)) == 5000 and all(a != b for a, b in couples)
+    assert 4500 < len({name for couple in couples for name in couple}) <= 5994  # over all of them
 
 
 def test_a_list_of_ones_own_is_checked(tmp_path):

@@ -105,6 +105,21 @@ def test_speakers_trained_on_are_left_out(home: Path) -> None:
     assert result_of(done)["n_speakers"] == 3
 
 
+def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None:
+    ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
+    folder = home / "released"
+    folder.mkdir()
+    torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, folder / "release.pth")
+    flags = ["--checkpoint", folder / "release.pth", "--test_length", 20, "--json"]
+    everyone = run_script("EER_short.py", *flags, "--data_type", "vox2", cwd=home)
+    assert result_of(everyone)["n_speakers"] == 5
+    unseen = run_script("EER_short.py", *flags, "--data_type", "vox1", cwd=home)
+    assert result_of(unseen)["n_speakers"] == 3 and "drawn anew" in unseen.stderr
+    trained_on = {path.name for path in (home / "data" / TREES["vox1_dev"].feat).iterdir()}
+    listed = (folder / "short_trials_seed100.txt").read_text()
+    assert len(trained_on) == 2 and not any(name in listed for name in trained_on)
+
+
 def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, home / "release.pth")

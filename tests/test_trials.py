@@ -1,13 +1,22 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_features
+from scipy import stats
 
 from console import UserError
 from dataset.index import FeatureIndex, n_starts
-from dataset.trials import Trials, draw_short_trials, read_trials, stored_short_trials, window_starts, write_trials
+from dataset.trials import (
+    Trials,
+    draw_short_trials,
+    read_trials,
+    stored_short_trials,
+    window_starts,
+    write_trials,
+)
 
 
 def read(tmp_path: Path, text: str | bytes) -> Trials:
@@ -80,23 +89,64 @@ def test_short_trials_are_the_papers(features: FeatureIndex) -> None:
     assert set(speaker["test"]) == {"id00000", "id00001", "id00003", "id00008"}
 
 
+def test_nontarget_test_utterances_are_drawn_over_utterances(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", n_speakers=1, n_utterances=90)
+    write_features(tmp_path / "feat", n_speakers=11, n_utterances=1, first=1)
+    features = FeatureIndex([tmp_path / "feat"])
+    trials = draw_short_trials(features, np.arange(12), seed=0)
+    others = [t for e, t in zip(trials.enrol, trials.test, strict=True) if not e.startswith("id00000")]
+    of_first = sum(name.startswith("id00000") for name in others)
+    # Each of the 11 sees 100 utterances of others, 90 of them the first speaker's: 90 %, not a speaker's 1 in 11.
+    assert len(others) == 1100 and of_first / 1100 == pytest.approx(0.9, abs=0.03)
+    of_rest = [t for e, t in zip(trials.enrol, trials.test, strict=True) if not t.startswith("id00000")]
+    assert {name.split("/")[0] for name in of_rest} == {f"id{s:05d}" for s in range(1, 12)}
+
+
+def same(a: Trials, b: Trials) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 def test_short_trials_are_kept_and_used_again(features: FeatureIndex, tmp_path: Path) -> None:
     path, speakers = tmp_path / "short_trials_seed3.txt", np.arange(5)
     first = stored_short_trials(path, features, speakers, seed=3)
-    digest, name = path.with_suffix(".sha256").read_text().split()
-    assert name == path.name and digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    again = stored_short_trials(path, features, speakers[:2], seed=3)  # what is kept counts, not what would be drawn
-    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    kept = json.loads(path.with_suffix(".json").read_text())
+    assert kept["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    written = path.stat().st_mtime_ns
+    assert same(stored_short_trials(path, features, speakers, seed=3), first) and path.stat().st_mtime_ns == written
     assert (draw_short_trials(features, speakers, seed=3).test == first.test).all()
     assert (draw_short_trials(features, speakers, seed=4).test != first.test).any()
 
 
-def test_kept_trials_that_were_changed_are_told(features: FeatureIndex, tmp_path: Path) -> None:
+def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tree, path = tmp_path / "feat", tmp_path / "short_trials_seed3.txt"
+    write_features(tree, n_speakers=4, n_utterances=3)
+    features = FeatureIndex([tree])
+    stored_short_trials(path, features, np.arange(4), seed=3)
+    fewer = stored_short_trials(path, features, np.array([1, 2, 3]), seed=3)  # the first was trained on, say
+    assert "short_trials_seed3.txt: was drawn from other speakers or utterances; drawn anew" in capsys.readouterr().err
+    assert not any(name.startswith("id00000") for name in {*fewer.enrol, *fewer.test})
+    assert same(stored_short_trials(path, features, np.array([1, 2, 3]), seed=3), fewer)
+    assert not capsys.readouterr().err
+    write_features(tree, n_speakers=4, n_utterances=5)
+    more = stored_short_trials(path, FeatureIndex([tree]), np.array([1, 2, 3]), seed=3)
+    assert "drawn anew" in capsys.readouterr().err and any(name.endswith("00004.wav") for name in more.test)
+
+
+def test_a_list_that_is_not_ours_is_never_overwritten(features: FeatureIndex, tmp_path: Path) -> None:
     path = tmp_path / "kept.txt"
     trials = stored_short_trials(path, features, np.arange(5), seed=3)
     write_trials(path, trials.where(np.arange(len(trials.label)) != 7))
-    with pytest.raises(UserError, match="kept.txt: changed since it was drawn"):
-        stored_short_trials(path, features, np.arange(5), seed=3)
+    for beside in ("as it was", "{}", "not json", None):
+        if beside is None:
+            path.with_suffix(".json").unlink()
+        elif beside != "as it was":
+            path.with_suffix(".json").write_text(beside)
+        changed = path.read_bytes()
+        with pytest.raises(UserError, match="kept.txt: changed, or not drawn here; move it away .* --trials"):
+            stored_short_trials(path, features, np.arange(5), seed=3)
+        assert path.read_bytes() == changed
 
 
 def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
@@ -105,6 +155,11 @@ def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
     assert (starts >= 0).all() and (starts < n_starts(n_frames, 100)).all()
     assert (window_starts(n_frames[:70], 100, seed=1) == starts[:70]).all()
     assert (window_starts(n_frames, 100, seed=2) != starts).mean() > 0.9
-    long = window_starts(np.full(5000, 299), 100, seed=1)  # 200 possible starts
-    places, counts = np.unique(long, return_counts=True)
-    assert (places // 50 == [0, 1, 2, 3]).all() and counts.min() > 1100  # one place in each quarter, evenly taken
+
+
+def test_windows_are_independent_and_uniform_over_all_starts() -> None:
+    starts = window_starts(np.full(60_000, 299), 100, seed=1)  # 200 possible starts
+    counts = np.bincount(starts, minlength=200)
+    assert len(counts) == 200 and stats.chisquare(counts).pvalue > 1e-3
+    follow = np.histogram2d(starts[:-1], starts[1:], bins=8)[0].ravel()  # a trial says nothing about the next
+    assert stats.chisquare(follow).pvalue > 1e-3

@@ -1,0 +1,108 @@
+"""The numbers of the method's evaluations, as literals, read off the evaluators as they run."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_features
+
+import EER_full
+import EER_short
+import evaluation
+import identification
+from configure import TREES
+from dataset.index import FeatureIndex
+from evaluation import Setting
+from metrics import verification_metrics
+from verification import Segments
+
+N_SPEAKERS, N_UTTERANCES = 51, 6
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
+    root = tmp_path_factory.mktemp("numbers")
+    write_features(root / TREES["vox1_test"].feat, N_SPEAKERS, N_UTTERANCES, n_frames=530)  # 530 to 535 frames
+    return FeatureIndex([root / TREES["vox1_test"].feat])
+
+
+@pytest.fixture
+def setting(features: FeatureIndex, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """An evaluator's setting without a network: the tests look at what would be embedded."""
+    made = Setting(None, tmp_path / "checkpoint_100.pth", None, features, np.arange(N_SPEAKERS), None)
+    monkeypatch.setattr(evaluation, "set_up", lambda args: made)
+    return made
+
+
+def test_short_test_is_the_papers(setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def verify(setting, trials, enrol, tests, args):
+        seen.update(trials=trials, enrol=enrol, tests=tests)
+
+    monkeypatch.setattr(evaluation, "verify", verify)
+    EER_short.main([])
+    trials, enrol, tests = seen["trials"], seen["enrol"], seen["tests"]
+    assert len(trials.label) == 51 * 200 and trials.label.sum() == 51 * 100
+    speaker = [name.split("/")[0] for name in trials.enrol]
+    assert all(speaker.count(name) == 200 for name in set(speaker))
+    assert (enrol.start == 0).all() and (enrol.length == features.n_frames[enrol.row]).all()  # whole
+    (test,) = tests.values()
+    assert (test.length == 500).all()
+    assert (test.start >= 0).all() and (test.start + test.length <= features.n_frames[test.row]).all()
+    EER_short.main(["--test_length", "100"])
+    (test,) = seen["tests"].values()
+    assert (test.length == 100).all() and (seen["enrol"].length == features.n_frames[enrol.row]).all()
+
+
+def test_identification_is_the_papers(
+    setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    kept = {}
+    draw_windows = identification.draw_windows
+
+    def drawn(*args) -> Segments:
+        kept["windows"] = draw_windows(*args)
+        return kept["windows"]
+
+    monkeypatch.setattr(identification, "draw_windows", drawn)
+    # A segment's embedding is its speaker's axis: every answer is right.
+    monkeypatch.setattr(
+        identification,
+        "embed",
+        lambda encoder, features, segments, compute: torch.eye(N_SPEAKERS)[
+            torch.from_numpy(features.speaker[segments.row])
+        ],
+    )
+    identification.main([])
+    printed = capsys.readouterr().out
+    assert "1,000 episodes" in printed and "accuracy 100.00" in printed
+    assert "50-way 1-shot, enrolment 500 and test 100 frames" in printed
+    row, start, length = (column.reshape(1000, 1 + 5, 50) for column in kept["windows"])
+    assert (length[:, :1] == 500).all() and (length[:, 1:] == 100).all()  # one enrolment, then five tests
+    speaker = features.speaker[row]
+    assert (speaker == speaker[:, :1]).all() and all(len(set(way)) == 50 for way in speaker[:, 0].tolist())
+    assert all(len(set(rows)) == 6 for rows in row[0].T.tolist())  # different utterances
+    assert (start >= 0).all() and (start + length <= features.n_frames[row]).all()
+    # Windows are drawn one by one, over all starts: 31 to 36 of an enrolment, 431 to 436 of a test.
+    assert len(np.unique(start[:, 0])) == 36 and len(np.unique(start[:, 1:])) == 436
+    same_utterance = row[:, 1:] == row[0, 1, 0]
+    assert len(np.unique(start[:, 1:][same_utterance])) > 0.4 * same_utterance.sum()
+
+
+def test_defaults_that_every_evaluator_has() -> None:
+    for script in (EER_full, EER_short, identification):
+        args = script.parse_args([])
+        assert (args.seed, args.n_folder, args.data_type, args.precision) == (100, 0, "vox2", "fp32")
+
+
+def test_error_rates_are_those_of_the_definitions() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(3000) < 0.3
+    scores = np.round(rng.normal(labels * 1.5), 2)  # with ties
+    thresholds = np.append(np.inf, np.unique(scores))
+    fpr = np.array([(scores[~labels] >= t).mean() for t in thresholds])
+    fnr = np.array([(scores[labels] < t).mean() for t in thresholds])
+    rates = verification_metrics(scores, labels)
+    assert rates.eer == pytest.approx(fpr[np.argmin(np.abs(fnr - fpr))], abs=2e-3)  # the release drops collinear points
+    assert rates.min_dcf_01 == pytest.approx((0.01 * fnr + 0.99 * fpr).min() / 0.01)
+    assert rates.min_dcf_001 == pytest.approx((0.001 * fnr + 0.999 * fpr).min() / 0.001)
