@@ -2,27 +2,31 @@
 
     python plots.py det baseline.csv gc.csv -o det.svg              DET curves with EER and minDCF points
     python plots.py scores scores.csv -o scores.png                 target and non-target scores with thresholds
+    python plots.py calibration scores.csv -o calibration.png       log-likelihood ratios, Tippett curves and Cllr
     python plots.py length curve.csv -o length.svg                  EER against test length, with 95 % intervals
     python plots.py training saved_model/baseline_000 -o run.png    losses, accuracies, learning rate, validation EER
     python plots.py embeddings voices -o map.png                    enrolled speakers on a plane
 
-The first three read what --save_scores of the evaluators writes (the length curve that of EER_short.py with several
-lengths; as-normed scores in a file are drawn as a system of their own), the fourth folders of runs, the last a folder
-of recognize.py enroll. NAME=PATH gives an input another name in the legend.
+The first four read what --save_scores of the evaluators writes (the length curve that of EER_short.py with several
+lengths, the calibration one with LLRs; as-normed scores and LLRs that all trials of a file have are drawn as systems of
+their own), the fifth folders of runs, the last a folder of recognize.py enroll. NAME=PATH gives an input another name
+in the legend.
 """
+
 import argparse
 from pathlib import Path
 
 import console
 from console import UsageError
 from files import replacing
-from plotting import training, verification, voices
+from plotting import calibration, training, verification, voices
 
 FORMATS = (".png", ".svg")
 DPI = 150  # of a PNG
 PICTURES = {
     "det": (verification.draw_det, "DET curves"),
     "scores": (verification.draw_scores, "score histograms"),
+    "calibration": (calibration.draw_calibration, "log-likelihood ratios"),
     "length": (verification.draw_length, "EER against test length"),
     "training": (training.draw_training, "the course of training"),
     "embeddings": (voices.draw_embeddings, "map of enrolled speakers"),

@@ -1,4 +1,5 @@
 """Pictures of verification scores: DET curves, histograms, EER against test length."""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from plotting.style import COLOURS, new_figure, styles
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
 DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and rejections
 DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
-SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm"}  # column -> what it adds to a system's name
+SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
 BINS = 60
 
 
@@ -121,21 +122,30 @@ def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
-    """Read score files; UserError naming one that is none or lacks a kind of trial."""
+    """Read score files, each kind of score that all trials have as a system; UserError as for `read_scores`."""
     systems = []
     for name, path in inputs.items():
-        try:
-            table = pandas.read_csv(path, dtype={"enrol": str, "test": str, "length": str}, keep_default_na=False)
-            table["label"] = table["label"].astype(int).astype(bool)
-            verification_metrics(table["score"].to_numpy(np.float64), table["label"].to_numpy())
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
+        table = read_scores(path)
         for column, remark in SCORE_COLUMNS.items():
-            if column in table:
-                systems.append(System(name + remark, table.assign(score=table[column].astype(np.float64))))
+            if column in table and table[column].notna().all():  # LLRs of a part could not be compared with the scores
+                systems.append(System(name + remark, table.assign(score=table[column])))
     return systems
+
+
+def read_scores(path: Path) -> pandas.DataFrame:
+    """Read a score file; UserError naming it if it is none or lacks a kind of trial."""
+    text = {"enrol": str, "test": str, "length": str}
+    try:
+        table = pandas.read_csv(path, dtype=text, keep_default_na=False, na_values={"llr": ""})
+        table["label"] = table["label"].astype(int).astype(bool)
+        present = table.columns.intersection(list(SCORE_COLUMNS))
+        table[present] = table[present].astype(np.float64)
+        verification_metrics(table["score"].to_numpy(), table["label"].to_numpy())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
+    return table
 
 
 def _deviates(rates: np.ndarray | list) -> np.ndarray:

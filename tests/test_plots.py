@@ -1,4 +1,5 @@
 """plots.py: every picture from files as the scripts write them, and mistakes in one line."""
+
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from conftest import run_script
 
 import plots
 from console import UsageError, UserError
+from plotting.calibration import draw_calibration
 from plotting.training import draw_training
-from plotting.verification import draw_det, draw_length, draw_scores
+from plotting.verification import draw_det, draw_length, draw_scores, read_systems
 from recognition.voices import new_voice, save_voice
 
 LENGTHS = ("50", "100", "full")
@@ -24,6 +26,13 @@ def trials(gap: float, n: int = 300) -> pandas.DataFrame:
     return pandas.DataFrame({"label": label, **names, "score": rng.normal(gap * label, 1)})
 
 
+def with_llr(scored: pandas.DataFrame) -> pandas.DataFrame:
+    """Add the columns of a calibrated evaluation; every second non-target trial is across the halves of speakers."""
+    across = (scored["label"] == 0) & (np.arange(len(scored)) % 2 == 0)
+    llr = (2 * scored["score"] - 1).mask(across)
+    return scored.assign(enrol_seconds=3.5, test_seconds=1.0, llr=llr)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A folder with two systems' scores, a length curve, the log of a run, and enrolled voices."""
@@ -32,6 +41,7 @@ def home(tmp_path_factory) -> Path:
     strong = trials(3)
     strong.assign(score_as_norm=2 * strong["score"]).to_csv(home / "strong.csv", index=False)
     curve = [trials(at + 1).assign(length=length) for at, length in enumerate(LENGTHS)]
+    pandas.concat(curve).pipe(with_llr).to_csv(home / "calibrated.csv", index=False)
     pandas.concat(curve).to_csv(home / "curve.csv", index=False)
     losses = {"loss": [9.0, 8.0], "episodic_loss": [4.0, 3.5], "global_loss": [5.0, 4.5]}
     accuracies = {"episodic_accuracy": [0.2, 0.3], "global_accuracy": [0.1, 0.2]}
@@ -52,6 +62,9 @@ def home(tmp_path_factory) -> Path:
         ("det", ["weak=weak.csv", "strong.csv"]),
         ("scores", ["weak.csv", "strong.csv"]),
         ("length", ["curve.csv"]),
+        ("length", ["curve.csv", "calibrated.csv"]),
+        ("det", ["weak.csv", "calibrated.csv"]),
+        ("calibration", ["calibrated.csv"]),
         ("training", ["run", "other=blind"]),
         ("embeddings", ["voices"]),
     ],
@@ -88,6 +101,25 @@ def test_length_curve_falls_and_whole_utterances_come_last(home: Path) -> None:
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
 
 
+def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: Path) -> None:
+    scored = with_llr(pandas.concat([trials(at + 1) for at in range(3)])).dropna()
+    target, other = (scored["llr"][scored["label"] == kind] for kind in (1, 0))
+    left, right = draw_calibration({"some": home / "calibrated.csv"}).axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["450 non-target trials", "900 target trials"]
+    errors = f"{100 * (target < 0).mean():.1f} % misses, {100 * (other >= 0).mean():.1f} % false alarms"
+    assert left.get_title() == "some" and right.get_title().endswith(f"; at 0: {errors}")
+    for line, of_kind in zip(right.lines[:2], (other, target), strict=True):  # Tippett: the share at each LLR or above
+        x, first = np.unique(line.get_xdata(), return_index=True)
+        np.testing.assert_allclose(line.get_ydata()[first], [100 * (of_kind >= llr).mean() for llr in x])
+        assert line.get_drawstyle() == "steps-pre"
+
+
+def test_ratios_stand_beside_scores_where_all_trials_have_one(home: Path, tmp_path: Path) -> None:
+    trials(2).assign(llr=lambda t: 2 * t["score"] - 2).to_csv(tmp_path / "kept.csv", index=False)
+    names = [system.name for system in read_systems({"part": home / "calibrated.csv", "all": tmp_path / "kept.csv"})]
+    assert names == ["part", "all", "all, LLR"]
+
+
 def test_training_leaves_out_what_no_run_has(home: Path) -> None:
     assert len(draw_training({"run": home / "run"}).axes) == 4
     assert len(draw_training({"blind": home / "blind"}).axes) == 3
@@ -97,12 +129,23 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) 
     monkeypatch.chdir(home)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     trials(1).query("label == 1").to_csv(tmp_path / "targets.csv", index=False)
+    trials(1).assign(llr="a").to_csv(tmp_path / "words.csv", index=False)
+    trials(1).assign(llr=lambda t: t["score"].where(t["label"] == 1)).to_csv(tmp_path / "half.csv", index=False)
+    trials(1).assign(score=np.nan).to_csv(tmp_path / "nan.csv", index=False, na_rep="nan")
     save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"]))
     for arguments, kind, message in (
         (["det", "absent.csv"], UserError, "absent.csv: no such score file"),
         (["det", str(tmp_path / "other.csv")], UserError, "other.csv: not a file of scores"),
         (["scores", str(tmp_path / "targets.csv")], UserError, "needs target and non-target trials"),
         (["length", "weak.csv"], UserError, "weak: no column 'length'"),
+        (["calibration", "weak.csv"], UserError, "weak.csv: no column 'llr'"),
+        (["calibration", str(tmp_path / "words.csv")], UserError, "words.csv: not a file of scores"),
+        (
+            ["calibration", str(tmp_path / "half.csv")],
+            UserError,
+            "half.csv: the picture needs finite LLRs of target and",
+        ),
+        (["det", str(tmp_path / "nan.csv")], UserError, "nan.csv: not a file of scores.*finite"),
         (["training", "voices"], UserError, "log.csv: no such log"),
         (["training", "weak.csv"], UserError, "weak.csv: not the log of a run"),
         (["embeddings", str(tmp_path / "few")], UserError, "needs three speakers or more"),
