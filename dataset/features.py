@@ -3,6 +3,7 @@
 A feature file is the pickle of {'feat': (T, 40) array, 'label': speaker}, as the paper's code release writes it.
 Such files come from strangers: dataset/safe_pickle.py reads them without letting them call anything.
 """
+
 import os
 import pickle
 import struct
@@ -16,7 +17,7 @@ import numpy as np
 
 from configure import N_MELS
 from console import UserError
-from dataset.safe_pickle import StoredArray, load_pickle
+from dataset.safe_pickle import StoredArray, load_feature
 from files import replacing
 
 MAX_BYTES = 256 * 2**20  # a larger file is no feature of one utterance (two hours of float64)
@@ -120,12 +121,8 @@ def _refusal(path: Path, reason: str) -> UserError:
 def _parse(blob: bytes, path: Path) -> StoredArray:
     """Return the feature array of a pickle; UserError naming the file for whatever else it holds or asks for."""
     try:
-        content = load_pickle(blob)
+        return load_feature(blob)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, str(error)[:200]) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise _refusal(path, f"{type(error).__name__}: {error}"[:200]) from None
-    array = content.get("feat") if isinstance(content, dict) else None
-    if not isinstance(array, StoredArray) or not isinstance(content.get("label"), str):
-        raise _refusal(path, "it does not hold {'feat': array, 'label': speaker}")
-    if problem := array.problem():
-        raise _refusal(path, problem)
-    return array

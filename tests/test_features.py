@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 
 from console import UserError
 from dataset.features import locate, read_feature, read_frames, write_feature
@@ -39,6 +40,19 @@ def test_every_protocol_and_float_type_is_read(tmp_path, protocol, dtype, order,
     assert where.n_frames == n_frames
     start = n_frames // 3
     assert np.array_equal(read_frames(path, where, start, n_frames), feat[start:].astype(np.float32))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_files_of_the_2020_release_are_read(tmp_path: Path, protocol: int) -> None:
+    # golden/numpy_1_features.npz: pickle.dumps under NumPy 1.26, whose arrays name numpy.core.multiarray.
+    path = tmp_path / "x.pkl"
+    path.write_bytes(np.load(GOLDEN / "numpy_1_features.npz")[f"protocol{protocol}"].tobytes())
+    expected = (np.arange(120).reshape(3, 40) / 7 - 8).astype(np.float32)
+    assert b"numpy.core." in path.read_bytes()
+    assert np.array_equal(read_feature(path), expected)
+    where = locate(path)
+    assert where.n_frames == 3 and (where.offset > 0) == (protocol > 2)  # protocol 2 holds bytes as text
+    assert np.array_equal(read_frames(path, where, 1, 3), expected[1:])
 
 
 def test_a_crop_of_our_own_files_reads_only_its_frames(tmp_path: Path) -> None:
@@ -81,6 +95,13 @@ def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(tmp_pat
         with pytest.raises(UserError, match="evil.pkl.*asks for"):
             read(path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("program", [b"N" * 300, b"(" + b"\x8c\1a\x94" + b"h\0" * 20 + b"t", b"Nr\0\1\0\0"])
+def test_more_operations_or_memory_than_a_feature_needs_are_refused(tmp_path: Path, program: bytes) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + program + b".")
+    with pytest.raises(UserError, match="x.pkl.*more operations or memory"):
+        read_feature(tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize(
