@@ -77,10 +77,9 @@ def _read(path: Path) -> Trials:
 
 def write_trials(path: Path, trials: Trials) -> None:
     """Write a trial list in VoxCeleb's form; UserError for a name that cannot stand in one."""
-    if spaced := next((name for name in {*trials.enrol, *trials.test} if len(name.split()) != 1), None):
-        raise UserError(f"{spaced!r}: a name with white space cannot stand in a trial list; rename it")
+    content = _content(trials)
     with replacing(path) as temporary:
-        temporary.write_text(_text(trials), encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
 def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
@@ -136,11 +135,12 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
             return _read(path)
         console.warn(f"{path}: was drawn from other speakers or utterances; drawn anew")
     trials = draw_short_trials(features, speakers, seed)
+    digest = hashlib.sha256(_content(trials)).hexdigest()
     try:
-        beside.unlink(missing_ok=True)  # first, so that it never vouches for a list that is not its own
+        path.unlink(missing_ok=True)
+        with replacing(beside) as temporary:  # before the list: killed between the two, the next run draws again
+            temporary.write_text(json.dumps({"sha256": digest, "drawn_from": drawn_from}) + "\n")
         write_trials(path, trials)
-        with replacing(beside) as temporary:
-            temporary.write_text(json.dumps({"sha256": sha256(path), "drawn_from": drawn_from}) + "\n")
     except PermissionError:
         console.warn(f"{path}: the folder is read-only, so the drawn trials are not kept")
     return trials
@@ -175,6 +175,10 @@ def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
 
 
-def _text(trials: Trials) -> str:
+def _content(trials: Trials) -> bytes:
+    """Return the bytes of a trial list's file; UserError for a name that cannot stand in one."""
+    names = sorted({*trials.enrol, *trials.test})
+    if unfit := next((name for name in names if len(name.split()) != 1 or not name.isprintable()), None):
+        raise UserError(f"{unfit!r}: a name with white space or bytes that are not UTF-8; rename it for trial lists")
     rows = zip(trials.label.astype(int).tolist(), trials.enrol, trials.test, strict=True)
-    return "".join(f"{label} {enrol} {test}\n" for label, enrol, test in rows)
+    return "".join(f"{label} {enrol} {test}\n" for label, enrol, test in rows).encode()

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,35 @@ def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
     write_features(tree, n_speakers=4, n_utterances=5)
     more = stored_short_trials(path, FeatureIndex([tree]), np.array([1, 2, 3]), seed=3)
     assert "drawn anew" in capsys.readouterr().err and any(name.endswith("00004.wav") for name in more.test)
+
+
+@pytest.mark.parametrize("name", ["Ana Lu/v/0.wav", "Ana\udce9/v/0.wav"])
+def test_names_that_cannot_stand_in_a_list_are_told(tmp_path: Path, name: str) -> None:
+    trials = Trials(np.array([True, False]), np.array(["a/b.wav", name], object), np.array(["a/c.wav"] * 2, object))
+    with pytest.raises(UserError, match=f"^{re.escape(repr(name))}: .* rename it"):
+        write_trials(tmp_path / "list.txt", trials)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_short_trials_survive_a_kill_at_any_moment(
+    features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    path = tmp_path / "kept.txt"
+    for speakers in (np.arange(5), np.arange(4)):  # the first draw, and one that replaces it
+        steps = iter(range(step, 0, -1))
+
+        def killed(source: Path, target: Path, replace=os.replace, steps=steps) -> None:
+            if next(steps) == 1:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "replace", killed)
+            stored_short_trials(path, features, speakers, seed=3)
+        again = stored_short_trials(path, features, speakers, seed=3)
+        assert same(again, draw_short_trials(features, speakers, seed=3))
+        assert same(read_trials(path), again) and same(stored_short_trials(path, features, speakers, seed=3), again)
 
 
 def test_a_list_that_is_not_ours_is_never_overwritten(features: FeatureIndex, tmp_path: Path) -> None:
