@@ -1,9 +1,11 @@
 """What every script shares at its command line: user errors, argument types, progress bars."""
+
 import argparse
 import errno
 import io
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import ranks
 
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
 LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
+SHARED_MEMORY = Path("/dev/shm")  # through which such a process hands its batches over, on Linux
 RANK_ENDED = "another rank has ended, so this one does; what was saved is whole"
 TORCH_TROUBLES = {  # what torch's RuntimeErrors say of troubles that are not the program's -> what we say
     "DataLoader worker": LOADER_KILLED,
@@ -51,11 +54,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def boolean(text: str) -> bool:
-    """Read True/False as the paper's commands write them (any case; 1/0 and yes/no too)."""
-    value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
-    if value is None:
+    """Read True or False in any case, or as the release's flags accept them: yes, t, y, 1 and no, f, n, 0."""
+    word = text.lower()
+    if word not in ("true", "t", "yes", "y", "1", "false", "f", "no", "n", "0"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
-    return value
+    return word in ("true", "t", "yes", "y", "1")
 
 
 def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
@@ -115,6 +118,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except UserError as error:
         # From a torch loader process the error comes with that process's traceback before it.
         message, status = str(error).rpartition("console.UserError: ")[2].strip(), error.status
+    except SystemExit as leaving:
+        status = leaving.code
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except MemoryError:
@@ -123,6 +128,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         message, status = next((ours for theirs, ours in TORCH_TROUBLES.items() if theirs in str(error)), None), 1
         if message is None:
             raise
+        if message == LOADER_KILLED:
+            message += shared_memory_remark()
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
@@ -137,6 +144,13 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.stderr.flush()
         os._exit(status or 0)
     sys.exit(status)
+
+
+def shared_memory_remark() -> str:
+    """Return what to add when a loader has died and shared memory is below a gigabyte, as in containers; else ""."""
+    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
+        return ""
+    return f"; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
 
 
 def one_line(message: str) -> str:

@@ -1,4 +1,5 @@
 """What a run's folder tells about the run: config.json (flags, versions, speakers) and log.csv (a row an epoch)."""
+
 import csv
 import json
 import platform
@@ -11,7 +12,7 @@ import console
 import ranks
 from files import replacing
 
-CONFIG_NAME, LOG_NAME = "config.json", "log.csv"
+CONFIG_NAME, LOG_NAME, EER = "config.json", "log.csv", "val_eer"
 DECISIVE = (  # the flags that a run's course depends on
     "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
     "precision"
@@ -50,23 +51,39 @@ def add_row(folder: Path, row: dict[str, float]) -> None:
     """Put an epoch's row into log.csv, in place of any rows of a run that went further; NaN is left empty."""
     log = folder / LOG_NAME
     rows = [old for old in _read_rows(log, list(row)) if int(old["epoch"]) < row["epoch"]]
-    rows.append({name: "" if value != value else value for name, value in row.items()})
+    _write_rows(log, [*rows, {name: "" if value != value else value for name, value in row.items()}])
+
+
+def lacks_eer(folder: Path, epoch: int) -> bool:
+    """Tell whether an epoch has a row in log.csv, and no validation EER in it."""
+    return any(int(row["epoch"]) == epoch and row.get(EER) == "" for row in _read_rows(folder / LOG_NAME))
+
+
+def add_eer(folder: Path, epoch: int, eer: float) -> None:
+    """Put the validation EER (percent) into an epoch's row."""
+    log = folder / LOG_NAME
+    _write_rows(log, [row | ({EER: eer} if int(row["epoch"]) == epoch else {}) for row in _read_rows(log)])
+
+
+def _write_rows(log: Path, rows: list[dict]) -> None:
     with replacing(log) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _read_rows(log: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Return the rows as they are written; a log that is none is put aside with a warning."""
+def _read_rows(log: Path, columns: list[str] | None = None) -> list[dict[str, str]]:
+    """Return the rows as they are written; a log that is none, or of other columns, is put aside with a warning."""
     try:
         with open(log, newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        columns = columns or list(reader.fieldnames or [])
         if all(list(row) == columns and None not in row.values() and row["epoch"].isdecimal() for row in rows):
             return rows
     except FileNotFoundError:
         return []
-    except (ValueError, csv.Error):
+    except (ValueError, KeyError, csv.Error):
         pass
     aside = log.with_name(f"{LOG_NAME}.damaged")
     log.replace(aside)

@@ -1,7 +1,9 @@
 """Work over many files in worker processes."""
+
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+import console
 import ranks
-from console import LOADER_KILLED, UserError
+from console import LOADER_KILLED, SHARED_MEMORY, UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
+PREFETCH = 4  # batches that a loader process has ready
 
 
 def cpu_count() -> int:
@@ -60,7 +64,27 @@ def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
     try:
         yield from loader
     except (EOFError, OSError):  # what data processes raise is a UserError
-        raise UserError(LOADER_KILLED) from None
+        raise UserError(LOADER_KILLED + console.shared_memory_remark()) from None
+
+
+def loader_options(workers: int, batch_bytes: int) -> dict:
+    """Return a torch DataLoader's options for so many processes, and batches of at most so many bytes.
+
+    Waiting batches lie in shared memory, of which containers often have 64 MB: where all would not fit, fewer wait
+    for each process and, if that is not enough, fewer processes load, which is told.
+    """
+    room = workers * PREFETCH
+    if SHARED_MEMORY.exists():
+        free = shutil.disk_usage(SHARED_MEMORY).free // ranks.count_on_machine()
+        room = max(0, free // batch_bytes - 2)  # two more are in the main process's hands
+    fitting = min(workers, room)
+    if fitting < workers:
+        console.warn(
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
+            f"processes load data, not {workers}; docker's --shm-size enlarges it"
+        )
+    prefetch = min(PREFETCH, room // fitting) if fitting else None
+    return {"num_workers": fitting, "prefetch_factor": prefetch, "worker_init_fn": leave_signals_to_parent}
 
 
 def leave_signals_to_parent(worker: int) -> None:

@@ -1,12 +1,18 @@
 """When a training run is saved, and how it stops when it is asked to."""
+
+import itertools
 import math
+import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import console
 import ranks
 from checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
+from logbook import LOG_NAME
 from training import Run
 
 
@@ -20,7 +26,7 @@ class Saver:
         self._run, self._folder, self._facts, self._keep_last = run, folder, facts, keep_last
         self._period = 60 * every_minutes if every_minutes else math.inf
         self._due = time.monotonic() + self._period
-        self._signal = 0
+        self._signal, self._stop_at_once = 0, False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_signal)
 
@@ -29,6 +35,22 @@ class Saver:
         if self._signal and ranks.count() == 1:
             raise KeyboardInterrupt
         self._signal = number
+        if self._stop_at_once:
+            raise SystemExit(128 + number)
+
+    @contextmanager
+    def stopping_at_once(self, when: str) -> Iterator[None]:
+        """Leave within the block, which has nothing to save, as soon as a signal comes; `when` tells where that was."""
+        self._stop_at_once = True
+        try:
+            if self._signal:
+                raise SystemExit(128 + self._signal)
+            yield
+        except SystemExit:
+            _say_stopped(when)
+            raise
+        finally:
+            self._stop_at_once = False
 
     def after_episode(self) -> None:
         """Save if it is time to, or if a signal came to any rank; after a signal, leave."""
@@ -57,5 +79,27 @@ class Saver:
     def _leave_if(self, asked: int, when: str) -> None:
         """Leave if a signal of the number `asked` came; 0 is none."""
         if asked:
-            console.warn(f"stopped {when}, saved; --use_checkpoint True goes on")
+            _say_stopped(when)
             raise SystemExit(128 + asked)
+
+
+def set_later_aside(folder: Path, epoch: int) -> None:
+    """Move what a run's folder has of a training beyond the end of an epoch into abandoned_N there, and say so.
+
+    What is kept beside a checkpoint goes with it, and a copy of the log.
+    """
+    later = [unfinished_path(folder)] + [path for at, path in numbered_checkpoints(folder).items() if at > epoch]
+    files = [file for path in later for file in folder.glob(f"{path.stem}.*")]
+    if not files:
+        return
+    aside = next(path for n in itertools.count(1) if not (path := folder / f"abandoned_{n}").exists())
+    aside.mkdir()
+    if (folder / LOG_NAME).exists():
+        shutil.copy2(folder / LOG_NAME, aside)
+    for file in files:
+        file.rename(aside / file.name)
+    console.warn(f"{folder}: {len(files)} files from after epoch {epoch} are set aside in {aside.name}")
+
+
+def _say_stopped(when: str) -> None:
+    console.warn(f"stopped {when}, saved; --use_checkpoint True goes on")

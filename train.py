@@ -4,6 +4,7 @@
     python train.py --use_GC False
     python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
     python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
+    python train.py --use_checkpoint auto  # begins or goes on: for schedulers that run a command again
     torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
 
 The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
@@ -32,7 +33,7 @@ from loss import LOSS_TYPES, Objective, Terms
 from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
-from saver import Saver
+from saver import Saver, set_later_aside
 from training import EpisodeLoss, EpochResult, Run
 from verification import Segments, score
 
@@ -51,8 +52,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
     add("--model_path", default="saved_model", help="folder of all runs (saved_model)")
     add("--n_folder", type=console.integer(0), default=0, help="number of this run's folder, baseline_NNN (0)")
-    add("--use_checkpoint", type=console.boolean, default=False, help="go on with the run in that folder (False)")
-    add("--cp_num", type=console.integer(0), help="with --use_checkpoint: the epoch to go on from (the newest)")
+    add("--use_checkpoint", type=boolean_or_auto, default=False, metavar="True|False|auto",
+        help="go on with the run in that folder; auto: begin if there is none (False)")  # fmt: skip
+    add("--cp_num", type=console.integer(0), help="with --use_checkpoint True: the epoch to go on from (the newest)")
     add("--init", type=Path, metavar="FILE", help="start a new run from this checkpoint's encoder")
     add("--backbone", choices=list(BACKBONES), default="resnet34", help="default: resnet34")
     add("--max_epoch", type=console.integer(0), default=300, help="epochs (300); 0 writes the untrained network")
@@ -69,9 +71,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
         raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")
-    if args.use_checkpoint and args.init:
+    if args.use_checkpoint is True and args.init:
         raise UsageError("--init starts a new run, --use_checkpoint True goes on with one: give one of them")
+    if args.cp_num is not None and args.use_checkpoint is not True:
+        raise UsageError(f"--cp_num {args.cp_num}: an epoch to go on from; add --use_checkpoint True")
     return args
+
+
+def boolean_or_auto(text: str) -> bool | str:
+    """Read True, False or auto."""
+    return "auto" if text.lower() == "auto" else console.boolean(text)
 
 
 def main(argv: list[str]) -> int:
@@ -109,7 +118,7 @@ def main(argv: list[str]) -> int:
 def train(
     run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: "Validation | None"
 ) -> None:
-    """Train until --max_epoch, a row of log.csv and a checkpoint an epoch."""
+    """Train until --max_epoch: each epoch a row of log.csv, a checkpoint and, if it is due, a validation."""
     facts = {"speakers": speakers, "data_type": args.data_type}
     if args.max_epoch == 0:
         run.save(checkpoint_path(folder, 0), **facts)
@@ -120,11 +129,19 @@ def train(
             print(f"first loss: {describe_terms(run.mean_terms())}")
         saver.after_episode()
 
+    def validate() -> None:
+        due = validation and run.episode == 0 and run.epoch % args.val_every == 0
+        if due and ranks.from_first(lambda: logbook.lacks_eer(folder, run.epoch)):
+            with saver.stopping_at_once(f"while validating epoch {run.epoch}"):
+                eer = validation(run.model.encoder)
+            report_eer(folder, run.epoch, eer)
+
+    validate()  # the last time's end may have cut it short
     while run.epoch < args.max_epoch:
         result = run.train_epoch(after_episode)
-        eer = validation(run.model.encoder) if validation and run.epoch % args.val_every == 0 else math.nan
-        report(folder, run.epoch, result, eer)
-        saver.after_epoch()  # last: an epoch that has its checkpoint has its row too, whenever the run is killed
+        report(folder, run.epoch, result)
+        saver.after_epoch()  # after the row: an epoch that has its checkpoint has its row, whenever the run is killed
+        validate()
 
 
 def first_encoder(args: argparse.Namespace) -> Encoder:
@@ -139,7 +156,8 @@ def first_encoder(args: argparse.Namespace) -> Encoder:
 
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
-    if args.use_checkpoint:
+    holds_run = ranks.from_first(lambda: any(folder.glob("*.pth")))
+    if holds_run if args.use_checkpoint == "auto" else args.use_checkpoint:
         path, checkpoint = ranks.from_first(lambda: newest_checkpoint(folder, args.cp_num))
         if checkpoint.backbone != args.backbone:
             raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
@@ -150,9 +168,11 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
         except Exception as error:  # an optimiser's state from elsewhere can make torch raise nearly anything
             reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
+        if args.cp_num is not None and ranks.is_first():
+            set_later_aside(folder, args.cp_num)
         logbook.warn_of_changed_flags(folder, vars(args))
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
-    elif ranks.from_first(lambda: any(folder.glob("*.pth"))):
+    elif holds_run:
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
         remove_unfinished(folder)
@@ -208,7 +228,7 @@ def describe_terms(terms: Terms) -> str:
     return f"{terms.loss:.3f} = {' + '.join(parts)}"
 
 
-def report(folder: Path, epoch: int, result: EpochResult, eer: float) -> None:
+def report(folder: Path, epoch: int, result: EpochResult) -> None:
     """Print the epoch's line and put its row into log.csv, in place of any rows of a run that went further.
 
     The first rank does.
@@ -217,13 +237,19 @@ def report(folder: Path, epoch: int, result: EpochResult, eer: float) -> None:
         return
     print(
         f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}, "
-        f"{result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data"
-        + ("" if math.isnan(eer) else f", validation EER {100 * eer:.2f} %"),
+        f"{result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data",
         flush=True,
     )
-    row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), "val_eer": 100 * eer}
+    row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), logbook.EER: math.nan}
     del row["terms"]
     logbook.add_row(folder, row)
+
+
+def report_eer(folder: Path, epoch: int, eer: float) -> None:
+    """Print an epoch's validation EER (fraction) and put it into log.csv (percent). The first rank does."""
+    if ranks.is_first():
+        print(f"epoch {epoch}: validation EER {100 * eer:.2f} %", flush=True)
+        logbook.add_eer(folder, epoch, 100 * eer)
 
 
 if __name__ == "__main__":

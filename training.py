@@ -18,7 +18,7 @@ from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
 from model.encoder import Encoder
-from parallel import from_loaders, leave_signals_to_parent
+from parallel import from_loaders, loader_options
 from runtime import Compute
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
@@ -96,10 +96,8 @@ class Run:
             episodes,
             batch_size=None,
             sampler=self._order,
-            num_workers=compute.num_workers,
             pin_memory=compute.device.type == "cuda",
-            prefetch_factor=4 if compute.num_workers else None,
-            worker_init_fn=leave_signals_to_parent,
+            **loader_options(compute.num_workers, episodes.max_bytes),
         )
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
         self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms nobody looked at yet

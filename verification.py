@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import console
 import ranks
+from configure import N_MELS
 from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
-from parallel import from_loaders, leave_signals_to_parent
+from parallel import from_loaders, loader_options
 from runtime import Compute
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
@@ -58,12 +59,12 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     """
     batches = equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000))
     batches = ranks.share(batches)
+    max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
     loader = DataLoader(
         _SegmentData(features, segments),
         batch_sampler=batches,
-        num_workers=compute.num_workers,
         pin_memory=compute.device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
+        **loader_options(compute.num_workers, max_bytes),
     )
     embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE)
     encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()

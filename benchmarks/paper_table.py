@@ -114,9 +114,8 @@ def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
     speakers = round(SOFTMAX_SPEAKERS * args.nb_class_train) if name == "softmax" else args.nb_class_train
     flags = ["--n_folder", folder, "--seed", seed, "--data_type", args.data_type, "--backbone", args.backbone]
     flags += ["--nb_class_train", speakers, "--max_epoch", args.max_epoch, *SETTINGS[name]]
-    flags += ["--keep_last", 1]
-    begun = any(run.glob("*.pth"))
-    run_script(args, ["train.py", *flags, *(["--use_checkpoint", "True"] if begun else [])])
+    flags += ["--keep_last", 1, "--use_checkpoint", "auto"]
+    run_script(args, ["train.py", *flags])
 
 
 def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) -> dict:

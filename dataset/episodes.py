@@ -3,6 +3,7 @@
 Shapes: K shots, W ways (speakers), Q queries of a speaker, T frames. An episode depends on its own numbers only, so
 worker processes, ranks and interrupted runs all draw the same ones.
 """
+
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class TrainingEpisodes(Dataset):
         self.per_epoch = int(features.count[self.eligible].sum()) // ((n_shot + n_query) * n_way)
         if self.per_epoch == 0:
             raise UsageError(f"the data does not fill one episode of {n_way} x {n_shot + n_query} utterances")
+        self.max_bytes = (n_shot + n_query) * n_way * N_MELS * TRAIN_FRAMES * 4  # of an episode
         self._features, self._seed = features, seed
         self._n_way, self._n_shot, self._n_query, self._use_variable = n_way, n_shot, n_query, use_variable
 

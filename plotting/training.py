@@ -1,4 +1,5 @@
 """The course of training runs, from their log.csv."""
+
 from pathlib import Path
 
 import pandas
@@ -16,7 +17,7 @@ PARTS = (  # what is drawn together: the axis, its scale, and the columns with w
     ("validation EER (%)", "linear", {"val_eer": "validation EER"}),
 )
 COLUMN_DASHES = ("-", "--", ":")
-AS_PERCENT = ("episodic_accuracy", "global_accuracy", "val_eer")  # fractions in the log
+AS_PERCENT = ("episodic_accuracy", "global_accuracy")  # fractions in the log
 
 
 def draw_training(inputs: dict[str, Path]) -> Figure:

@@ -34,3 +34,20 @@ def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None
     assert len(commands) - n_done == 2 * len(paper_table.SETTINGS)  # no checkpoint was written, so training only
     with pytest.raises(UserError, match="begun with other flags"):
         paper_table.main([*flags[:-1], "10"])
+
+
+def test_a_run_is_begun_or_gone_on_with_by_one_command(tmp_path: Path, monkeypatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(paper_table, "run_script", lambda args, command: commands.append(list(map(str, command))))
+    args = paper_table.parse_args(["--save_path", "data", "--output", str(tmp_path), "--quick", "--max_epoch", "2"])
+    folder = tmp_path / "saved_model" / "baseline_007"
+    folder.mkdir(parents=True)
+    for there in ((), ("config.json",), ("checkpoint_001.pth",), ("unfinished_epoch.pth",)):
+        for name in there:
+            (folder / name).touch()
+        paper_table.train(args, "softmax", 7, 100)
+        flags = commands[-1]
+        assert flags[flags.index("--use_checkpoint") + 1] == "auto" and flags == commands[0]
+    (folder / "checkpoint_002.pth").touch()
+    paper_table.train(args, "softmax", 7, 100)
+    assert len(commands) == 4

@@ -1,0 +1,127 @@
+"""Stopping while a validation runs, going back, and one command that begins or goes on."""
+
+import csv
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
+
+import logbook
+import train
+from checkpoint import checkpoint_path, load_checkpoint, unfinished_path
+from configure import TRIALS_NAME
+from plotting.training import read_log
+
+VALIDATED = [*TRAIN, "--max_epoch", "2", "--val_trials", f"data/{TRIALS_NAME}", "--use_checkpoint", "auto"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return trained_world(tmp_path_factory.getbasetemp() / "world")
+
+
+@pytest.fixture
+def home(world: Path, tmp_path: Path) -> Path:
+    return copy_world(world, tmp_path / "home")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(world, home, monkeypatch) -> None:
+    shutil.rmtree(home / RUN)
+    whole, seen = train.Validation.__call__, []
+
+    def asked_to_stop(self, encoder) -> float:
+        seen.append(checkpoint_path(Path("..", "home") / RUN, 1).exists())
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.append("validated all the same")
+        return whole(self, encoder)
+
+    monkeypatch.setattr(train.Validation, "__call__", asked_to_stop)
+    outcome = in_process(train.main, VALIDATED, home)
+    assert seen == [True] and outcome.status == 128 + signal.SIGTERM
+    assert outcome.is_one_line() and "stopped while validating epoch 1, saved" in outcome.stderr
+    assert load_checkpoint(checkpoint_path(home / RUN, 1)).epoch == 1
+    assert [row["val_eer"] for row in rows(home / RUN)] == [""]
+
+    monkeypatch.setattr(train.Validation, "__call__", whole)
+    outcome = in_process(train.main, VALIDATED, home)
+    assert outcome.status == 0, outcome.stderr
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+    told = [line.split()[-2] for line in outcome.stdout.splitlines() if "validation EER" in line]
+    assert [f"{float(row['val_eer']):.2f}" for row in rows(home / RUN)] == told and len(told) == 2
+    assert read_log(home / RUN)["val_eer"].round(2).tolist() == [float(eer) for eer in told]  # in percent, as drawn
+    outcome = in_process(train.main, VALIDATED, home)
+    assert outcome.status == 0 and "validation" not in outcome.stdout  # all is done
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> None:
+    shutil.rmtree(home / RUN)
+    process = start("train.py", *VALIDATED, "--num_workers", 1, cwd=home)
+    while not checkpoint_path(home / RUN, 1).exists():
+        time.sleep(0.002)
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGTERM)
+    outcome = finish(process)
+    assert outcome.status == 128 + signal.SIGTERM and outcome.is_one_line(), outcome.stderr
+    assert finish(start("train.py", *VALIDATED, cwd=home)).status == 0
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+    assert all(row["val_eer"] for row in rows(home / RUN))
+
+
+def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> None:
+    folder = home / RUN
+    put(folder / "checkpoint_002.threshold.json", "{}")
+    put(folder / "checkpoint_001.threshold.json", "{}")
+    put(unfinished_path(folder), b"some")
+    before, log = files_of(folder), (folder / "log.csv").read_bytes()
+    back = [*TRAIN, "--use_checkpoint", "True", "--cp_num", "1"]
+    outcome = in_process(train.main, [*back, "--max_epoch", "1"], home)
+    assert outcome.status == 0 and "3 files from after epoch 1 are set aside in abandoned_1" in outcome.stderr
+    later = {"checkpoint_002.pth", "checkpoint_002.threshold.json", "unfinished_epoch.pth"}
+    assert {name: before[name] for name in later} | {"log.csv": log} == files_of(folder / "abandoned_1")
+    assert not later & set(os.listdir(folder)) and "checkpoint_001.threshold.json" in os.listdir(folder)
+
+    again = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "2"]
+    outcome = in_process(train.main, again, home)
+    assert "going on from saved_model/baseline_000/checkpoint_001.pth: 1 epochs" in outcome.stdout
+    assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
+    assert in_process(train.main, [*back, "--max_epoch", "1"], home).status == 0
+    assert (folder / "abandoned_2" / "checkpoint_002.pth").exists()
+    assert before["checkpoint_002.pth"] == (folder / "abandoned_1" / "checkpoint_002.pth").read_bytes()
+    assert in_process(train.main, [*back, "--max_epoch", "1"], home).stderr == ""  # nothing is left to set aside
+
+
+def test_auto_begins_then_goes_on_then_has_nothing_to_do(world: Path, home: Path) -> None:
+    shutil.rmtree(home / RUN)
+    auto = [*TRAIN, "--use_checkpoint", "auto", "--max_epoch"]
+    for n_epochs, told in (("1", "first loss"), ("2", "1 epochs and 0 episodes are done"), ("2", "2 epochs and 0")):
+        outcome = in_process(train.main, [*auto, n_epochs], home)
+        assert outcome.status == 0 and outcome.stderr == "" and told in outcome.stdout
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+
+
+def test_auto_begins_with_init_once(home: Path) -> None:
+    auto = [*TRAIN, "--use_checkpoint", "Auto", "--n_folder", "3", "--init", str(checkpoint_path(RUN, 2))]
+    assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
+    outcome = in_process(train.main, [*auto, "--max_epoch", "1"], home)
+    assert outcome.status == 0 and "1 epochs and 0 episodes are done" in outcome.stdout
+
+
+@pytest.mark.parametrize("other", [[], ["--use_checkpoint", "auto"]])
+def test_an_epoch_to_go_on_from_needs_a_run_to_go_on_with(home: Path, other: list[str]) -> None:
+    outcome = in_process(train.main, [*TRAIN, *other, "--cp_num", "1"], home)
+    assert outcome.status == 2 and "--cp_num 1: an epoch to go on from; add --use_checkpoint True" in outcome.stderr
+
+
+def test_a_damaged_log_is_told_while_validating(home: Path) -> None:
+    put(home / RUN / "log.csv", b"no,log\n1\n")
+    assert not logbook.lacks_eer(home / RUN, 1) and (home / RUN / "log.csv.damaged").exists()
