@@ -87,6 +87,16 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
     return {"num_workers": fitting, "prefetch_factor": prefetch, "worker_init_fn": leave_signals_to_parent}
 
 
+def in_shared_memory(tensors: Item) -> Item:
+    """Return a named tuple of tensors, moved to shared memory where a loader process calls it.
+
+    Where that has no room this raises; left to the thread that hands batches over, torch would wait for ever.
+    """
+    from torch.utils.data import get_worker_info
+
+    return tensors if get_worker_info() is None else type(tensors)(*(tensor.share_memory_() for tensor in tensors))
+
+
 def leave_signals_to_parent(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders.
 

@@ -18,7 +18,7 @@ from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
 from model.encoder import Encoder
-from parallel import from_loaders, loader_options
+from parallel import from_loaders, in_shared_memory, loader_options
 from runtime import Compute
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
@@ -96,6 +96,7 @@ class Run:
             episodes,
             batch_size=None,
             sampler=self._order,
+            collate_fn=in_shared_memory,
             pin_memory=compute.device.type == "cuda",
             **loader_options(compute.num_workers, episodes.max_bytes),
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from checkpoint import load_checkpoint, parameters_of, state_dict_of
 from console import UserError
@@ -14,6 +15,7 @@ from loss import Objective
 from model.encoder import Encoder
 from runtime import Compute
 from training import EpisodeLoss, Run
+from verification import Segments, score
 
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
@@ -178,3 +180,29 @@ def test_only_the_trunk_computes_in_bfloat16(features) -> None:
     episodic = F.cross_entropy(query @ F.normalize(support, dim=1).T, torch.arange(3))
     everywhere = F.cross_entropy(torch.cat(by_hand) @ vectors.T, seen["speaker"].repeat(2))
     assert seen["terms"].loss.item() == pytest.approx((episodic + everywhere).item(), rel=1e-5)
+
+
+class NoFloat64(TorchFunctionMode):
+    """A device without float64, as MPS is: what parameters were computed with is on it, until cpu() copies it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> object:
+        result = func(*args, **(kwargs or {}))
+        given = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
+        on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in given)
+        if not (on_device and isinstance(result, torch.Tensor)):
+            return result
+        if func is torch.Tensor.cpu:
+            return result.clone()
+        assert result.dtype is not torch.float64, f"{func} makes float64 on the device"
+        result.on_device = True
+        return result
+
+
+def test_nothing_is_float64_before_it_is_on_the_cpu(features, tmp_path: Path) -> None:
+    run, rows = new_run(features), np.arange(8)
+    with NoFloat64():
+        run.train_epoch(lambda: None)
+        run.save(tmp_path / "x.pth")
+        new_run(features).restore(load_checkpoint(tmp_path / "x.pth"))
+        whole = Segments.whole(features, rows)
+        score(run.model.encoder.folded(), features, whole, whole, CPU)

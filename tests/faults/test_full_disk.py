@@ -1,12 +1,26 @@
 """A disk that fills up, or a quota that ends, while something is written: what was whole stays whole."""
+
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import write_wavs
-from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, in_process, same_training, start, trained_world
+from harness import (
+    RUN,
+    TRAIN,
+    Outcome,
+    copy_world,
+    files_of,
+    finish,
+    in_process,
+    same_training,
+    start,
+    trained_world,
+    write_speech,
+)
 
 import train
 from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
@@ -107,3 +121,26 @@ def test_a_log_on_a_full_disk_is_told_and_the_epoch_is_kept(world: Path, tmp_pat
     assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
     assert "writing the output: No space left on device" in outcome.stderr
     assert load_checkpoint(newest_checkpoint(home / RUN)[0]).epoch == 2
+
+
+@pytest.mark.parametrize(
+    "options, status, told",
+    [
+        ("size=800k", 0, ""),
+        ("size=300k", 0, "/dev/shm has 0 MB free for batches of 0.1 MB: 0 processes load data, not 2"),
+        ("size=2m,nr_inodes=4", 1, "a process that loads data was killed (out of memory?); run again, with fewer"),
+    ],
+)
+def test_a_small_shared_memory_holds_the_batches_that_wait_or_is_named(
+    tmp_path: Path, options: str, status: int, told: str
+) -> None:
+    small = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$0" "$@"'
+    launcher = ("unshare", "-m", "sh", "-c", small)
+    if not shutil.which("unshare") or subprocess.run([*launcher, "true"], capture_output=True).returncode:
+        pytest.skip("only root may mount a small /dev/shm")
+    write_speech(tmp_path / "data", "vox2_dev", range(4), 12)  # 12 episodes of 128 kB, of which 8 would wait
+    flags = ["--max_epoch", 1, "--num_workers", 2]
+    outcome = finish(start("train.py", *TRAIN, *flags, cwd=tmp_path, launcher=(*launcher, sys.executable)), timeout=60)
+    assert outcome.status == status and told in outcome.stderr, outcome.stderr
+    assert ("/dev/shm is small, 2 MB" in outcome.stderr) == (status == 1)
+    assert ("processes load data" in outcome.stderr) == ("processes load data" in told)
