@@ -1,0 +1,249 @@
+"""The pages: commands run or parse, flags and links exist, Python runs, and the picture is what its script draws."""
+
+import importlib
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import PROJECT, voice, write_wavs
+from torch.distributed.run import get_args_parser as torchrun_parser
+
+import model.resnet
+from checkpoint import load_checkpoint
+from configure import TRIALS_NAME
+
+README = PROJECT / "README.md"
+PAGES = [
+    *sorted(PROJECT.glob("*.md")),
+    *sorted(PROJECT.glob("docs/*.md")),
+    PROJECT / "benchmarks/results/small_corpus.md",
+]
+LANGUAGES = {"sh", "python", "text", "bibtex"}  # of code blocks; the commands stand in those of sh
+LAUNCHERS = ("python", "torchrun", "make", "pip")  # what a command within a sentence begins with
+NOT_OURS = (["python3", "-m", "venv"], ["source", ".venv/bin/activate"], ["git", "clone"])
+PARSED_ONLY = {"--download", "--extract", "--librispeech"}  # they need a network or VoxCeleb
+SMALL = {  # appended: the later of two equal flags counts
+    "train.py": ["--nb_class_train", "3", "--max_epoch", "1"],
+    "identification.py": ["--nb_class_test", "3", "--nb_episode", "4"],
+    "--use_checkpoint": ["--max_epoch", "2"],
+    "--as_norm": ["--as_norm", "3"],
+}
+RECORDINGS = ("a.wav", "b.mp3", "anna1.flac", "anna2.flac", "boris.wav", "clara.wav", "clip1.mp3", "clip2.wav")
+TINY = model.resnet.Layout(model.resnet.BasicBlock, (1, 1, 1, 1))
+
+
+class Block(NamedTuple):
+    """A fenced block of code."""
+
+    line: int  # of its fence in the page
+    language: str
+    text: str
+
+
+class Command(NamedTuple):
+    """A command of a page, cut into words as a shell does."""
+
+    line: int
+    words: list[str]
+    run: bool  # it stands in a block; one within a sentence is only parsed
+
+
+def split(page: Path) -> tuple[list[Block], dict[int, str]]:
+    """Return the fenced blocks, and the other lines by number."""
+    blocks: list[Block] = []
+    prose: dict[int, str] = {}
+    inside = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("```"):
+            inside = not inside
+            if inside:
+                blocks.append(Block(number, line[3:], ""))
+        elif inside:
+            blocks[-1] = blocks[-1]._replace(text=blocks[-1].text + line + "\n")
+        else:
+            prose[number] = line
+    return blocks, prose
+
+
+def spans(prose: dict[int, str]) -> Iterator[tuple[int, str]]:
+    """Yield the code spans of a page, with the line that each begins in; a span may go on in the next line."""
+    text, numbers = "\n".join(prose.values()), list(prose)
+    for match in re.finditer(r"`([^`]+)`", text):
+        yield numbers[text.count("\n", 0, match.start())], match[1].replace("\n", " ")
+
+
+def commands_of(page: Path) -> list[Command]:
+    """Return the commands of a page in its order, those within sentences last."""
+    blocks, prose = split(page)
+    commands = []
+    for block in blocks:
+        for offset, line in enumerate(block.text.splitlines(), start=1):
+            if block.language == "sh" and (words := shlex.split(line, comments=True)):
+                commands.append(Command(block.line + offset, words, run=True))
+    for number, span in spans(prose):
+        if span.split()[0] in LAUNCHERS and " " in span:
+            commands.append(Command(number, shlex.split(span), run=False))
+    return commands
+
+
+def carry_out(command: Command) -> None:
+    """Run a command, or parse it by its own parser; whatever is wrong raises."""
+    run = command.run and not PARSED_ONLY.intersection(command.words)
+    match command.words:
+        case [*words] if any(words[: len(known)] == known for known in NOT_OURS):
+            pass
+        case ["pip", "install", "-r", name]:
+            assert (PROJECT / name).is_file()
+        case ["make", *targets]:
+            subprocess.run(["make", "--dry-run", *targets], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+        case ["torchrun", *words]:
+            launched = torchrun_parser().parse_args(words)
+            script(launched.training_script).parse_args(launched.training_script_args)
+        case ["python", "-m", module, *flags]:
+            importlib.import_module(module).parse_args(flags)
+        case ["python", name, *flags] if run:
+            for kind in (name, *flags):
+                flags = [*flags, *SMALL.get(kind, [])]
+            assert not script(name).main(flags), "its exit status"
+        case ["python", name, *flags]:
+            script(name).parse_args(flags)
+        case _:
+            raise ValueError("nobody knows this command: neither run nor parsed")
+
+
+def script(name: str):
+    """Return the module of a script."""
+    assert (PROJECT / name).is_file()
+    return importlib.import_module(name.removesuffix(".py").replace("/", "."))
+
+
+@pytest.fixture(scope="module")
+def small_network() -> Iterator[None]:
+    """Let the name resnet34 stand for a network of four thin blocks, so that the pages' commands run as they are.
+
+    Not thinner: with 8 channels, torch 2.13's bfloat16 convolutions in channels-last order corrupt the memory.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.resnet.BACKBONES, "resnet34", TINY)
+        patch.setattr(model.resnet, "WIDTHS", (16, 16, 16, 16))
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path:
+    """Return a folder as the reader has it: recordings, data with features, the published model in its place."""
+    home = tmp_path_factory.mktemp("world")
+    for tree, speakers, n_utterances in (("vox2_dev", range(4), 3), ("vox1_test", range(30, 34), 7)):
+        write_wavs(home / "data", tree, speakers, n_utterances, seconds=1.2)
+    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in range(30, 34) for u in range(7)]
+    trials = [f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names[::2] for b in names[1::2]]
+    (home / "data" / TRIALS_NAME).write_text("".join(trials))
+    for at, name in enumerate([*RECORDINGS, *(f"recordings/{s}/{i}/1.wav" for s in ("train", "test") for i in "123")]):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(home / name, voice(at, 1.5, at), 16000)
+    script("feat_extract/feature_extraction.py").main(["--save_path", str(home / "data"), "--num_workers", "1"])
+    runs = ["--save_path", str(home / "data"), "--model_path", str(home / "runs")]
+    script("train.py").main([*runs, "--nb_class_train", "3", "--max_epoch", "0"])
+    published = home / "saved_model" / "baseline_000" / "checkpoint_100.pth"
+    published.parent.mkdir(parents=True)
+    state = load_checkpoint(home / "runs" / "baseline_000" / "checkpoint_000.pth").state_dict
+    torch.save({"epoch": 101, "state_dict": state, "optimizer": {}}, published)
+    shutil.rmtree(home / "runs")
+    return home
+
+
+@pytest.fixture
+def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the current folder, a copy of the world."""
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("METASR_SAVE_PATH", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():  # train.py's own
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs_or_parses(page: Path, home: Path) -> None:
+    for command in commands_of(page):
+        try:
+            carry_out(command)
+        except (Exception, SystemExit) as error:
+            if not (isinstance(error, SystemExit) and not error.code):  # --help ends with 0
+                pytest.fail(f"{page.name}, line {command.line}: {shlex.join(command.words)}: {error!r}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs_and_blocks_say_what_they_are(page: Path, home: Path) -> None:
+    blocks, prose = split(page)
+    assert {block.language for block in blocks} <= LANGUAGES
+    assert not [number for number, line in prose.items() if line.startswith("    ")], "use a fence, with a language"
+    if any(block.language == "python" for block in blocks):
+        script("EER_full.py").main([])  # the page's threshold
+    for block in blocks:
+        if block.language == "python":
+            (home / "block.py").write_text(block.text)
+            runpy.run_path(str(home / "block.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_in_the_text_is_a_scripts(page: Path) -> None:
+    scripts = [path for path in [*PROJECT.glob("*.py"), *PROJECT.glob("[!.]*/*.py")] if path.parent.name != "tests"]
+    known = set(re.findall(r'"(--\w+)"', "".join(path.read_text(encoding="utf-8") for path in scripts))) | {"--help"}
+    _, prose = split(page)
+    wrong = {flag for _, span in spans(prose) for flag in re.findall(r"(?<!\S)--\w+", span)} - known
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
+
+
+def links(page: Path) -> list[str]:
+    """Return the relative targets of a page's links and pictures."""
+    _, prose = split(page)
+    targets = re.findall(r"\]\(([^)\s]+)\)", "\n".join(prose.values()))
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub makes of a page's headings."""
+    _, prose = split(page)
+    headings = [line.lstrip("#").strip() for line in prose.values() if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+    reached, todo = set(), [README]
+    while todo:
+        page = todo.pop()
+        if page.suffix == ".md" and page not in reached:
+            reached.add(page)
+            todo += [(page.parent / target.partition("#")[0]).resolve() for target in links(page)]
+    assert not {page.resolve() for page in PAGES} - reached
+
+
+def test_the_picture_is_what_its_script_draws(tmp_path: Path) -> None:
+    kept = PROJECT / "docs" / "pipeline.png"
+    runpy.run_path(str(kept.with_suffix(".py")))["draw"](tmp_path / "drawn.png")
+    old, new = (matplotlib.image.imread(path) for path in (kept, tmp_path / "drawn.png"))
+    assert old.shape == new.shape
+    assert np.abs(old - new).max() < 0.5  # another processor may round a letter's edge otherwise
