@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import matplotlib.image
@@ -122,7 +123,7 @@ def carry_out(command: Command) -> None:
             raise ValueError("nobody knows this command: neither run nor parsed")
 
 
-def script(name: str):
+def script(name: str) -> ModuleType:
     """Return the module of a script."""
     assert (PROJECT / name).is_file()
     return importlib.import_module(name.removesuffix(".py").replace("/", "."))
