@@ -8,6 +8,7 @@ the EER is kept beside the checkpoint as checkpoint_EEE.threshold.json, with tho
 speakers: recognize.py decides at them.
 --as_norm N scores the trials a second time, normalised by the N training speakers nearest to either side.
 """
+
 import argparse
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import console
 import evaluation
 import ranks
 from configure import TRIALS_NAME, save_root
-from dataset.trials import read_trials
 from recognition.threshold import save_threshold, thresholds
 from verification import Segments
 
@@ -32,15 +32,14 @@ def main(argv: list[str]) -> None:
     """Score the trial list and print its error rates."""
     args = parse_args(argv)
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
-    trials = read_trials(path)
+    lists = evaluation.read_lists(path, args)
     setting = evaluation.set_up(args)
-    features = setting.features
-    if n_seen := evaluation.of_seen_speakers(trials, setting).sum():
+    task = evaluation.task_of(setting, *lists)
+    if n_seen := evaluation.of_seen_speakers(task, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
-    enrol, test = (Segments.whole(features, features.rows(side)) for side in (trials.enrol, trials.test))
-    result, scores = evaluation.verify(setting, trials, enrol, {"whole": test}, args)
-    if ranks.is_first():
-        save_threshold(setting.path, path, result["eer"], thresholds(scores["whole"], trials.label))
+    (scores,) = evaluation.verify(setting, task, {"whole": Segments.whole(setting.features, task.test)}, args)
+    if task.trials.labelled and ranks.is_first():
+        save_threshold(setting.path, path, thresholds(scores.plain, task.trials.label))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ import numpy as np
 import console
 import evaluation
 import ranks
+import report
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
-from dataset.trials import Trials, read_trials, stored_short_trials, window_starts
+from dataset.short_trials import stored_short_trials, window_starts
+from dataset.trials import Trials
 from verification import MAX_FRAMES, Segments
 
 FULL = "full"  # as a test length: the whole utterance
@@ -44,29 +46,34 @@ def _length(text: str) -> int | str:
 def main(argv: list[str]) -> None:
     """Draw or read the trials, score them and print the error rates."""
     args = parse_args(argv)
+    lists = evaluation.read_lists(args.trials, args) if args.trials else None
     setting = evaluation.set_up(args)
-    evaluation.say_left_out(setting)
-    features = setting.features
-    if args.trials:
-        trials = _of_unseen(read_trials(args.trials), setting).checked(args.trials)
-    else:
-        kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
-        with ranks.first_goes_first():
-            trials = _of_unseen(stored_short_trials(kept, features, setting.unseen, args.seed), setting)
-        print(f"trials: {kept}")
-    rows = features.rows(trials.test)
-    tests = {str(length): test_segments(features, rows, length, args.seed) for length in args.test_length}
+    report.say_left_out(setting.features, setting.unseen)
+    task = _of_unseen(evaluation.task_of(setting, *(lists or _short_trials(setting, args))), setting, args)
+    tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")
-    evaluation.verify(setting, trials, Segments.whole(features, features.rows(trials.enrol)), tests, args)
+    evaluation.verify(setting, task, tests, args)
 
 
-def _of_unseen(trials: Trials, setting: evaluation.Setting) -> Trials:
+def _short_trials(setting: evaluation.Setting, args: argparse.Namespace) -> tuple[Trials, None]:
+    """Return the paper's trials, kept beside the checkpoint; their enrolments are utterances, not models."""
+    kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
+    with ranks.first_goes_first():
+        trials = stored_short_trials(kept, setting.features, setting.unseen, args.seed)
+    print(f"trials: {kept}")
+    return trials, None
+
+
+def _of_unseen(task: evaluation.Task, setting: evaluation.Setting, args: argparse.Namespace) -> evaluation.Task:
     """Return the trials without speakers that were trained on, and say how many are left out."""
-    seen = evaluation.of_seen_speakers(trials, setting)
+    seen = evaluation.of_seen_speakers(task, setting)
     if seen.any():
         print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
-    return trials.where(~seen)
+    task = task.where(~seen)
+    if task.trials.labelled:
+        task.trials.checked(args.trials or setting.path.parent)
+    return task
 
 
 def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:

@@ -1,25 +1,26 @@
-"""What the three evaluators share: their common flags, choice of checkpoint and data, and the verification report."""
+"""What the three evaluators share: their common flags, choice of checkpoint and data, and scoring trials."""
+
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas
+import torch
 
 import console
 import ranks
+import report
 import runtime
 from checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES, save_root
 from console import UsageError
 from dataset.index import FeatureIndex
-from dataset.trials import Trials
-from files import replacing
+from dataset.trials import Trials, read_enrolment, read_trials
 from metrics import eer_interval, verification_metrics
 from model.encoder import Encoder
 from normalisation import AdaptiveNorm, cohort_of
-from verification import Segments, cosine, embed_once, join_segments, unique_segments
+from verification import Enrolment, Scores, Segments, cosine, embed_once, join_segments, unique_segments
 
 
 class Setting(NamedTuple):
@@ -81,62 +82,108 @@ def speakers_of(tree: Path) -> set[str]:
     return {folder.name for folder in tree.iterdir() if folder.is_dir()} if tree.is_dir() else set()
 
 
-def of_seen_speakers(trials: Trials, setting: Setting) -> np.ndarray:
+class Task(NamedTuple):
+    """Trials to score and their enrolment."""
+
+    trials: Trials
+    enrol: Enrolment
+    test: np.ndarray  # (n,) rows of the test utterances
+
+    @property
+    def sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (n,) of enrolment and test; a model counts as its first utterance."""
+        return self.enrol.row, self.test
+
+    def where(self, kept: np.ndarray) -> "Task":
+        """Return the trials that `kept` (n,) bool is true for; models that no trial is left of stay enrolled."""
+        return Task(self.trials.where(kept), self.enrol._replace(of_trial=self.enrol.of_trial[kept]), self.test[kept])
+
+
+def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, list[str]] | None]:
+    """Read a trial list and, with --enroll, the models on its left side; without labels it needs --save_scores.
+
+    Says how many trials are repetitions; each counts as it is listed.
+    """
+    trials = read_trials(path, blind=True)
+    if n_repeated := len(trials.enrol) - len(set(zip(*(trials if trials.labelled else trials[1:]), strict=True))):
+        console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; each counts")
+    if not (trials.labelled or args.save_scores):
+        raise UsageError(f"{path}: its trials have no labels, so no error rate; write the scores by --save_scores FILE")
+    return trials, read_enrolment(args.enroll) if args.enroll else None
+
+
+def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | None = None) -> Task:
+    """Find the utterances of trials; given models, these stand on the trials' left side."""
+    features = setting.features
+    if models is None:
+        enrol = Enrolment.of_utterances(features, trials.enrol)
+    else:
+        enrol = Enrolment.of_models(features, trials.enrol, models)
+    return Task(trials, enrol, features.rows(trials.test))
+
+
+def of_seen_speakers(task: Task, setting: Setting) -> np.ndarray:
     """Return which trials (n,) bool involve a speaker that the network was trained on."""
-    sides = (setting.features.speaker[setting.features.rows(side)] for side in (trials.enrol, trials.test))
-    return ~np.logical_and(*(np.isin(side, setting.unseen) for side in sides))
-
-
-def say_left_out(setting: Setting) -> None:
-    """Say in one line which speakers are left out for having been trained on."""
-    n_seen = len(setting.features.speakers) - len(setting.unseen)
-    print(f"speakers: {len(setting.unseen):,} not trained on; {n_seen:,} that were trained on are left out")
+    speaker = setting.features.speaker
+    return ~np.logical_and(*(np.isin(speaker[rows], setting.unseen) for rows in task.sides))
 
 
 def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     """Add the flags of the two evaluators that score trials."""
     add = common.add_argument
+    add("--enroll", type=Path, metavar="FILE", help="lines MODEL UTTERANCE...: the trials' left sides are such models")
     add("--as_norm", type=console.integer(2), metavar="N", help="normalise by the N nearest training speakers, too")
     add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score as CSV")
 
 
-def verify(
-    setting: Setting, trials: Trials, enrol: Segments, tests: dict[str, Segments], args: argparse.Namespace
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Score n trials with one test side or several, print the result, write --save_scores and --json.
-
-    Returns:
-        What --json tells, and the scores (n,) of each length.
+def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace) -> list[Scores]:
+    """Score n trials at one test length or several, tell the error rates, write --save_scores and --json.
 
     Args:
         setting: the network and its data.
-        trials: labels and names.
-        enrol: (n,) enrolment segments.
-        tests: (n,) test segments by their length in words; each segment is embedded once for all.
+        task: the trials.
+        tests: (n,) test segments by their length in words.
         args: the flags.
     """
-    sides = [enrol, *tests.values()]
-    embeddings, (left, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
-    norm = _adaptive_norm(setting, args) if args.as_norm else None
-    _say_scored(setting, trials, sides)
-    several, results, tables, plain = len(tests) > 1, [], [], {}
-    for (length, test), right in zip(tests.items(), rights, strict=True):
-        scores = {"score": cosine(embeddings, left, right)}
-        plain[length] = scores["score"]
-        if norm:
-            scores["score_as_norm"] = norm.scores(embeddings, left, right)
-        mark = {"length": length} if several else {}
-        tables.append({"label": trials.label.astype(int), "enrol": trials.enrol, "test": trials.test} | mark | scores)
-        results.append(mark | _report(setting, trials, (enrol, test), scores, f"test {length}: " if several else ""))
+    norm = adaptive_norm(setting, args) if args.as_norm else None
+    scores = score_task(setting, task, tests, norm)
+    report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
     if args.save_scores and ranks.is_first():
-        with replacing(args.save_scores) as temporary:
-            pandas.concat([pandas.DataFrame(table) for table in tables]).to_csv(temporary, index=False)
-    result = {"lengths": results} if several else results[0]
-    say_json(result, args)
-    return result, plain
+        report.write_scores(args.save_scores, task.trials, scores)
+    if task.trials.labelled:
+        results = [rates(of_length, setting, task) for of_length in scores]
+        if len(results) > 1:
+            results = [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]
+        report.say_rates(results)
+        report.say_json({"lengths": results} if len(results) > 1 else results[0], args)
+    return scores
 
 
-def _adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
+def score_task(
+    setting: Setting, task: Task, tests: dict[str, Segments], norm: AdaptiveNorm | None = None
+) -> list[Scores]:
+    """Return the scores of n trials with the test segments (n,) of each length; a segment is embedded once for all."""
+    segments = [task.enrol.segments, *tests.values()]
+    embeddings, (of_models, *rights) = embed_once(setting.encoder, setting.features, segments, setting.compute)
+    left = len(embeddings) + torch.from_numpy(task.enrol.of_trial)
+    embeddings = torch.cat([embeddings, task.enrol.embeddings(embeddings[of_models])])
+    return [
+        Scores(
+            length,
+            cosine(embeddings, left, right),
+            norm.scores(embeddings, left, right) if norm else None,
+            seconds_of([task.enrol.segments, test]),
+        )
+        for (length, test), right in zip(tests.items(), rights, strict=True)
+    ]
+
+
+def seconds_of(sides: Sequence[Segments]) -> float:
+    """Return the length of the different segments among all sides, in seconds."""
+    return float(unique_segments(join_segments(sides))[0].length.sum() / FRAMES_PER_SECOND)
+
+
+def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
     """Return the as-norm over the speakers that the network was trained on."""
     tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
     features = FeatureIndex([tree])
@@ -148,38 +195,17 @@ def _adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
     return AdaptiveNorm(cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)
 
 
-def _say_scored(setting: Setting, trials: Trials, sides: list[Segments]) -> None:
-    """Say in one line what is scored."""
-    segments, _ = unique_segments(join_segments(sides))
-    n_speakers = len(np.unique(setting.features.speaker[segments.row]))
-    each = f" at each of {len(sides) - 1} test lengths" if len(sides) > 2 else ""
-    print(
-        f"scored: {len(trials.label):,} trials ({trials.label.sum():,} target){each} of {n_speakers:,} speakers, "
-        f"{len(segments.row):,} segments, {segments.length.sum() / FRAMES_PER_SECOND:,.0f} s of audio"
-    )
-
-
-def _report(
-    setting: Setting,
-    trials: Trials,
-    sides: tuple[Segments, Segments],
-    scores: dict[str, np.ndarray],
-    prefix: str,
-) -> dict:
-    """Print a line for the plain and, if there, the normalised scores (n,); return what --json tells of them."""
-    speakers = [setting.features.speaker[side.row] for side in sides]
-    segments, _ = unique_segments(join_segments(sides))
-    plain, *normalised = (_rates(of_kind, trials.label, speakers) for of_kind in scores.values())
-    print(f"{prefix}{_in_words(plain)}")
-    result = plain | {
-        "n_trials": len(trials.label),
-        "n_target": int(trials.label.sum()),
+def rates(scores: Scores, setting: Setting, task: Task) -> dict:
+    """Return the error rates of n labelled trials at one test length, the EERs in percent, as --json names them."""
+    label, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
+    result = _rates(scores.plain, label, speakers) | {
+        "n_trials": len(label),
+        "n_target": int(label.sum()),
         "n_speakers": len(np.unique(np.concatenate(speakers))),
-        "seconds": float(segments.length.sum() / FRAMES_PER_SECOND),
+        "seconds": scores.seconds,
     }
-    for rates in normalised:
-        print(f"{prefix}as-norm {_in_words(rates)}")
-        result["as_norm"] = rates
+    if scores.normalised is not None:
+        result["as_norm"] = _rates(scores.normalised, label, speakers)
     return result
 
 
@@ -196,17 +222,3 @@ def _rates(scores: np.ndarray, label: np.ndarray, speakers: list[np.ndarray]) ->
         "min_dcf_0.01": rates.min_dcf_01,
         "min_dcf_0.001": rates.min_dcf_001,
     }
-
-
-def _in_words(rates: dict[str, float]) -> str:
-    return (
-        f"EER {rates['eer']:.2f} % (95 % interval {rates['eer_low']:.2f} to {rates['eer_high']:.2f} %, speakers "
-        f"resampled), interpolated {rates['eer_interpolated']:.2f} %, threshold {rates['threshold']:.4f}, "
-        f"minDCF(0.01) {rates['min_dcf_0.01']:.4f}, minDCF(0.001) {rates['min_dcf_0.001']:.4f}"
-    )
-
-
-def say_json(result: dict, args: argparse.Namespace) -> None:
-    """With --json, end standard output with the result as one line."""
-    if args.json:
-        print(json.dumps(result))

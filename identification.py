@@ -16,6 +16,7 @@ import torch
 
 import console
 import evaluation
+import report
 from configure import FRAMES_PER_SECOND
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     """Draw the episodes of each setting, embed their windows, print the accuracies."""
     args = parse_args(argv)
     setting = evaluation.set_up(args)
-    evaluation.say_left_out(setting)
+    report.say_left_out(setting.features, setting.unseen)
     kinds = list(itertools.product(args.n_shot, args.nb_class_test))
     drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
     segments, at = unique_segments(join_segments(drawn))
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
             {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
         )
     common = {"n_speakers": n_speakers, "seconds": seconds}
-    evaluation.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
+    report.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
 
 
 def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: int, n_shot: int) -> Segments:

@@ -35,6 +35,56 @@ class Segments(NamedTuple):
         return cls(rows, np.zeros_like(rows), features.n_frames[rows])
 
 
+class Enrolment(NamedTuple):
+    """What the speakers of n trials are enrolled with: models of one utterance or of several."""
+
+    segments: Segments  # (e,) of all models
+    model: np.ndarray  # (e,) the model of each segment; models are numbered from 0 and their segments are side by side
+    of_trial: np.ndarray  # (n,) the model of each trial
+
+    @classmethod
+    def of_utterances(cls, features: FeatureIndex, names: Sequence[str]) -> "Enrolment":
+        """Return models of one whole utterance each, for the trials' enrolment utterances `names` (n,)."""
+        rows, of_trial = np.unique(features.rows(names), return_inverse=True)
+        return cls(Segments.whole(features, rows), np.arange(len(rows)), of_trial)
+
+    @classmethod
+    def of_models(cls, features: FeatureIndex, names: Sequence[str], models: dict[str, list[str]]) -> "Enrolment":
+        """Return the models that the trials name, `names` (n,), of the whole utterances listed.
+
+        UserError naming a model that is not among them.
+        """
+        used = list(dict.fromkeys(names))
+        if lacking := [name for name in used if name not in models]:
+            missing = f"{len(lacking):,} of {len(used):,} models are missing"
+            raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
+        number = {name: at for at, name in enumerate(used)}
+        rows = features.rows([utterance for name in used for utterance in models[name]])
+        model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
+        return cls(Segments.whole(features, rows), model, np.array([number[name] for name in names]))
+
+    @property
+    def row(self) -> np.ndarray:
+        """The first utterance (n,) of each trial's model: its speaker is the model's."""
+        return self.segments.row[np.searchsorted(self.model, self.of_trial)]
+
+    def embeddings(self, of_segments: torch.Tensor) -> torch.Tensor:
+        """Return the unit-length embeddings (m, D) of the models, the means of their segments' (e, D)."""
+        if len(self.model) == self.model[-1] + 1:
+            return of_segments
+        sums = torch.zeros(int(self.model[-1]) + 1, of_segments.shape[1])
+        return F.normalize(sums.index_add_(0, torch.from_numpy(self.model), of_segments), dim=1)
+
+
+class Scores(NamedTuple):
+    """The scores of n trials at one test length."""
+
+    length: str  # in words
+    plain: np.ndarray  # (n,) cosines
+    normalised: np.ndarray | None  # (n,) as-norm
+    seconds: float  # of audio, each segment once
+
+
 class Frames(Protocol):
     """Whatever holds the features of utterances: a FeatureIndex, or recordings in memory."""
 

@@ -21,7 +21,7 @@ from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
-from dataset.trials import draw_short_trials, window_starts
+from dataset.short_trials import draw_short_trials, window_starts
 from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from runtime import Compute

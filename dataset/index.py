@@ -5,7 +5,7 @@ Reading a million small files to learn their lengths takes minutes, so a tree's 
 """
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,18 +76,36 @@ class FeatureIndex:
         """Return the feature file of a row."""
         return self._trees[self._tree[row]] / f"{self.name(row)}.pkl"
 
-    def rows(self, names: list[str]) -> np.ndarray:
-        """Return the rows (n,) of utterance names, suffixes ignored; UserError naming the first that is missing."""
-        wanted = np.array([os.fsencode(os.path.splitext(name)[0]) for name in names])
-        rows = np.searchsorted(self._names, wanted).clip(max=len(self) - 1)
-        missing = np.flatnonzero(self._names[rows] != wanted)
-        if len(missing):
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """Return the rows (n,) of utterance names; UserError naming the first that is missing.
+
+        A name is <speaker>/<video>/<utterance>, with or without a suffix, with slashes or backslashes. Other folders
+        may stand before it, as in an absolute path.
+        """
+        unique = list(dict.fromkeys(names))
+        rest = [name.replace("\\", "/") for name in unique]  # what is left of each, folder by folder
+        rows = np.full(len(unique), -1)
+        while any(rest[at] for at in np.flatnonzero(rows < 0)):
+            for without_suffix in (False, True):
+                lacking = np.flatnonzero(rows < 0)
+                wanted = [rest[at].rpartition(".")[0] if without_suffix else rest[at] for at in lacking]
+                rows[lacking] = self._find(wanted)
+            rest = [name.partition("/")[2] for name in rest]
+        if (rows < 0).any():
+            first = unique[int(np.argmin(rows))]
             trees = " or ".join(str(tree) for tree in self._trees)
             raise UserError(
-                f"{names[missing[0]]}: no such utterance in {trees} ({len(missing)} of {len(names)} missing); "
+                f"{first}: no such utterance in {trees} ({(rows < 0).sum():,} of {len(unique):,} missing); "
                 "extract its features, or is the trial list of other data?"
             )
-        return rows
+        row_of = dict(zip(unique, rows.tolist(), strict=True))
+        return np.array([row_of[name] for name in names], np.int64)
+
+    def _find(self, names: list[str]) -> np.ndarray:
+        """Return the rows (n,) of names as they stand in the index, -1 for those that do not."""
+        wanted = np.array([os.fsencode(name) for name in names], "S")
+        rows = np.searchsorted(self._names, wanted).clip(max=len(self) - 1)
+        return np.where(self._names[rows] == wanted, rows, -1)
 
     def utterance(self, row: int) -> np.ndarray:
         """Return all frames (T, 40) of a row."""

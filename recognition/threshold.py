@@ -35,18 +35,17 @@ def threshold_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".threshold.json")
 
 
-def save_threshold(checkpoint: Path, trials: Path, eer: float, kept: Thresholds) -> None:
+def save_threshold(checkpoint: Path, trials: Path, kept: Thresholds) -> None:
     """Keep the thresholds of a trial list beside a checkpoint; in a read-only folder, only warn.
 
     Args:
         checkpoint: the checkpoint file that was evaluated.
         trials: the trial list.
-        eer: in percent.
         kept: the thresholds.
     """
     if not math.isfinite(kept[1]):  # at an EER of 0 or 1 the ROC's corner may lie at infinity
         return console.warn(f"threshold {kept[1]}: decides nothing, so it is not kept")
-    content = {"trials": trials.name, "eer": eer, "thresholds": kept, "checkpoint_sha256": sha256(checkpoint)}
+    content = {"trials": trials.name, "thresholds": kept, "checkpoint_sha256": sha256(checkpoint)}
     path = threshold_path(checkpoint)
     try:
         with replacing(path) as temporary:

@@ -1,4 +1,5 @@
 """The real scripts, run as a user runs them, from wavs to the three result lines."""
+
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import torch
 from conftest import PROJECT, run_script, write_wavs
 
 from checkpoint import load_checkpoint
-from configure import TREES
+from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
 from metrics import verification_metrics
 
@@ -80,6 +81,40 @@ def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
     assert len(kept.read_text().splitlines()) == 1000
     given = run_script("EER_short.py", "--test_length", 20, "--trials", kept, "--json", cwd=home)
     assert result_of(given) == result_of(first)
+
+
+def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
+    """Also models of two utterances: their cosine follows from those of the utterances."""
+    rows = [line.split() for line in (home / "data" / TRIALS_NAME).read_text().splitlines()]
+    kaldi = [f"{a} {b} {'target' if int(label) else 'nontarget'}" for label, a, b in rows]
+    blind = ["\\".join(["C:", "wavs", *a.split("/")]) + f" /wavs/{b.removesuffix('.wav')}" for _, a, b in rows]
+    scores = {}
+    for name, lines in (("voxceleb", [" ".join(row) for row in rows]), ("kaldi", kaldi), ("blind", blind)):
+        (home / f"{name}.txt").write_text("\n".join(lines))
+        run_script("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
+        scores[name] = pandas.read_csv(home / f"{name}.csv")
+    assert list(scores["blind"]) == ["enrol", "test", "score"] and list(scores["kaldi"])[0] == "label"
+    for name in ("kaldi", "blind"):
+        assert (scores[name]["score"] == scores["voxceleb"]["score"]).all()
+    refused = run_script("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
+    assert "blind.txt: its trials have no labels" in refused.stderr and "--save_scores" in refused.stderr
+    cosine = {frozenset((a, b)): s for _, a, b, s in scores["voxceleb"].itertuples(index=False)}
+    first, second, *tests = sorted({name for _, a, b in rows for name in (a, b)})
+    (home / "enroll.lst").write_text(f"pair {first} {second}\nunused {tests[0]}\n")
+    of_pair = {True: "target", False: "nontarget"}
+    lines = [f"pair {test} {of_pair[test[:7] == first[:7]]}" for test in tests]
+    (home / "models.txt").write_text("\n".join(lines))
+    flags = ["--trials", "models.txt", "--enroll", "enroll.lst", "--save_scores", "models.csv", "--json"]
+    result = result_of(run_script("EER_full.py", *flags, cwd=home))
+    expected = [
+        (cosine[frozenset((first, test))] + cosine[frozenset((second, test))])
+        / np.sqrt(2 + 2 * cosine[frozenset((first, second))])
+        for test in tests
+    ]
+    np.testing.assert_allclose(pandas.read_csv(home / "models.csv")["score"], expected, atol=1e-6)
+    assert (result["n_trials"], result["n_speakers"]) == (len(tests), 3)
+    wrong = run_script("EER_full.py", "--trials", "voxceleb.txt", "--enroll", "enroll.lst", cwd=home, check=1)
+    assert "not in the enrolment list" in wrong.stderr
 
 
 def test_identification(home: Path) -> None:

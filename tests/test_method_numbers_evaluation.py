@@ -36,8 +36,8 @@ def setting(features: FeatureIndex, tmp_path, monkeypatch: pytest.MonkeyPatch) -
 def test_short_test_is_the_papers(setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def verify(setting, trials, enrol, tests, args):
-        seen.update(trials=trials, enrol=enrol, tests=tests)
+    def verify(setting, task, tests, args):
+        seen.update(trials=task.trials, enrol=task.enrol.segments, tests=tests)
 
     monkeypatch.setattr(evaluation, "verify", verify)
     EER_short.main([])
@@ -46,6 +46,7 @@ def test_short_test_is_the_papers(setting: Setting, features: FeatureIndex, monk
     speaker = [name.split("/")[0] for name in trials.enrol]
     assert all(speaker.count(name) == 200 for name in set(speaker))
     assert (enrol.start == 0).all() and (enrol.length == features.n_frames[enrol.row]).all()  # whole
+    assert [features.name(row) for row in enrol.row] == sorted({name.removesuffix(".wav") for name in trials.enrol})
     (test,) = tests.values()
     assert (test.length == 500).all()
     assert (test.start >= 0).all() and (test.start + test.length <= features.n_frames[test.row]).all()

@@ -101,9 +101,9 @@ def test_a_read_only_folder_only_warns(home: Path, monkeypatch, capsys) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(threshold, "replacing", refuse)
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 5.0, {1: 0.4})
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), {1: 0.4})
     assert "other.threshold.json: the threshold could not be kept (Permission denied)" in capsys.readouterr().err
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), 0.0, {1: float("inf")})
+    threshold.save_threshold(home / "other.pth", Path("trials.txt"), {1: float("inf")})
     assert "inf: decides nothing" in capsys.readouterr().err
 
 

@@ -11,14 +11,8 @@ from scipy import stats
 
 from console import UserError
 from dataset.index import FeatureIndex, n_starts
-from dataset.trials import (
-    Trials,
-    draw_short_trials,
-    read_trials,
-    stored_short_trials,
-    window_starts,
-    write_trials,
-)
+from dataset.short_trials import draw_short_trials, stored_short_trials, window_starts
+from dataset.trials import Trials, read_enrolment, read_trials, write_trials
 
 
 def read(tmp_path: Path, text: str | bytes) -> Trials:
@@ -27,17 +21,35 @@ def read(tmp_path: Path, text: str | bytes) -> Trials:
     return read_trials(path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1 a/b/c.wav a/d/e.wav\n0 a/b/c.wav f/g/h.wav\n",
-        "1  a/b/c.wav\ta/d/e.wav\r\n\r\n0 a/b/c.wav f/g/h.wav",
-    ],
-)
-def test_voxcelebs_form_with_any_line_end_and_blank_lines(tmp_path: Path, text: str) -> None:
-    trials = read(tmp_path, text)
+A, B, C = "a/b/c.wav", "a/d/e.wav", "f/g/h.wav"
+# Form -> the trials (1, A, B) and (0, A, C) in it.
+FORMS = {
+    "VoxCeleb": f"1 {A} {B}\n0 {A} {C}\n",
+    "any blanks, line ends and blank lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
+    "label last": f"{A} {B} 1\n{A} {C} 0\n",
+    "Kaldi": f"{A} {B} target\n{A} {C} nontarget\n",
+    "tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
+    "words first": f"target {A} {B}\nNontarget {A} {C}\n",
+    "--save_scores": f"label,enrol,test,score\n1,{A},{B},0.5\n0,{A},{C},0.1\n",
+    "--save_scores of two lengths": "label,enrol,test,length,score\n"
+    + "".join(f"1,{A},{B},{n},0.5\n0,{A},{C},{n},0.1\n" for n in (100, 200)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_trial_lists(tmp_path: Path, form: str) -> None:
+    trials = read(tmp_path, FORMS[form])
     assert trials.label.tolist() == [True, False]
-    assert trials.enrol.tolist() == ["a/b/c.wav", "a/b/c.wav"] and trials.test.tolist() == ["a/d/e.wav", "f/g/h.wav"]
+    assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
+
+
+def test_a_list_without_labels_is_read_where_that_is_meant(tmp_path: Path) -> None:
+    for text in (f"{A} {B}\n{A} {C}\n", f"enrol,test,score\n{A},{B},0.5\n{A},{C},0.1\n"):
+        with pytest.raises(UserError, match="list.txt: its trials have no labels"):
+            read(tmp_path, text)
+        trials = read_trials(tmp_path / "list.txt", blind=True)
+        assert not trials.labelled and trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
+        assert trials.where(np.array([False, True])).test.tolist() == [C]
 
 
 @pytest.mark.parametrize(
@@ -45,20 +57,44 @@ def test_voxcelebs_form_with_any_line_end_and_blank_lines(tmp_path: Path, text: 
     [
         ("", "list.txt: .*no.*"),
         ("\n\n", "list.txt: .*no.*"),
-        ("1 a.wav\n0 a.wav b.wav\n", "'1 a.wav' is not of the form"),
-        ("1 a.wav b.wav c.wav\n0 a.wav b.wav\n", "'1 a.wav b.wav c.wav' is not of the form"),
+        ("0 a b\n1 a.wav\n0 a.wav b.wav\n", "line 2: '1 a.wav' is not of the form 'LABEL ENROLMENT TEST'"),
+        ("1 a b\n\n1 a b c\n0 a.wav b.wav\n", "line 3: '1 a b c' is not of the form 'LABEL ENROLMENT TEST', as the"),
         ("1 a b c d e\n0 a.wav b.wav\n", "list.txt"),
-        ("2 a.wav b.wav\n0 a.wav b.wav\n", "'2 a.wav b.wav' is not of the form"),
-        ("a.wav b.wav 1\n", "is not of the form"),
+        (
+            "2 a.wav b.wav\n",
+            "line 1: '2 a.wav b.wav' is not of the form 'LABEL .*' or '.* LABEL' or 'ENROL.* TEST'",
+        ),
+        ("1 a b\n0 a b\na c target\n1 c d\n", "line 3: 'a c target' is not of the form 'LABEL ENROLMENT TEST'"),
+        ("a b target\nc d nontarget\na c\n", "line 3: 'a c' is not of the form 'ENROLMENT TEST LABEL'"),
+        ("label,enrol,test\n1,a,b\n7,a,c\n", "line 3: '7' is not a label"),
         ("0 a.wav b.wav\n", "no target trials"),
         ("1 a.wav b.wav\n", "only target trials"),
-        (b"1 \xff\xfe b.wav\n", "not a trial list"),
         (b"\x00\x00\x00", "list.txt"),
     ],
 )
 def test_another_form_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
+
+
+def test_names_of_any_bytes_are_read(tmp_path: Path) -> None:
+    content = b"1 caf\xe9.wav b.wav\n0 caf\xe9.wav c.wav\n"
+    trials = read(tmp_path, content)
+    assert os.fsencode(trials.enrol[0]) == b"caf\xe9.wav"
+    write_trials(tmp_path / "again.txt", trials)
+    assert (tmp_path / "again.txt").read_bytes() == content
+
+
+def test_enrolment_lists(tmp_path: Path) -> None:
+    path = tmp_path / "enroll.lst"
+    path.write_text("m1 a/b/c.wav a/d/e.wav\n\nm2\tf/g/h.wav\nm1 a/b/x.wav\n")
+    assert read_enrolment(path) == {"m1": ["a/b/c.wav", "a/d/e.wav", "a/b/x.wav"], "m2": ["f/g/h.wav"]}
+    for text, message in (("m1 a\n\nm2\n", "line 3: 'm2' is not of the form"), ("\n", "holds no models")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"enroll.lst: {message}"):
+            read_enrolment(path)
+    with pytest.raises(UserError, match="no such enrolment list"):
+        read_enrolment(tmp_path / "none.lst")
 
 
 def test_a_missing_list_is_told(tmp_path: Path) -> None:
@@ -136,7 +172,7 @@ def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
     assert "drawn anew" in capsys.readouterr().err and any(name.endswith("00004.wav") for name in more.test)
 
 
-@pytest.mark.parametrize("name", ["Ana Lu/v/0.wav", "Ana\udce9/v/0.wav"])
+@pytest.mark.parametrize("name", ["Ana Lu/v/0.wav", "Ana\t/v/0.wav"])
 def test_names_that_cannot_stand_in_a_list_are_told(tmp_path: Path, name: str) -> None:
     trials = Trials(np.array([True, False]), np.array(["a/b.wav", name], object), np.array(["a/c.wav"] * 2, object))
     with pytest.raises(UserError, match=f"^{re.escape(repr(name))}: .* rename it"):
