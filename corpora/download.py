@@ -1,19 +1,20 @@
 """Large files over HTTP: several at once, resumed after any interruption, checked before they get their name."""
+
 import functools
 import hashlib
-import http.client
 import os
 import queue
-import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import requests
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError
 
 import console
 from console import UserError
@@ -23,9 +24,11 @@ from files import check_room
 BLOCK = 1 << 18  # bytes taken from the network at a time
 TIMEOUT = 30  # seconds without a byte before a connection counts as dropped
 LONGEST_PAUSE = 60  # seconds between two attempts
+TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which asking again may help
 PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Check = Callable[[Path], str | None]
 
 
@@ -35,10 +38,6 @@ class Wanted(NamedTuple):
     name: str
     check: Check
     remote: str
-
-
-class _Dropped(Exception):
-    """An interruption that another attempt may overcome."""
 
 
 def md5_of(path: Path) -> str:
@@ -70,7 +69,7 @@ def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retr
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (folder / file.name).exists()]
-    client = _Client(source, folder, retries)
+    client = _Client(source, folder, jobs, retries)
     sizes = _in_threads(client.size, missing, jobs)
     here = sum(client.held(file) for file in missing)
     check_room(folder, "the download", sum(sizes) - here)
@@ -85,7 +84,8 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs:
 
     The threads are daemons: Ctrl-C ends the program at once, wherever they wait.
     """
-    todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+    todo: queue.SimpleQueue = queue.SimpleQueue()
+    done: queue.SimpleQueue = queue.SimpleQueue()
 
     def work() -> None:
         for index, item in iter(todo.get, None):
@@ -107,25 +107,30 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs:
     return results
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, but take no password or token along to another host or off an encrypted connection."""
+class _Retry(Retry):
+    """Says why a request is repeated."""
 
-    def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
-        """Return the request that follows the redirect."""
-        new = super().redirect_request(req, *args)
-        if new and (new.host != req.host or (req.type, new.type) == ("https", "http")):
-            new.remove_header("Authorization")
-        return new
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Wait before the next attempt."""
+        status, error = self.history[-1].status, self.history[-1].error
+        console.warn(f"download: {_reason(error) if error else f'HTTP {status}'}; trying again")
+        super().sleep(response)
 
 
 class _Client:
     """What the threads of one download share."""
 
-    def __init__(self, source: Source, folder: Path, retries: int):
-        self.source, self.folder, self.retries = source, folder, retries
-        self.opener = urllib.request.build_opener(_Redirects)
+    def __init__(self, source: Source, folder: Path, jobs: int, retries: int):
+        self.source, self.folder = source, folder
         self.lock = threading.Lock()
         self.sizes: dict[str, int] = {}
+        self.retry = _Retry(retries, status_forcelist=TRANSIENT, raise_on_status=False, backoff_factor=0.5)
+        self.retry.backoff_max = self.retry.retry_after_max = LONGEST_PAUSE
+        self.session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(max_retries=self.retry, pool_maxsize=jobs))
+        # Without "identity" a server may compress, and ranges would count compressed bytes.
+        self.session.headers.update({"User-Agent": "meta-sr", "Accept-Encoding": "identity"})
 
     def partial(self, file: Wanted) -> Path:
         return self.folder / (file.name + PARTIAL_SUFFIX)
@@ -137,12 +142,8 @@ class _Client:
 
     def size(self, file: Wanted) -> int:
         """Return the size in bytes that the source states for a file, 0 if it states none."""
-
-        def ask() -> int:
-            with self.open(file, "bytes=0-0") as response:
-                return _total(response) or 0
-
-        self.sizes[file.name] = self.persist(file, ask)
+        with self.open(file, "bytes=0-0") as response:
+            self.sizes[file.name] = _total(response)
         return self.sizes[file.name]
 
     def fetch(self, file: Wanted, bar: tqdm) -> str | None:
@@ -150,7 +151,7 @@ class _Client:
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
             try:
-                self.persist(file, functools.partial(self.transfer, file, bar))
+                self.transfer(file, bar)
             except UserError as error:
                 return str(error)
             problem = file.check(path)
@@ -163,71 +164,64 @@ class _Client:
                 console.warn(f"{file.name}: {problem}; kept as {bad.name}, fetching it once more")
         return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.source.host}"
 
-    def persist(self, file: Wanted, attempt: Callable[[], Result]) -> Result:
-        """Return attempt(), repeated when the connection drops; progress by a byte renews the patience."""
-        failures = 0
+    def transfer(self, file: Wanted, bar: tqdm) -> None:
+        """Bring what the partial file lacks, going on where a connection breaks; a byte more renews the patience."""
+        retry = self.retry
         while True:
             before = self.held(file)
             try:
-                return attempt()
-            except _Dropped as dropped:
-                failures = 1 if self.held(file) > before else failures + 1
-                reason = f"{file.name}: {self.source.host}: {self.source.scrub(str(dropped))}"
-                if failures > self.retries:
-                    raise UserError(f"{reason}; run again to continue") from None
-            pause = min(LONGEST_PAUSE, 2 ** (failures - 2))
-            console.warn(f"{reason}; trying again in {pause:g} s")
-            time.sleep(pause)
+                return self.receive(file, bar)
+            except HTTPError as error:
+                try:
+                    retry = (self.retry if self.held(file) > before else retry).increment("GET", error=error)
+                except MaxRetryError:
+                    raise self.refusal(file, _reason(error)) from None
+                time.sleep(min(1, LONGEST_PAUSE))  # besides, since Retry repeats for the first time at once
+                retry.sleep()
 
-    def transfer(self, file: Wanted, bar: tqdm) -> None:
-        """Bring what the partial file lacks, over one connection; a source without Range sends it all again."""
-        path, start = self.partial(file), self.held(file)
-        if start and start == self.sizes[file.name]:
+    def receive(self, file: Wanted, bar: tqdm) -> None:
+        """Add what one connection brings to the partial file; a source without Range sends it from its start."""
+        path, size, start = self.partial(file), self.sizes[file.name], self.held(file)
+        if 0 < size == start:
             return
-        with self.open(file, f"bytes={start}-" if start else None) as response:
-            total = _total(response)
+        with self.open(file, f"bytes={start if start < size else 0}-") as response:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 self.advance(bar, -start)
                 start = 0
             with open(path, "ab" if start else "wb", buffering=0) as out:
-                while block := self.read(response):
+                while block := response.raw.read1(BLOCK):
                     self.advance(bar, out.write(block))
-        if total is not None and self.held(file) != total:
-            raise _Dropped(f"sent {self.held(file)} of {total} bytes")
+            lacking = _total(response) - self.held(file)
+        if lacking > 0:
+            raise IncompleteRead(self.held(file), lacking)
 
-    def open(self, file: Wanted, byte_range: str | None) -> http.client.HTTPResponse:
-        """Ask for a file or a range of its bytes; raise _Dropped if asking again may help, else UserError."""
-        request = urllib.request.Request(self.source.url(file.remote), headers=self.source.headers)
-        request.add_header("User-Agent", "meta-sr")  # some hosts refuse urllib's own
-        if byte_range:
-            request.add_header("Range", byte_range)
+    def open(self, file: Wanted, byte_range: str) -> requests.Response:
+        """Ask for a range of a file's bytes; UserError if that is refused or does not succeed."""
         try:
-            response = self.opener.open(request, timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # what lies here is longer than what is served
-                self.partial(file).unlink(missing_ok=True)
-            if error.code >= 500 or error.code in (408, 416, 429):
-                raise _Dropped(f"HTTP {error.code} {error.reason}") from None
-            raise UserError(self.refusal(file, f"HTTP {error.code} {error.reason}", error.code)) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _Dropped(str(getattr(error, "reason", error)) or type(error).__name__) from None
-        if response.headers.get_content_type() == "text/html":
+            url = self.source.url(file.remote)
+            response = self.session.get(
+                url, headers={"Range": byte_range}, auth=self.authorize, stream=True, timeout=TIMEOUT
+            )
+        except requests.RequestException as error:
+            raise self.refusal(file, _reason(error)) from None
+        code, answer = response.status_code, f"HTTP {response.status_code} {response.reason}"
+        if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
+            code, answer = 403, "answered with a web page"
+        if code not in (200, 206):
             response.close()
-            raise UserError(self.refusal(file, "answered with a web page", 403))
+            raise self.refusal(file, answer, code)
         return response
 
-    def refusal(self, file: Wanted, answer: str, code: int) -> str:
-        """Say what the source answered, and what to do about it."""
-        advice = {401: self.source.advice, 403: self.source.advice, 404: "not served there: try another --source"}
-        return f"{file.remote}: {self.source.host}: {self.source.scrub(answer)}; {advice.get(code, 'try again later')}"
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add password or token; requests takes them off again when redirected to another host or to plain http."""
+        request.headers.update(self.source.headers)
+        return request
 
-    def read(self, response: http.client.HTTPResponse) -> bytes:
-        """Return the next bytes of an answer, none at its end."""
-        try:
-            return response.read(BLOCK)
-        except (OSError, http.client.HTTPException) as error:
-            raise _Dropped(str(error) or type(error).__name__) from None
+    def refusal(self, file: Wanted, answer: str, code: int = 0) -> UserError:
+        """Return the error that says what the source answered, and what to do about it."""
+        advice = {401: self.source.advice, 403: self.source.advice, 404: "not served there: try another --source"}
+        todo = advice.get(code, "run again to continue")
+        return UserError(f"{file.remote}: {self.source.host}: {self.source.scrub(answer)}; {todo}")
 
     def advance(self, bar: tqdm, count: int) -> None:
         """Move the bar, which counts bytes; threads take turns."""
@@ -235,8 +229,14 @@ class _Client:
             bar.update(count)
 
 
-def _total(response: http.client.HTTPResponse) -> int | None:
-    """Return the whole file's size in bytes as an answer states it, None if it does not."""
-    stated = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    length = stated[1] if stated else response.headers["Content-Length"]
-    return int(length) if length else None
+def _reason(error: BaseException) -> str:
+    """Return what went wrong first: the errors that follow from it name the address, and with it the key."""
+    while error.__context__:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _total(response: requests.Response) -> int:
+    """Return the whole file's size in bytes as an answer states it, 0 if it does not."""
+    stated = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
+    return int(stated) if stated.isdecimal() else 0

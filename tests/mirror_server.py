@@ -1,4 +1,5 @@
 """A small HTTP server of a folder's files that misbehaves on demand, for the tests of downloading."""
+
 import base64
 import http.server
 import re
@@ -13,9 +14,10 @@ class Mirror:
     """Serve `folder` on a free port of the loopback; a context manager.
 
     `faults[name]` is a list of what goes wrong with the next requests for that file, one each: an HTTP status, or
-    'drop' (half of what is due, then the connection breaks), 'truncate' (half, declared as all), 'wrong' (other
-    bytes) or 'page' (a web page). Requests for one byte, which only ask for the size, meet only statuses.
-    `requests` logs (name, Range, Authorization) of all. `size` overrides the sizes stated.
+    'drop' (half of what is due, then the connection breaks), 'truncate' (half, declared as all), 'short' (less of the
+    range than asked for, and says so), 'wrong' (other bytes) or 'page' (a web page). Requests for one byte, which only
+    ask for the size, meet only statuses. `requests` logs (name, Range, Authorization) of all, `encodings` what
+    Accept-Encoding they had. `size` overrides the sizes stated.
     """
 
     def __init__(self, folder: Path, user: str = "", password: str = "", key: str = "", ranges: bool = True,
@@ -23,7 +25,7 @@ class Mirror:
         self.folder, self.key, self.ranges, self.redirect = folder, key, ranges, redirect
         self.size, self.rate = size, rate  # bytes, and bytes per second of each answer
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
-        self.faults, self.requests = defaultdict(list), []
+        self.faults, self.requests, self.encodings = defaultdict(list), [], set()
 
     def __enter__(self) -> "Mirror":
         handler = type("Handler", (_Handler,), {"mirror": self})
@@ -58,6 +60,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = query["file"][0] if "file" in query else unquote(address.path).lstrip("/")
         asked, path = self.headers["Range"], mirror.folder / name
         mirror.requests.append((name, asked, self.headers["Authorization"]))
+        mirror.encodings.add(self.headers["Accept-Encoding"])
         if mirror.redirect:
             return self.answer(302, headers={"Location": f"{mirror.redirect}/{name}"})
         if mirror.authorization and self.headers["Authorization"] != mirror.authorization:
@@ -90,6 +93,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_file(data, asked, sent=0.5)
         elif fault == "truncate":
             self.answer(200, data[: len(data) // 2])
+        elif fault == "short":
+            self.send_file(data, f"{asked}{len(data) // 2}")
         elif fault == "wrong":
             self.answer(200, bytes(byte ^ 1 for byte in data))
         elif fault == "page":

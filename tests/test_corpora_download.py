@@ -1,4 +1,5 @@
 """Downloading against a server that misbehaves in every way the real ones do."""
+
 import random
 
 import pytest
@@ -57,6 +58,15 @@ def test_resume_asks_only_for_the_rest(served, tmp_path):
         bring(mirror, tmp_path)
         assert mirror.requests == []  # what is verified is not asked for again
     assert same(served, tmp_path)
+
+
+def test_a_source_that_sends_less_than_asked_is_asked_for_the_rest(served, tmp_path):
+    with Mirror(served) as mirror:
+        mirror.faults[NAMES[0]] = ["short"]
+        bring(mirror, tmp_path)
+        assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]][1:] == ["bytes=0-", "bytes=500001-"]
+    assert same(served, tmp_path)
+    assert not list(tmp_path.glob("*.bad"))
 
 
 def test_whole_or_too_long_partial_files(served, tmp_path):
@@ -135,12 +145,43 @@ def test_password_does_not_follow_a_redirect_to_another_host(served, tmp_path):
     assert same(served, tmp_path)
 
 
+def test_a_netrc_entry_does_not_replace_the_password_given(served, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login eve password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Mirror(served, user="ann", password=SECRET) as mirror:
+        bring(mirror, tmp_path, voxceleb_source(mirror.url, None, "ann", SECRET))
+    assert same(served, tmp_path)
+
+
+def test_files_are_asked_for_uncompressed(served, tmp_path):
+    with Mirror(served) as mirror:
+        bring(mirror, tmp_path)
+    assert mirror.encodings == {"identity"}  # else ranges could count bytes of something else
+
+
+def test_repetitions_are_told_without_the_key(served, tmp_path, capsys):
+    with Mirror(served, key=SECRET) as mirror:
+        mirror.faults[NAMES[0]] = [503, "drop"]
+        bring(mirror, tmp_path, voxceleb_source(mirror.url, SECRET, None, None))
+    told = capsys.readouterr().err
+    assert "HTTP 503; trying again" in told and "500000 more expected" in told
+    with pytest.raises(UserError) as caught:
+        (tmp_path / NAMES[0]).unlink()
+        source = voxceleb_source(mirror.url, SECRET, None, None)  # nobody listens there any more
+        fetch([with_md5(NAMES[0], "0" * 32)], source, tmp_path, jobs=1, retries=1)
+    told += capsys.readouterr().err + str(caught.value)
+    assert told.count("Connection refused") == 2
+    assert "key=" not in told and SECRET not in told and "pass%20word" not in told
+
+
 def test_addresses_of_the_public_sources(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_123")
     monkeypatch.setenv("VOXCELEB_KEY", "a&b")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     official = voxceleb_source("official", None, None, None)
-    assert official.url("vox1_test_wav.zip") == "https://cn01.mmai.io/download/voxceleb?file=vox1_test_wav.zip&key=a%26b"
+    assert (
+        official.url("vox1_test_wav.zip") == "https://cn01.mmai.io/download/voxceleb?file=vox1_test_wav.zip&key=a%26b"
+    )
     faces = voxceleb_source("huggingface", None, None, None)
     base = "https://huggingface.co/datasets/ProgramComputer/voxceleb/resolve/main"
     assert faces.url("vox2_dev_aac_partaa") == f"{base}/vox2/vox2_dev_aac_partaa"
