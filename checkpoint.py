@@ -4,6 +4,7 @@ The file is the paper's release's: {'epoch', 'state_dict', 'optimizer'} at saved
 with the release's names in state_dict. Ours adds what continuing exactly and scoring honestly need; a file without
 the additions loads all the same.
 """
+
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -50,7 +51,10 @@ class Checkpoint:
         for name, layout in BACKBONES.items():
             if layout.depths == depths and (layout.block is Bottleneck) == bottleneck:
                 return name
-        raise ValueError(f"stages of {depths} blocks are no backbone's")
+        found = ", ".join(list(self.state_dict)[:3])
+        raise ValueError(
+            f"its parameters ({found}, ...) are of none of {', '.join(BACKBONES)}, such as pretrained.conv1"
+        )
 
     @property
     def class_vectors(self) -> Tensor | None:
@@ -104,13 +108,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:
         reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None
-    if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "epoch" in content):
-        raise UserError(f"{path}: not a checkpoint of this project or of the paper's release (no state_dict and epoch)")
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {"epoch": 0, "state_dict": content}  # a state_dict by itself
+    if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
+        found = (
+            f"it holds {', '.join(map(str, content))}"[:200] if isinstance(content, dict) else type(content).__name__
+        )
+        raise UserError(f"{path}: not a checkpoint: no state_dict of weights in it ({found})")
     try:
-        return _checked(content)
+        return _checked({"epoch": 0} | content)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-        raise UserError(f"{path}: damaged, or its weights are not this encoder's ({reason[:200]})") from None
+        raise UserError(f"{path}: not a checkpoint of this encoder: {reason[:300]}") from None
 
 
 def _checked(content: dict) -> Checkpoint:
@@ -125,12 +134,24 @@ def _checked(content: dict) -> Checkpoint:
     checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
     if min(checkpoint.epoch, checkpoint.episode) < 0 or not all(type(name) is str for name in checkpoint.speakers):
         raise ValueError("its epoch, episode or speakers make no sense")
+    # DataParallel and DistributedDataParallel put their own name before each parameter's.
+    checkpoint.state_dict = {name.removeprefix("module."): value for name, value in checkpoint.state_dict.items()}
     for name, value in checkpoint.state_dict.items():
         _check_tensor(name, value)
+    _check_names(checkpoint)
     if checkpoint.class_vectors is not None and checkpoint.class_vectors.shape[1:] != (EMBEDDING_SIZE,):
         raise ValueError(f"{CLASS_VECTORS} has shape {tuple(checkpoint.class_vectors.shape)}")
     checkpoint.encoder()
     return checkpoint
+
+
+def _check_names(checkpoint: Checkpoint) -> None:
+    """Raise ValueError naming what the state_dict lacks of the encoder, or has beside it."""
+    given = set(checkpoint.state_dict) - {CLASS_VECTORS}
+    needed = {_release_name(name) for name in Encoder(checkpoint.backbone).state_dict()}
+    for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
+        if names:
+            raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
 
 
 def _check_tensor(name: str, value: Tensor) -> None:

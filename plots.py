@@ -14,12 +14,16 @@ in the legend.
 """
 
 import argparse
+import warnings
 from pathlib import Path
+
+from matplotlib.text import Text
 
 import console
 from console import UsageError
 from files import replacing
 from plotting import calibration, training, verification, voices
+from plotting.style import as_text, use_fonts_for
 
 FORMATS = (".png", ".svg")
 DPI = 150  # of a PNG
@@ -50,8 +54,14 @@ def main(argv: list[str]) -> None:
     if args.output.suffix not in FORMATS:
         raise UsageError(f"--output {args.output}: the name ends in {' or '.join(FORMATS)}")
     draw, _ = PICTURES[args.picture]
-    figure = draw(dict(args.inputs))
-    with replacing(args.output) as temporary:
+    figure = draw({as_text(name): path for name, path in args.inputs})
+    drawn = "".join(text.get_text() for text in figure.findobj(Text))
+    if lacking := use_fonts_for(drawn):
+        console.warn(
+            f"no installed font has the letters {lacking}: boxes stand for them; install one, Noto for instance"
+        )
+    with replacing(args.output) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")  # a line for each such letter
         figure.savefig(temporary, format=args.output.suffix[1:], dpi=DPI, bbox_inches="tight")
     print(f"{args.output}: {args.picture}")
 

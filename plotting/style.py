@@ -1,7 +1,9 @@
 """What all pictures share: colours that colour-blind readers and printers tell apart, and plain axes."""
+
 from itertools import cycle, islice
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,6 +20,29 @@ def styles(n: int) -> list[dict[str, str]]:
     """Return colour, line style and marker for each of n systems."""
     looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
     return [{"color": colour, "linestyle": dash, "marker": marker} for colour, dash, marker in islice(looks, n)]
+
+
+def as_text(name: str) -> str:
+    """Return a user's name as matplotlib draws it as it is: no formula between dollars, in legends with _ first too."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def use_fonts_for(text: str) -> str:
+    """Let pictures fall back to installed fonts for letters that the default font lacks; return those no font has."""
+    lacking = {letter for letter in text if letter.isprintable()} - _letters_of(font_manager.findfont("DejaVu Sans"))
+    families = ["DejaVu Sans"]
+    for font in font_manager.fontManager.ttflist if lacking else []:
+        if font.name.startswith("Last Resort"):  # comes with matplotlib and has a box for every letter
+            continue
+        if has := lacking & _letters_of(font.fname):
+            families.append(font.name)
+            lacking -= has
+    matplotlib.rcParams["font.family"] = families
+    return "".join(sorted(lacking))
+
+
+def _letters_of(font: str) -> set[str]:
+    return {chr(code) for code in font_manager.get_font(font).get_charmap()}
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 6, height: float = 4.5) -> tuple[Figure, list[Axes]]:

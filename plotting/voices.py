@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from console import UserError
-from plotting.style import new_figure, styles
+from plotting.style import as_text, new_figure, styles
 from recognition.voices import load_voices
 
 
@@ -29,7 +29,7 @@ def draw_embeddings(inputs: dict[str, Path]) -> Figure:
             axes.plot([x, recording[0]], [y, recording[1]], color=look["color"], linewidth=0.6)
         axes.plot(*recordings.T, ".", color=look["color"], markersize=4)
         axes.plot(x, y, look["marker"], color=look["color"], markersize=7)
-        axes.annotate(voice.name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
+        axes.annotate(as_text(voice.name), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
     axes.set(title=f"{title}: {len(voices)} speakers; dots: recordings, large marks: prototypes")
     axes.set(xlabel=f"first component ({shares[0]:.0f} % of the prototypes' variance)")
     axes.set(ylabel=f"second component ({shares[1]:.0f} %)", aspect="equal")

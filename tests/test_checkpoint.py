@@ -40,6 +40,41 @@ def test_the_releases_form_is_loaded_whatever_its_class_count(tmp_path: Path, n_
     assert len(loaded.class_vectors) == n_classes
 
 
+def test_a_state_dict_by_itself_and_one_of_data_parallel_are_loaded(tmp_path: Path) -> None:
+    state = some(1).state_dict
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    contents = {
+        "bare": state,
+        "wrapped": wrapped,
+        "release": {"epoch": 5, "state_dict": wrapped, "optimizer": {}},
+        "no_epoch": {"state_dict": state},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        loaded = load_checkpoint(tmp_path / f"{name}.pth")
+        assert loaded.epoch == (4 if name == "release" else 0)
+        assert list(loaded.state_dict) == list(state)
+        assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict.items())
+
+
+def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
+    state = some(1).state_dict
+    lacking = {name: value for name, value in state.items() if name != "fc1"}
+    cases = {
+        "model": ({"model": state}, "no state_dict of weights in it .it holds model"),
+        "list": ([1], "no state_dict of weights in it .list"),
+        "other": ({"conv1.weight": torch.zeros(3)}, "its parameters .conv1.weight, .* are of none of .*resnet34"),
+        "lacking": (lacking, "it lacks 1 of its parameters: fc1"),
+        "more": (state | {"head.bias": torch.zeros(3)}, "it has, and this encoder has not, 1 .*: head.bias"),
+        "shape": (state | {"fc1": torch.zeros(3, 3)}, "size mismatch|shape"),
+    }
+    for name, (content, message) in cases.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match=f"{name}.pth: not a checkpoint.*{message}") as refused:
+            load_checkpoint(tmp_path / f"{name}.pth")
+        assert "damaged" not in str(refused.value)
+
+
 def test_names_and_order_are_the_releases(shared) -> None:
     expected = [line.split(" ", 1)[0] for line in (shared / "golden" / "state_dict_keys.txt").read_text().splitlines()]
     assert list(state_dict_of(Encoder(), torch.randn(50, 256))) == expected

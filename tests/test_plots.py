@@ -6,10 +6,13 @@ import numpy as np
 import pandas
 import pytest
 from conftest import run_script
+from matplotlib import rcParams
+from matplotlib.font_manager import findfont, fontManager, get_font
 
 import plots
 from console import UsageError, UserError
 from plotting.calibration import draw_calibration
+from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
 from plotting.verification import draw_det, draw_length, draw_scores, read_systems
 from recognition.voices import new_voice, save_voice
@@ -155,3 +158,34 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) 
         assert type(error.value) is kind and "\n" not in str(error.value)
     with pytest.raises(UsageError, match="ends in .png or .svg"):
         plots.main(["det", "weak.csv", "-o", "det.gif"])
+
+
+def test_names_are_drawn_as_typed(tmp_path: Path) -> None:
+    trials(1).to_csv(tmp_path / "s.csv", index=False)
+    names = ["_first", "$x", "A$b$", r"a\b_2$", r"$\nonsense$"]
+    figure = draw_det({as_text(name): tmp_path / "s.csv" for name in names})
+    figure.savefig(tmp_path / "all.svg")  # a formula that does not parse would raise
+    (legend,) = (axes.get_legend() for axes in figure.axes)
+    drawn = [text.get_text().lstrip("\u200b") for text in legend.get_texts()]
+    for name, text in zip(names, drawn, strict=True):
+        assert text.replace(r"\$", "$").startswith(f"{name}: EER") and "$" not in text.replace(r"\$", "")
+
+
+def test_letters_that_the_font_lacks_come_from_another(tmp_path: Path) -> None:
+    default = set(get_font(findfont("DejaVu Sans")).get_charmap())
+    others = (set(get_font(font.fname).get_charmap()) for font in fontManager.ttflist if "Last" not in font.name)
+    letter = next(chr(code) for codes in others for code in codes - default if chr(code).isprintable())
+    try:
+        assert use_fonts_for(f"Anna {letter}") == "" and len(rcParams["font.family"]) == 2
+    finally:
+        assert use_fonts_for("Anna") == "" and rcParams["font.family"] == ["DejaVu Sans"]
+    trials(1).to_csv(tmp_path / "s.csv", index=False)
+    hieroglyph = "\U0001342f"
+    done = run_script("plots.py", "det", f"{hieroglyph}=s.csv", "-o", "a.png", cwd=tmp_path)
+    assert (tmp_path / "a.png").exists()
+    if use_fonts_for(hieroglyph):
+        assert done.stderr == f"no installed font has the letters {hieroglyph}: boxes stand for them; " \
+            "install one, Noto for instance\n"  # fmt: skip
+    else:
+        assert not done.stderr
+    use_fonts_for("")
