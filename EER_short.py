@@ -80,7 +80,7 @@ def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, s
     """Return a random window of `length` frames of each of the utterances `rows` (n,), or these whole."""
     if length == FULL:
         return Segments.whole(features, rows)
-    return Segments(rows, window_starts(features.n_frames[rows], length, seed), np.full(len(rows), length))
+    return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class Mfccs:
         self._frames = []  # of each row, (T, N_MFCC)
         for row in range(len(features)):
             samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
-            padded = np.pad(samples, (0, N_FFT + STEP * (int(features.n_frames[row]) - 1) - len(samples)))
+            padded = np.pad(samples, (0, N_FFT + STEP * (len(features.utterance(row)) - 1) - len(samples)))
             framing = {"n_fft": N_FFT, "win_length": WINDOW, "hop_length": STEP, "n_mels": N_MELS, "center": False}
             self._frames.append(librosa.feature.mfcc(y=padded, sr=SAMPLE_RATE, n_mfcc=N_MFCC, **framing).T)
 

@@ -1,13 +1,15 @@
-"""Writing files so that a half-written one is never taken for a whole one, and folders so that one run does it."""
+"""Walking trees of files; writing files so that a half-written one is never taken for a whole one; locking folders."""
+
 import errno
 import hashlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import console
 from console import UserError
@@ -19,6 +21,88 @@ except ImportError:  # Windows
     import msvcrt
 
 TEMPORARY_SUFFIX = ".tmp"  # a file so named is unfinished, whoever left it
+
+
+class Folder(NamedTuple):
+    """A folder of a tree, as it was listed."""
+
+    name: str  # relative to the tree, its parts separated by /; "" is the tree itself
+    changed: int  # its modification time in ns, taken before it was listed
+    files: list[str]  # their names, sorted
+
+    def having(self, *suffixes: str) -> Iterator[tuple[str, str]]:
+        """Yield <folder>/<stem> and suffix, as written, of the files with one of the suffixes in any case.
+
+        Hidden files are left out: they are unfinished, or an operating system's own.
+        """
+        for file in self.files:
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in suffixes and not file.startswith("."):
+                yield f"{self.name}/{stem}" if self.name else stem, suffix
+
+
+def walk(tree: Path) -> Iterator[Folder]:
+    """Yield the folders of a tree, those that links lead to as well, in the order of their names.
+
+    Nothing is yielded if there is no tree. A link back to a folder that it lies in is not followed. UserError names
+    a folder that cannot be listed and a link that leads nowhere, so that no part of a tree is passed over in silence.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())] if is_folder(tree) else []
+    while waiting:
+        name, above = waiting.pop()
+        path = os.path.join(tree, name)
+        try:
+            status = os.stat(path)
+            here = status.st_dev, status.st_ino
+            if here in above:
+                continue
+            with os.scandir(path) as entries:
+                is_dir = {entry.name: _leads_to_folder(entry) for entry in entries}
+        except OSError as error:
+            raise _unlistable(error.filename or path, error) from None
+        inside = sorted(is_dir)
+        yield Folder(name, status.st_mtime_ns, [entry for entry in inside if not is_dir[entry]])
+        folders = [f"{name}/{entry}" if name else entry for entry in inside if is_dir[entry]]
+        waiting += [(folder, above | {here}) for folder in reversed(folders)]
+
+
+def _leads_to_folder(entry: os.DirEntry) -> bool:
+    if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links to nowhere
+        entry.stat()  # raises where the link leads nowhere, of which is_dir() says False
+    return entry.is_dir()
+
+
+def _unlistable(path: str | Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be read ({error.strerror}); is it a link to a disk that is not mounted, or may you not read "
+        "it? Mend that or take it out of the tree, then run again"
+    )
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; UserError if a link on the way to it leads nowhere or it cannot be reached."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        for part in (path, *path.parents):
+            if part.is_symlink() and not part.exists():
+                raise _unlistable(part, error) from None
+        return False
+    except OSError as error:
+        raise _unlistable(path, error) from None
+
+
+def utterances(tree: Path, suffix: str) -> dict[str, str]:
+    """Return the files of a tree with a suffix in any case: <speaker>/<video>/<utterance> -> the suffix as written.
+
+    There may be no video, or several folders in its place. UserError if two names differ in their suffix's case alone.
+    """
+    found: dict[str, str] = {}
+    for folder in walk(tree):
+        for name, written in folder.having(suffix):
+            if found.setdefault(name, written) != written:
+                raise UserError(f"{tree / name}{found[name]} and {written}: two files of one name; rename one of them")
+    return found
 
 
 @contextmanager
@@ -57,9 +141,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left in `folder` and below; no other run may be writing there."""
-    for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+    """Remove what a killed run left in `folder`; no other run may be writing there."""
+    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def remove_unfinished_below(tree: Path) -> None:
+    """Remove what a killed run left in the folders of a tree; no other run may be writing there."""
+    for folder in walk(tree):
+        for file in folder.files:
+            if file.startswith(".") and file.endswith(TEMPORARY_SUFFIX):
+                (tree / folder.name / file).unlink(missing_ok=True)
 
 
 @contextmanager

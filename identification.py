@@ -78,7 +78,7 @@ def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: i
     rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
     lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
     lengths = np.broadcast_to(lengths[:, None], rows.shape)
-    starts = rng.integers(n_starts(features.n_frames[rows], lengths))
+    starts = rng.integers(n_starts(features.n_frames(rows), lengths))
     return Segments(rows.ravel(), starts.ravel(), lengths.ravel())
 
 

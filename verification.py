@@ -32,7 +32,7 @@ class Segments(NamedTuple):
     @classmethod
     def whole(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
         """Return the whole utterances `rows` (n,)."""
-        return cls(rows, np.zeros_like(rows), features.n_frames[rows])
+        return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
 
 class Enrolment(NamedTuple):

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         trials = draw_short_trials(features, speakers, args.seed)
         enrol = Segments.whole(features, features.rows(trials.enrol))
         rows = features.rows(trials.test)
-        starts = window_starts(features.n_frames[rows], args.test_length, args.seed)
+        starts = window_starts(features.n_frames(rows), args.test_length, args.seed)
         test = Segments(rows, starts, np.full(len(rows), args.test_length))
         some = np.random.default_rng(args.seed).choice(len(rows), args.trials, replace=False)
         sides = [Segments(*(column[some] for column in side)) for side in (enrol, test)]

@@ -5,6 +5,7 @@
 Makes the tree's folders (about 150,000, empty) and its index in a temporary folder, then opens the index in a new
 process each time and draws a first episode's utterances. Takes a minute or two, most of it making folders.
 """
+
 import argparse
 import json
 import resource
@@ -20,6 +21,7 @@ import numpy as np
 import console
 from benchmarks import timing
 from dataset.episodes import TrainingEpisodes
+from dataset.features import Location
 from dataset.index import FeatureIndex, Table
 
 N_UTTERANCES, N_SPEAKERS, N_VIDEOS = 1_092_009, 5_994, 145_569
@@ -67,13 +69,13 @@ def write_tree(tree: Path) -> None:
     for video in console.progress(videos, desc="folders"):
         (tree / video).mkdir(parents=True)
     names = np.array(sorted(f"{videos[at % N_VIDEOS]}/{at // N_VIDEOS:05d}".encode() for at in range(N_UTTERANCES)))
-    n_frames = np.random.default_rng(0).integers(400, 2000, N_UTTERANCES).astype(np.int32)
-    folders = [".", *(f"id{speaker:05d}" for speaker in range(N_SPEAKERS)), *videos]
+    n_frames = np.random.default_rng(0).integers(400, 2000, N_UTTERANCES)
+    location = Location(n_frames, *(np.full(N_UTTERANCES, value) for value in (159, 4, 0, 0)))
+    folders = ["", *(f"id{speaker:05d}" for speaker in range(N_SPEAKERS)), *videos]
     table = Table(
         names,
-        n_frames,
-        np.full(N_UTTERANCES, 159, np.int32),
-        np.full(N_UTTERANCES, 4, np.int8),
+        np.full(N_UTTERANCES, b".pkl"),
+        np.stack(location, axis=1),
         np.array([folder.encode() for folder in folders]),
         np.array([(tree / folder).stat().st_mtime_ns for folder in folders]),
     )

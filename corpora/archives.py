@@ -1,4 +1,5 @@
 """VoxCeleb's archives into the wav trees, read where they lie: parts are never joined on disk."""
+
 import bisect
 import hashlib
 import io
@@ -16,7 +17,7 @@ import console
 from configure import TREES
 from console import UserError
 from corpora.voxceleb import Archive
-from files import check_room, remove_unfinished, replacing
+from files import check_room, remove_unfinished_below, replacing
 
 BLOCK = 1 << 20  # bytes read at a time
 SPENT_SUFFIX = ".extracted"  # on an empty file: the archive so named was extracted, then removed
@@ -137,7 +138,7 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
             if missing:
                 check_room(root, archive.name, sum(member.file_size for member in missing))
                 _check_md5(archive, root, data)
-                remove_unfinished(root / TREES[archive.tree].wav)
+                remove_unfinished_below(root / TREES[archive.tree].wav)
                 _write_members(archive, root, opened, missing)
         print(f"{archive.name}: {len(missing):,} files extracted")
     if delete:

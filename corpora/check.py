@@ -1,6 +1,5 @@
 """What is there under a save_path, what is missing, and the next command to run."""
-import os
-from collections import Counter
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from corpora.convert import pending
 from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.trial_lists import count_trials
 from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
+from files import utterances
 
 DOWNLOAD, EXTRACT, CONVERT = ("dataprep.py --save_path {} " + flag for flag in ("--download", "--extract", "--convert"))
 MAKE_TRIALS = "dataprep.py --save_path {} --make_trials 10000"
@@ -67,15 +67,15 @@ def check_archive(archive: Archive, root: Path) -> State:
 
 def check_tree(name: str, tree: Tree, root: Path) -> State:
     """Count the speakers, wavs, unconverted m4a files and features of one part."""
-    speakers, wavs = _count(root / tree.wav, ".wav")
-    _, features = _count(root / tree.feat, ".pkl")
+    wavs, features = utterances(root / tree.wav, ".wav"), utterances(root / tree.feat, ".pkl")
+    speakers = len({utterance.partition("/")[0] for utterance in wavs})
     published = COUNTS[name]
-    words = f"{wavs:,} of {published.utterances:,} wavs, {speakers:,} of {published.speakers:,} speakers"
+    words = f"{len(wavs):,} of {published.utterances:,} wavs, {speakers:,} of {published.speakers:,} speakers"
     to_convert = sum(1 for _ in pending([root / tree.wav], delete=False))
-    words += f", {to_convert:,} m4a to convert" * bool(to_convert) + f", {features:,} features"
+    words += f", {to_convert:,} m4a to convert" * bool(to_convert) + f", {len(features):,} features"
     if to_convert:
         return State(tree.wav, words, CONVERT)
-    if wavs > features:
+    if len(wavs) > len(features):
         return State(tree.wav, words, FEATURES)
     return State(tree.wav, words, TRAIN if features and name in TRAINING_TREE.values() else None)
 
@@ -84,19 +84,10 @@ def check_list(row: TrialList, root: Path) -> State:
     """Tell whether a trial list is there, has the right form and VoxCeleb's length."""
     path = root / row.saved
     if not path.exists():
-        lacking = row.saved == TRIALS_NAME and any((root / TREES["vox1_test"].wav).glob("*/*/*.wav"))
+        lacking = row.saved == TRIALS_NAME and any(utterances(root / TREES["vox1_test"].wav, ".wav"))
         return State(row.saved, "not there", MAKE_TRIALS if lacking else None)
     try:
         found = count_trials(path)
     except UserError as error:
         return State(row.saved, str(error))
     return State(row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials))
-
-
-def _count(tree: Path, suffix: str) -> tuple[int, int]:
-    """Return the speakers and the files with a suffix of a tree."""
-    files = Counter()
-    for folder, _, names in os.walk(tree):
-        speaker = Path(folder).relative_to(tree).parts[:1]
-        files[speaker] += sum(name.endswith(suffix) for name in names)
-    return sum(count > 0 for count in files.values()), files.total()

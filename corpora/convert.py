@@ -1,7 +1,7 @@
 """Any audio file to what the pipeline reads, 16 kHz mono 16-bit wav, with FFmpeg's libraries inside the process."""
+
 import csv
 import functools
-import os
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
+import soundfile
 
 import console
 from configure import SAMPLE_RATE, TREES
 from console import UserError
-from files import remove_unfinished, replacing
+from files import is_folder, remove_unfinished_below, replacing, walk
 from parallel import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
@@ -28,6 +29,21 @@ class Failure(NamedTuple):
 
     path: str
     reason: str
+
+
+class Pair(NamedTuple):
+    """A recording and its wav, which may not be there yet."""
+
+    m4a: Path
+    wav: Path
+
+
+class Converted(NamedTuple):
+    """What was done about a recording."""
+
+    converted: bool = False
+    removed: bool = False  # the m4a
+    failure: Failure | None = None
 
 
 def decode(source: Path | BinaryIO) -> np.ndarray:
@@ -67,32 +83,33 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
     What cannot be decoded is listed in convert_errors.csv under `root` and the rest goes on; returns what to tell
     the user about that at the end, if anything.
     """
-    trees = [root / tree.wav for tree in TREES.values() if (root / tree.wav).is_dir()]
+    trees = [root / tree.wav for tree in TREES.values() if is_folder(root / tree.wav)]
     if not trees:
         raise UserError(f"{root}: holds no {' or '.join(t.wav for t in TREES.values())}; --extract makes them")
     for tree in trees:
-        remove_unfinished(tree)
+        remove_unfinished_below(tree)
     total = sum(1 for _ in pending(trees, delete))
-    convert, failures = functools.partial(_convert_beside, delete=delete), []
+    convert = functools.partial(_convert_beside, delete=delete)
+    failures, n_converted, n_removed = [], 0, 0
     with console.progress(total=total, unit="file", desc="convert") as bar:
-        for failure in unordered_map(convert, pending(trees, delete), workers):
+        for done in unordered_map(convert, pending(trees, delete), workers):
             bar.update()
-            if failure:
-                failures.append(failure)
-    print(f"{total - len(failures):,} m4a files converted")
+            n_converted += done.converted
+            n_removed += done.removed
+            if done.failure:
+                failures.append(done.failure)
+    print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
     return list_failures(root, failures)
 
 
-def pending(trees: list[Path], delete: bool) -> Iterator[Path]:
-    """Yield the m4a files without a wav beside them; with `delete` those with one too, which only need removing."""
+def pending(trees: list[Path], delete: bool) -> Iterator[Pair]:
+    """Yield the m4a files without a wav beside them; with `delete` those with one too, which is then checked."""
     for tree in trees:
-        for folder, subfolders, names in os.walk(tree):
-            subfolders.sort()
-            present = set(names)
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix == ".m4a" and (delete or f"{stem}.wav" not in present):
-                    yield Path(folder, name)
+        for folder in walk(tree):
+            wavs = dict(folder.having(".wav"))
+            for name, suffix in folder.having(".m4a"):
+                if delete or name not in wavs:
+                    yield Pair(tree / f"{name}{suffix}", tree / f"{name}{wavs.get(name, '.wav')}")
 
 
 def list_failures(root: Path, failures: list[Failure]) -> list[str]:
@@ -106,13 +123,27 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
 
 
-def _convert_beside(m4a: Path, delete: bool) -> Failure | None:
-    wav = m4a.with_suffix(".wav")
+def _convert_beside(pair: Pair, delete: bool) -> Converted:
+    """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first."""
+    m4a, wav = pair
     try:
-        if not wav.exists():
-            write_wav(wav, decode(m4a))
+        missing = not wav.exists()
+        samples = decode(m4a) if missing or delete else None
     except DecodeError as error:
-        return Failure(str(m4a), str(error))
+        return Converted(failure=Failure(str(m4a), str(error)))
+    to_write = missing or (delete and _length(wav) != len(samples))
+    if to_write:
+        write_wav(wav, samples)
     if delete:
         m4a.unlink()
-    return None
+    return Converted(to_write, delete)
+
+
+def _length(wav: Path) -> int:
+    """Return how many samples a wav really holds, as many as they would be at 16 kHz; 0 if it cannot be read."""
+    try:
+        with open(wav, "rb") as file:  # soundfile takes no name that is not UTF-8
+            header = soundfile.info(file)
+    except soundfile.SoundFileError:
+        return 0
+    return round(header.frames * SAMPLE_RATE / header.samplerate)

@@ -1,4 +1,5 @@
 """LibriSpeech (OpenSLR 12 and 31), free for all, laid out as VoxCeleb is: speaker/chapter/utterance."""
+
 import re
 import tarfile
 import zlib
@@ -14,7 +15,7 @@ from corpora.archives import is_spent, refuse_unsafe, spend
 from corpora.convert import DecodeError, Failure, decode, write_wav
 from corpora.download import Wanted, fetch, with_md5
 from corpora.sources import Source
-from files import remove_unfinished
+from files import remove_unfinished_below
 from parallel import unordered_map
 
 BASE = "https://www.openslr.org/resources"
@@ -55,7 +56,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     if is_spent(root, archive.name):
         return []
     tree = root / TREES["vox2_dev" if subset.startswith("train") else "vox1_test"].wav
-    remove_unfinished(tree)
+    remove_unfinished_below(tree)
     with (
         open(archive, "rb") as data,
         console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=subset) as bar,

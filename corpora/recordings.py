@@ -1,7 +1,7 @@
 """Anyone's own recordings into the wav tree, with a report of what is wrong with them."""
+
 import csv
 import hashlib
-import os
 import re
 import statistics
 from collections import Counter
@@ -15,7 +15,7 @@ import console
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE, TREES
 from console import UsageError, UserError
 from corpora.convert import DecodeError, decode, write_wav
-from files import remove_unfinished, replacing
+from files import remove_unfinished_below, replacing, walk
 from parallel import unordered_map
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"}
@@ -26,6 +26,7 @@ SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
 NAMELESS, UNREADABLE = "no speaker in its path", "unreadable"
+DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
 
 SpeakerOf = Callable[[PurePosixPath], str | None]
 
@@ -77,11 +78,11 @@ def import_folder(folder: Path, root: Path, split: str, rule: str, workers: int 
 
     Unreadable, silent and repeated recordings are left out; short and clipped ones are only reported, in
     import_report.csv under `root` and as a summary. Returns what to tell the user at the end: how many were
-    unreadable or without a speaker, if any.
+    unreadable, without a speaker or kept out by a damaged file in the tree, if any.
     """
-    tree = root / TREES[SPLITS[split]].wav
-    recordings = plan(find_recordings(folder, tree), folder, tree, speaker_finder(rule))
-    remove_unfinished(tree)
+    tree, speaker_of = root / TREES[SPLITS[split]].wav, speaker_finder(rule)
+    recordings = plan(find_recordings(folder, tree), folder, tree, speaker_of)
+    remove_unfinished_below(tree)
     findings = []
     with console.progress(total=len(recordings), unit="file", desc="import") as bar:
         for finding in unordered_map(examine, recordings, workers):
@@ -90,8 +91,11 @@ def import_folder(folder: Path, root: Path, split: str, rule: str, workers: int 
     findings = drop_repeated(sorted(findings))
     write_report(root / REPORT_NAME, findings)
     print(summary(findings))
-    lost = sum(finding.refused in (NAMELESS, UNREADABLE) for finding in findings)
-    return [f"{lost:,} recordings could not be imported; {root / REPORT_NAME} says which and why"] if lost else []
+    lost = [finding for finding in findings if finding.refused in (NAMELESS, UNREADABLE, DAMAGED)]
+    if not lost:
+        return []
+    first = f"{lost[0].source}: {lost[0].refused}" + f" ({lost[0].detail})" * bool(lost[0].detail)
+    return [f"{len(lost):,} recordings could not be imported, listed in {root / REPORT_NAME}; the first: {first}"]
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:
@@ -101,8 +105,7 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     inside, outside = tree.resolve(), folder.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise UserError(f"--import_dir {folder}: it and {tree} overlap; choose a --save_path apart from the recordings")
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    found = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    found = sorted(folder / f"{name}{suffix}" for place in walk(folder) for name, suffix in place.having(*SUFFIXES))
     if not found:
         raise UserError(f"--import_dir {folder}: holds no {', '.join(sorted(SUFFIXES))} file")
     return found
@@ -143,8 +146,11 @@ def examine(recording: Recording) -> Finding:
     level = np.abs(samples.astype(np.int32))
     if level.max() < SILENCE:
         return Finding(source, speaker, wav, seconds, refused="silent")
-    if wav.exists() and not np.array_equal(decode(wav), samples):
-        return Finding(source, speaker, wav, seconds, refused="another recording has its name", detail=str(wav))
+    try:
+        if wav.exists() and not np.array_equal(decode(wav), samples):
+            return Finding(source, speaker, wav, seconds, refused="another recording has its name", detail=str(wav))
+    except DecodeError as error:
+        return Finding(source, speaker, wav, seconds, refused=DAMAGED, detail=f"{wav}: {error}; remove it")
     write_wav(wav, samples)
     remarks = []
     if seconds < SHORT:

@@ -15,7 +15,7 @@ from console import UserError, warn
 from corpora.download import Wanted, fetch
 from corpora.sources import Source
 from corpora.voxceleb import TRIAL_LISTS
-from files import replacing
+from files import replacing, utterances
 
 RETRIES = 2  # a list may well be missing at a source: no long patience
 
@@ -86,7 +86,7 @@ def make_trials(root: Path, count: int, seed: int) -> None:
 
 def list_utterances(tree: Path) -> list[list[str]]:
     """Return the wavs of each speaker of a tree, as <speaker>/<video>/<utterance>.wav, sorted."""
-    wavs = sorted(path.relative_to(tree).as_posix() for path in tree.glob("*/*/*.wav"))
+    wavs = sorted(name + suffix for name, suffix in utterances(tree, ".wav").items())
     return [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
 
 

@@ -70,7 +70,10 @@ class TrainingEpisodes(Dataset):
 
     def __getitem__(self, at: tuple[int, int]) -> Episode:
         """Return episode (epoch, index)."""
-        speakers, rows, starts, query_frames = self._draw(at)
+        speakers, rows, rng = self._draw(at)
+        # A short query is the beginning of a full training window, so its start is drawn for the full window.
+        starts = rng.integers(n_starts(self._features.n_frames(rows), TRAIN_FRAMES))
+        query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
         k = self._n_shot
         return Episode(
             self._crops(rows[:k], starts[:k], TRAIN_FRAMES),
@@ -80,17 +83,13 @@ class TrainingEpisodes(Dataset):
 
     def names(self, at: tuple[int, int]) -> list[str]:
         """Return the utterances that episode (epoch, index) reads."""
-        _, rows, _, _ = self._draw(at)
+        _, rows, _ = self._draw(at)
         return [self._features.name(row) for row in rows.ravel()]
 
-    def _draw(self, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def _draw(self, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
         rng = np.random.default_rng([self._seed, *at])
         n = self._n_shot + self._n_query
-        speakers, rows = draw_utterances(self._features, self.eligible, self._n_way, n, rng)
-        # A short query is the beginning of a full training window, so its start is drawn for the full window.
-        starts = rng.integers(n_starts(self._features.n_frames[rows], TRAIN_FRAMES))
-        query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
-        return speakers, rows, starts, query_frames
+        return *draw_utterances(self._features, self.eligible, self._n_way, n, rng), rng
 
     def _crops(self, rows: np.ndarray, starts: np.ndarray, n_frames: int) -> torch.Tensor:
         crops = np.empty((*rows.shape, 1, N_MELS, n_frames), np.float32)

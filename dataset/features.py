@@ -26,11 +26,13 @@ BYTES_OPCODES = ((pickle.BINBYTES, "<I"), (pickle.BINBYTES8, "<Q"), (pickle.BYTE
 
 
 class Location(NamedTuple):
-    """Where the frames of a feature file are."""
+    """Where the frames of a feature file are, and what tells whether it is still that file."""
 
     n_frames: int
     offset: int  # of the first frame in the file; -1: not stored as plain bytes, read the file whole
-    itemsize: int  # 4 (float32) or 8 (float64)
+    itemsize: int  # 4 (float32) or 8 (float64); 0 where offset is -1
+    size: int  # bytes
+    changed: int  # modification time in ns
 
 
 def write_feature(path: Path, feat: np.ndarray, speaker: str) -> None:
@@ -71,7 +73,7 @@ def _checked(frames: np.ndarray, path: Path) -> np.ndarray:
 def locate(path: Path) -> Location:
     """Return where the frames of a feature file lie, reading only its ends."""
     with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size, _ = stamp = _stamp(os.fstat(file.fileno()))
         if size > MAX_BYTES:
             raise _refusal(path, f"larger than {MAX_BYTES >> 20} MiB")
         # The middle stays zero: the pickle's structure stands in the ends, its frames need not be read.
@@ -85,21 +87,39 @@ def locate(path: Path) -> Location:
     try:
         array = _parse(bytes(blob), path)
     except UserError:  # text protocols hold structure in the middle too
-        return Location(len(read_feature(path)), -1, 0)
-    return Location(array.shape[0], _raw_offset(blob, array), array.dtype.itemsize)
+        return Location(len(read_feature(path)), -1, 0, *stamp)
+    offset = _raw_offset(blob, array)
+    return Location(array.shape[0], offset, array.dtype.itemsize if offset >= 0 else 0, *stamp)
 
 
 def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarray:
-    """Return frames start..stop-1 (n, 40) float32 of the feature file that `where` was found in."""
-    if where.offset < 0:
-        return read_feature(path)[start:stop]
+    """Return frames start..stop-1 (n, 40) float32 of the feature file that `where` was found in.
+
+    UserError if the file has changed since.
+    """
     row = N_MELS * where.itemsize
     with _opened(path) as file:
+        if _stamp(os.fstat(file.fileno())) != (where.size, where.changed):
+            raise UserError(f"{path}: has changed while this run was reading the tree; run again")
+        if where.offset < 0:
+            return _checked(_parse(file.read(), path).values(), path)[start:stop]
         file.seek(where.offset + start * row)
         raw = file.read((stop - start) * row)
     if len(raw) != (stop - start) * row:
-        raise _refusal(path, "it is shorter than when the tree was indexed")
+        raise _refusal(path, "its frames end before the file says so")
     return _checked(np.frombuffer(raw, f"<f{where.itemsize}").reshape(-1, N_MELS), path)
+
+
+def is_current(path: Path, where: Location) -> bool:
+    """Tell whether a feature file is still the one that `where` was found in, by its size and modification time."""
+    try:
+        return _stamp(os.stat(path)) == (where.size, where.changed)
+    except OSError:
+        return False
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _raw_offset(blob: bytearray, array: StoredArray) -> int:

@@ -1,11 +1,14 @@
 """The index of feature trees: which speakers and utterances there are, and where their frames lie.
 
 Reading a million small files to learn their lengths takes minutes, so a tree's table is kept beside it in
-<tree>.index.npz (arrays only, no pickle) and refreshed whenever one of the tree's folders has changed.
+<tree>.index.npz (arrays only, no pickle) and refreshed whenever one of the tree's folders has changed. A file that is
+replaced leaves its folder's time as it was: its own size and time are compared before its length is first used, and
+whenever it is read.
 """
+
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +17,11 @@ import numpy as np
 import console
 import ranks
 from console import UserError
-from dataset.features import Location, locate, read_feature, read_frames
-from files import replacing
+from dataset.features import Location, is_current, locate, read_frames
+from files import is_folder, replacing, walk
 from parallel import unordered_map
 
-RACY_NS = 2 * 10**9  # a folder changed so shortly before it was listed may change again under the same time stamp
+RACY_NS = 2 * 10**9  # what changed so shortly before it was looked at may change again under the same time stamp
 PARALLEL_FROM = 2000  # files: below, starting worker processes costs more than it saves
 
 
@@ -26,9 +29,8 @@ class Table(NamedTuple):
     """One tree on disk, its utterances in the order of their names."""
 
     name: np.ndarray  # (U,) bytes, <speaker>/<video>/<utterance> without suffix
-    n_frames: np.ndarray  # (U,) int32
-    offset: np.ndarray  # (U,) int32, see dataset.features.Location
-    itemsize: np.ndarray  # (U,) int8
+    suffix: np.ndarray  # (U,) bytes, .pkl in the case that the file has
+    location: np.ndarray  # (U, 5) int64, rows of dataset.features.Location; changed is 0 where not to be relied on
     folder: np.ndarray  # (F,) bytes, every folder of the tree
     changed: np.ndarray  # (F,) int64, its modification time in ns when listed; 0: not to be relied on
 
@@ -40,12 +42,11 @@ class FeatureIndex:
         speakers: (C,) names, sorted.
         first, count: (C,) int64, the rows of speaker c are first[c] .. first[c] + count[c] - 1.
         speaker: (U,) int64, the speaker of each row.
-        n_frames: (U,) int32, the length of each utterance.
     """
 
     def __init__(self, trees: list[Path]):
         """Load the trees that exist; UserError if none holds a feature file."""
-        present = [tree for tree in trees if tree.is_dir()]
+        present = [tree for tree in trees if is_folder(tree)]
         with ranks.first_goes_first():  # the others find its table
             tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):
@@ -56,10 +57,10 @@ class FeatureIndex:
         self._trees = present
         self._names = names[order]
         self._tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])[order]
-        self.n_frames, self._offset, self._itemsize = (
-            np.concatenate([getattr(table, field) for table in tables])[order]
-            for field in ("n_frames", "offset", "itemsize")
+        self._suffix, self._location = (
+            np.concatenate([getattr(table, field) for table in tables])[order] for field in ("suffix", "location")
         )
+        self._checked = np.zeros(len(names), bool)  # rows whose file has been compared with its location
         speakers, self.first, self.speaker, self.count = np.unique(
             _speaker_of(self._names), return_index=True, return_inverse=True, return_counts=True
         )
@@ -74,7 +75,24 @@ class FeatureIndex:
 
     def path(self, row: int) -> Path:
         """Return the feature file of a row."""
-        return self._trees[self._tree[row]] / f"{self.name(row)}.pkl"
+        return self._trees[self._tree[row]] / os.fsdecode(self._names[row] + self._suffix[row])
+
+    def n_frames(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths (n,) int64 of rows (n,), those of files replaced since the tree was indexed found anew."""
+        for row in np.unique(rows[~self._checked[rows]]):
+            self._where(row)
+        return self._location[rows, 0]
+
+    def _where(self, row: int) -> Location:
+        """Return where a row's frames are, compared with its file once in this process."""
+        where = Location(*self._location[row].tolist())
+        if not self._checked[row]:
+            path = self.path(row)
+            if not is_current(path, where):
+                where = locate(path)
+                self._location[row] = where
+            self._checked[row] = True
+        return where
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """Return the rows (n,) of utterance names; UserError naming the first that is missing.
@@ -109,15 +127,18 @@ class FeatureIndex:
 
     def utterance(self, row: int) -> np.ndarray:
         """Return all frames (T, 40) of a row."""
-        return read_feature(self.path(row))
+        where = self._where(row)
+        return read_frames(self.path(row), where, 0, where.n_frames)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) of a row from `start` on, the utterance repeated end to end."""
-        n_frames = int(self.n_frames[row])
-        if start + length <= n_frames:
-            where = Location(n_frames, int(self._offset[row]), int(self._itemsize[row]))
+        """Return `length` frames (length, 40) of a row from `start` on, the utterance repeated end to end.
+
+        UserError if the file has changed since this process first asked for its length or frames.
+        """
+        where = self._where(row)
+        if start + length <= where.n_frames:
             return read_frames(self.path(row), where, start, start + length)
-        return self.utterance(row)[(start + np.arange(length)) % n_frames]
+        return self.utterance(row)[(start + np.arange(length)) % where.n_frames]
 
 
 def n_starts(n_frames: np.ndarray | int, length: int) -> np.ndarray | int:
@@ -159,13 +180,16 @@ def _read_table(stored: Path) -> Table | None:
 
 def _is_sound(table: Table) -> bool:
     """Tell whether a table read from a file is one that `_scan` could have made."""
-    kinds = "S", "i", "i", "i", "S", "i"
-    return (
-        all(column.ndim == 1 and column.dtype.kind == kind for column, kind in zip(table, kinds, strict=True))
-        and len(table.name) == len(table.n_frames) == len(table.offset) == len(table.itemsize)
-        and len(table.folder) == len(table.changed)
-        and bool((table.n_frames > 0).all() and (table.offset >= -1).all() and np.isin(table.itemsize, (0, 4, 8)).all())
-        and bool((table.name[:-1] < table.name[1:]).all())
+    u, f, columns = table.name.size, table.folder.size, [(column.dtype.kind, column.shape) for column in table]
+    if columns != [("S", (u,)), ("S", (u,)), ("i", (u, len(Location._fields))), ("S", (f,)), ("i", (f,))]:
+        return False
+    n_frames, offset, itemsize, _, changed = table.location.T
+    return bool(
+        (changed.dtype == np.int64)
+        and (n_frames > 0).all()
+        and (offset >= -1).all()
+        and np.isin(itemsize, (0, 4, 8)).all()
+        and (table.name[:-1] < table.name[1:]).all()
     )
 
 
@@ -183,39 +207,36 @@ def _unchanged(tree: Path, table: Table) -> np.ndarray:
 
 
 def _scan(tree: Path, old: Table | None) -> Table:
-    """Walk a tree; lengths of utterances in folders that are as they were come from the old table."""
-    names, folders = [], {}
-    for folder, modified, files in _walk(os.fsencode(tree)):
-        folders[folder] = modified
-        names += [os.path.join(folder, file[:-4]).replace(os.sep.encode(), b"/") for file in files]
-    names = np.array(sorted(names)) if names else np.zeros(0, "S1")
-    where = np.zeros((len(names), len(Location._fields)), np.int64)
+    """Walk a tree; locations of utterances in folders that are as they were come from the old table."""
+    found, folders = [], {}
+    for folder in walk(tree):
+        folders[os.fsencode(folder.name)] = _settled(folder.changed)
+        found += [(os.fsencode(name), os.fsencode(suffix)) for name, suffix in folder.having(".pkl")]
+    found.sort()
+    names, suffixes = (np.array([file[part] for file in found], bytes) for part in (0, 1))
+    if len(twice := names[1:][names[1:] == names[:-1]]):
+        raise UserError(f"{tree / os.fsdecode(twice[0])}: two files of one name, .pkl and .PKL; remove one of them")
+    location = np.zeros((len(names), len(Location._fields)), np.int64)
     if old is not None and len(old.name):
         settled = set(old.folder[_unchanged(tree, old)].tolist())
         at = np.searchsorted(old.name, names).clip(max=len(old.name) - 1)
         kept = (old.name[at] == names) & [os.path.dirname(name) in settled for name in names.tolist()]
-        where[kept] = np.stack([old.n_frames, old.offset, old.itemsize], axis=1)[at[kept]]
-    new = np.flatnonzero(where[:, 0] == 0)
-    paths = [(int(row), os.path.join(tree, os.fsdecode(names[row]) + ".pkl")) for row in new]
+        location[kept] = old.location[at[kept]]
+    new = np.flatnonzero(location[:, 0] == 0)
+    paths = [(int(row), tree / os.fsdecode(names[row] + suffixes[row])) for row in new]
     with console.progress(total=len(paths), unit="file", desc=f"indexing {tree.name}") as bar:
         located = unordered_map(_locate, paths, chunk=256) if len(paths) >= PARALLEL_FROM else map(_locate, paths)
-        for row, location in located:
-            where[row] = location
+        for row, where in located:
+            location[row] = where._replace(changed=_settled(where.changed))
             bar.update()
-    n_frames, offset, itemsize = where.T
-    folder, changed = np.array(list(folders)), np.array(list(folders.values()), np.int64)
-    return Table(names, n_frames.astype(np.int32), offset.astype(np.int32), itemsize.astype(np.int8), folder, changed)
+    return Table(names, suffixes, location, np.array(list(folders)), np.array(list(folders.values()), np.int64))
 
 
-def _locate(numbered: tuple[int, str]) -> tuple[int, Location]:
+def _settled(changed: int) -> int:
+    """Return a modification time in ns, 0 if it is so recent that it is not to be relied on."""
+    return changed if time.time_ns() - changed > RACY_NS else 0
+
+
+def _locate(numbered: tuple[int, Path]) -> tuple[int, Location]:
     row, path = numbered
-    return row, locate(Path(path))
-
-
-def _walk(tree: bytes) -> Iterator[tuple[bytes, int, list[bytes]]]:
-    """Yield every folder (relative to the tree), its modification time in ns or 0 if recent, and its features."""
-    for folder, _, files in os.walk(tree):
-        modified = os.stat(folder).st_mtime_ns
-        settled = modified if time.time_ns() - modified > RACY_NS else 0
-        features = [file for file in files if file.endswith(b".pkl") and not file.startswith(b".")]
-        yield os.path.relpath(folder, tree), settled, features
+    return row, locate(path)

@@ -8,9 +8,9 @@ Reads <save_path>/voxceleb2/dev/wav, voxceleb1/dev/wav and voxceleb1/test/wav, t
 folders beside them that configure.TREES names. A file that cannot be used is listed in feature_errors.csv
 under save_path and the rest goes on; the exit status is then 1.
 """
+
 import argparse
 import csv
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -28,7 +28,7 @@ from console import UserError  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
 from feat_extract.audio import read_recording  # noqa: E402
 from feat_extract.fbank import log_mel  # noqa: E402
-from files import locked, remove_unfinished, replacing  # noqa: E402
+from files import is_folder, locked, remove_unfinished_below, replacing, utterances  # noqa: E402
 from parallel import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
@@ -100,13 +100,13 @@ def begin(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
     """Return what find_jobs does, what a killed run left half-written removed."""
     jobs, n_done = find_jobs(root, trees)
     for tree in trees if jobs else []:
-        remove_unfinished(root / tree.feat)
+        remove_unfinished_below(root / tree.feat)
     return jobs, n_done
 
 
 def find_trees(root: Path) -> list[Tree]:
     """Return the wav trees below the data root."""
-    trees = [tree for tree in TREES.values() if (root / tree.wav).is_dir()]
+    trees = [tree for tree in TREES.values() if is_folder(root / tree.wav)]
     if not trees:
         places = ", ".join(tree.wav for tree in TREES.values())
         raise UserError(f"{root}: holds none of {places}; get data with dataprep.py or name its place by --save_path")
@@ -117,28 +117,18 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
     """Return the wavs of the trees that have no feature file yet, in order, and how many have one."""
     jobs, n_done = [], 0
     for tree in trees:
-        found = _names(root / tree.wav, ".wav")
-        encoded = _names(root / tree.wav, ".m4a") - found
+        found = utterances(root / tree.wav, ".wav")
+        encoded = utterances(root / tree.wav, ".m4a").keys() - found.keys()
         if encoded:
             console.warn(f"{root / tree.wav}: {len(encoded)} m4a files have no wav yet; run dataprep.py --convert")
-        todo = sorted(found - _names(root / tree.feat, ".pkl"))
+        todo = sorted(found.keys() - utterances(root / tree.feat, ".pkl").keys())
         n_done += len(found) - len(todo)
         for name in todo:
-            speaker = name.split(os.sep, 1)[0]
-            jobs.append(Job(f"{root / tree.wav / name}.wav", f"{root / tree.feat / name}.pkl", speaker))
+            speaker = name.partition("/")[0]
+            jobs.append(Job(f"{root / tree.wav / name}{found[name]}", f"{root / tree.feat / name}.pkl", speaker))
     if not jobs and not n_done:
         raise UserError(f"{root}: its wav folders hold no wav files; run dataprep.py --extract and --convert")
     return jobs, n_done
-
-
-def _names(tree: Path, suffix: str) -> set[str]:
-    """Return <speaker>/<video>/<utterance> of every file below the tree with the suffix; hidden ones are not ours."""
-    return {
-        os.path.relpath(os.path.join(folder, file), tree)[: -len(suffix)]
-        for folder, _, files in os.walk(tree)
-        for file in files
-        if file.endswith(suffix) and not file.startswith(".")
-    }
 
 
 def extract(job: Job) -> Outcome:

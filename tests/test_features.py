@@ -60,9 +60,11 @@ def test_a_crop_of_our_own_files_reads_only_its_frames(tmp_path: Path) -> None:
     write_feature(path, array(5000), "id1")
     where = locate(path)
     assert where.offset > 0
-    with open(path, "r+b") as file:  # wreck everything but frames 100..299
-        file.write(b"\0" * (where.offset + 100 * 160))
-        file.truncate(where.offset + 300 * 160)
+    with open(path, "r+b") as file:  # wreck everything but frames 100..299, in a file that still looks the same
+        file.write(b"\xff" * (where.offset + 100 * 160))
+        file.seek(where.offset + 300 * 160)
+        file.write(b"\xff" * (where.size - file.tell()))
+    os.utime(path, ns=(where.changed, where.changed))
     assert np.array_equal(read_frames(path, where, 100, 300), array(5000, "<f4")[100:300])
 
 

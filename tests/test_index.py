@@ -1,22 +1,28 @@
 import os
+import pickle
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
-from conftest import write_features
+import torch
+from conftest import run_script, write_features
 
 import dataset.index
+from configure import TREES, TRIALS_NAME
 from console import UserError
+from dataset.episodes import TrainingEpisodes
 from dataset.features import locate, write_feature
 from dataset.index import FeatureIndex, n_starts
 
 
 def settle(tree: Path) -> None:
-    """Date all folders back, as they are a while after extraction."""
+    """Date all files and folders back, as they are a while after extraction."""
     past = time.time() - 60
-    for folder, _, _ in os.walk(tree):
-        os.utime(folder, (past, past))
+    for path in (tree, *tree.rglob("*")):
+        os.utime(path, (past, past))
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def test_speakers_and_utterances_are_found_in_order(tree: Path) -> None:
     assert index.count.tolist() == [4, 4, 4] and index.first.tolist() == [0, 4, 8]
     names = [f"id00000/{name}" for name in ("v0/00000", "v0/00002", "v1/00001", "v1/00003")]
     assert [index.name(row) for row in range(4)] == names
-    assert index.n_frames[:4].tolist() == [230, 232, 231, 233]
+    assert index.n_frames(np.arange(4)).tolist() == [230, 232, 231, 233]
     assert index.speaker.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
@@ -99,16 +105,16 @@ def test_only_changed_folders_are_read_again(tree: Path, monkeypatch) -> None:
     index = FeatureIndex([tree])
     assert len(index) == 12
     assert {path.parent.relative_to(tree).as_posix() for path in located} == {"id00001/v0", "id00002/v1"}
-    assert index.n_frames[index.rows(["id00001/v0/new"])] == 250
+    assert index.n_frames(index.rows(["id00001/v0/new"])) == 250
 
 
 def test_a_folder_listed_right_after_a_change_is_not_relied_on(tree: Path) -> None:
     write_feature(tree / "id00001" / "v0" / "00000.pkl", np.ones((300, 40)), "id00001")
     stamp = os.stat(tree / "id00001" / "v0").st_mtime_ns
-    assert FeatureIndex([tree]).n_frames.max() == 300
+    assert FeatureIndex([tree]).n_frames(np.arange(12)).max() == 300
     write_feature(tree / "id00001" / "v0" / "00000.pkl", np.ones((400, 40)), "id00001")
     os.utime(tree / "id00001" / "v0", ns=(stamp, stamp))  # as on a file system with coarse time stamps
-    assert FeatureIndex([tree]).n_frames.max() == 400
+    assert FeatureIndex([tree]).n_frames(np.arange(12)).max() == 400
 
 
 def test_a_damaged_index_is_made_anew(tree: Path) -> None:
@@ -124,11 +130,68 @@ def test_a_tree_without_features_is_told(tmp_path: Path) -> None:
         FeatureIndex([tmp_path / "empty", tmp_path / "absent"])
 
 
-def test_a_file_that_shrank_after_indexing_is_told(tree: Path) -> None:
+def replace(path: Path, n_frames: int, value: float) -> np.ndarray:
+    """Write another utterance over a file, as cp and rsync --inplace do: its folder's time stays as it was."""
+    feat = np.full((n_frames, 40), value, np.float32)
+    feat[:, 0] = np.arange(n_frames)
+    before = path.parent.stat().st_mtime_ns
+    path.write_bytes(pickle.dumps({"feat": feat, "label": path.parts[-3]}, protocol=4))
+    assert path.parent.stat().st_mtime_ns == before
+    return feat
+
+
+def test_files_replaced_in_place_are_read_as_they_are_now(tree: Path, monkeypatch) -> None:
+    old = FeatureIndex([tree])
+    feats = {row: replace(old.path(row), n_frames, row) for row, n_frames in ((0, 500), (4, 150), (7, 233))}
+    index = FeatureIndex([tree])
+    located = count_located(monkeypatch)
+    assert index.n_frames(np.arange(12)).tolist() == [500, 232, 231, 233, 150, 232, 231, 233, 230, 232, 231, 233]
+    assert sorted(located) == [index.path(row) for row in feats]
+    for row, feat in feats.items():
+        assert np.array_equal(index.utterance(row), feat)
+        assert np.array_equal(index.crop(row, 100, 200), feat[(100 + np.arange(200)) % len(feat)])
+    assert np.array_equal(FeatureIndex([tree]).crop(0, 300, 200), feats[0][300:])  # without asking for lengths first
+
+
+def test_episodes_of_replaced_files_are_those_of_a_new_tree(tree: Path, tmp_path: Path) -> None:
+    old = FeatureIndex([tree])
+    for row in range(12):
+        replace(old.path(row), 190 + 40 * row, row)
+    shutil.copytree(tree, tmp_path / "new")
+    setting = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 1}
+    stale, fresh = (TrainingEpisodes(FeatureIndex([folder]), **setting) for folder in (tree, tmp_path / "new"))
+    for at in range(1, 6):
+        for ours, expected in zip(stale[1, at], fresh[1, at], strict=True):
+            assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("n_frames", [100, 231, 400])
+def test_a_file_that_changes_during_a_run_is_told(tree: Path, n_frames: int) -> None:
+    index = FeatureIndex([tree])
+    assert index.n_frames(np.array([5])) == 232
+    replace(index.path(5), n_frames, 3)
+    for read in (lambda: index.crop(5, 0, 50), lambda: index.utterance(5)):
+        with pytest.raises(UserError, match=f"{index.path(5).name}: has changed while this run was reading"):
+            read()
+
+
+def test_a_file_indexed_right_after_a_change_is_not_relied_on(tree: Path) -> None:
+    path = tree / "id00001/v0/00000.pkl"
+    feat = replace(path, 230, 5)
+    stamp = path.stat().st_mtime_ns
+    FeatureIndex([tree])
+    path.write_bytes(path.read_bytes().replace(feat.tobytes(), (feat + 1).tobytes()))
+    path.write_bytes(pickle.dumps({"label": "id00001", "feat": feat + 1}, protocol=4))  # same size, frames elsewhere
+    os.utime(path, ns=(stamp, stamp))  # as on a file system with coarse time stamps
+    index = FeatureIndex([tree])
+    assert np.array_equal(index.crop(int(index.rows(["id00001/v0/00000"])[0]), 0, 230), feat + 1)
+
+
+def test_a_file_that_shrank_is_told(tree: Path) -> None:
     index = FeatureIndex([tree])
     with open(index.path(5), "r+b") as file:
         file.truncate(2000)
-    with pytest.raises(UserError, match=f"{index.path(5).name}.*shorter"):
+    with pytest.raises(UserError, match=f"{index.path(5).name}: not a feature file"):
         index.crop(5, 0, 200)
 
 
@@ -144,3 +207,44 @@ def test_names_as_other_toolkits_write_them(tmp_path: Path) -> None:
         assert index.rows(forms).tolist() == [rows[name]] * len(forms)
     with pytest.raises(UserError, match=r"id1/s0/00002.wav: no such utterance .*\(1 of 2 missing\)"):
         index.rows([plain, "id1/s0/00002.wav", "id1/s0/00002.wav"])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Data of five training and three test speakers, indexed by a run 0, and then replaced in place."""
+    for name, n_speakers in (("vox2_dev", 5), ("vox1_test", 3)):
+        write_speech(tmp_path / "data" / TREES[name].feat, n_speakers, 0)
+        settle(tmp_path / "data" / TREES[name].feat)
+    names = [f"id{s:05d}/v/{u:05d}.wav" for s in range(3) for u in range(3)]
+    pairs = "".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names for b in names if a < b)
+    (tmp_path / "data" / TRIALS_NAME).write_text(pairs)
+    run_script("train.py", *TRAIN, "--max_epoch", 0, cwd=tmp_path)
+    run_script("EER_full.py", "--save_scores", "old.csv", cwd=tmp_path)
+    for name, n_speakers in (("vox2_dev", 5), ("vox1_test", 3)):
+        write_speech(tmp_path / name, n_speakers, 1)
+        for path in (tmp_path / name).rglob("*.pkl"):
+            shutil.copyfile(path, tmp_path / "data" / TREES[name].feat / path.relative_to(tmp_path / name))
+    return tmp_path
+
+
+TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --num_workers 1".split()
+
+
+def write_speech(tree: Path, n_speakers: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for s in range(n_speakers):
+        for u in range(3):
+            feat = rng.normal(10 * s, 5, (int(rng.integers(150, 400)), 40))
+            write_feature(tree / f"id{s:05d}" / "v" / f"{u:05d}.pkl", feat, f"id{s:05d}")
+
+
+def test_training_and_evaluation_of_replaced_files_are_those_of_a_new_tree(home: Path) -> None:
+    shutil.copytree(home / "data", home / "new", ignore=shutil.ignore_patterns("*.index.npz"))
+    scores, logs = [], []
+    for root, folder in (("data", 1), ("new", 2)):
+        run_script("EER_full.py", "--save_path", root, "--save_scores", f"{root}.csv", cwd=home)
+        run_script("train.py", *TRAIN, "--save_path", root, "--max_epoch", 1, "--n_folder", folder, cwd=home)
+        scores.append((home / f"{root}.csv").read_text())
+        logs.append(pandas.read_csv(home / "saved_model" / f"baseline_00{folder}" / "log.csv"))
+    assert scores[0] == scores[1] != (home / "old.csv").read_text()
+    assert logs[0]["loss"].tolist() == logs[1]["loss"].tolist()

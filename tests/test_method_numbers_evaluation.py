@@ -45,14 +45,14 @@ def test_short_test_is_the_papers(setting: Setting, features: FeatureIndex, monk
     assert len(trials.label) == 51 * 200 and trials.label.sum() == 51 * 100
     speaker = [name.split("/")[0] for name in trials.enrol]
     assert all(speaker.count(name) == 200 for name in set(speaker))
-    assert (enrol.start == 0).all() and (enrol.length == features.n_frames[enrol.row]).all()  # whole
+    assert (enrol.start == 0).all() and (enrol.length == features.n_frames(enrol.row)).all()  # whole
     assert [features.name(row) for row in enrol.row] == sorted({name.removesuffix(".wav") for name in trials.enrol})
     (test,) = tests.values()
     assert (test.length == 500).all()
-    assert (test.start >= 0).all() and (test.start + test.length <= features.n_frames[test.row]).all()
+    assert (test.start >= 0).all() and (test.start + test.length <= features.n_frames(test.row)).all()
     EER_short.main(["--test_length", "100"])
     (test,) = seen["tests"].values()
-    assert (test.length == 100).all() and (seen["enrol"].length == features.n_frames[enrol.row]).all()
+    assert (test.length == 100).all() and (seen["enrol"].length == features.n_frames(enrol.row)).all()
 
 
 def test_identification_is_the_papers(
@@ -83,7 +83,7 @@ def test_identification_is_the_papers(
     speaker = features.speaker[row]
     assert (speaker == speaker[:, :1]).all() and all(len(set(way)) == 50 for way in speaker[:, 0].tolist())
     assert all(len(set(rows)) == 6 for rows in row[0].T.tolist())  # different utterances
-    assert (start >= 0).all() and (start + length <= features.n_frames[row]).all()
+    assert (start >= 0).all() and (start + length <= features.n_frames(row)).all()
     # Windows are drawn one by one, over all starts: 31 to 36 of an enrolment, 431 to 436 of a test.
     assert len(np.unique(start[:, 0])) == 36 and len(np.unique(start[:, 1:])) == 436
     same_utterance = row[:, 1:] == row[0, 1, 0]

@@ -251,9 +251,11 @@ def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) ->
     sound = in_process(importlib.import_module("EER_full").main, FULL, home)
     table = dict(np.load(stored))
     hostile = [
-        table | {"n_frames": -table["n_frames"]},
-        table | {"n_frames": table["n_frames"][:3]},
-        table | {"offset": table["offset"] - 10**6},
+        table | {"location": -table["location"]},
+        table | {"location": table["location"][:3]},
+        table | {"location": table["location"][:, :3]},
+        table | {"location": table["location"] - [0, 10**6, 0, 0, 0]},
+        table | {"location": table["location"].astype(np.int32)},
         table | {"name": table["name"][::-1]},
         table | {"name": np.array([{}, []], object)},
         {"name": table["name"]},

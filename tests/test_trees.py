@@ -1,0 +1,159 @@
+"""Trees as people have them: folders linked from elsewhere or not to be listed, no videos, suffixes in capitals."""
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import run_script, voice, write_features, write_wavs
+
+from configure import TREES
+from console import UserError
+from dataset.index import FeatureIndex
+from files import remove_unfinished_below, utterances, walk
+from tests.archive_set import m4a, tone, tree
+
+TREE = TREES["vox1_test"]
+EXTRACT = ("feat_extract/feature_extraction.py", "--num_workers", 1)
+
+
+def elsewhere(path: Path, store: Path) -> None:
+    """Move a folder to a store, as to another disk, and leave a link in its place."""
+    store.mkdir(exist_ok=True)
+    shutil.move(path, store / path.name)
+    path.symlink_to(store / path.name, target_is_directory=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Seven speakers of two utterances; six of them are links, and one has a link to the tree itself."""
+    write_wavs(tmp_path / "data", "vox1_test", range(7), 2, seconds=0.5)
+    wavs = tmp_path / "data" / TREE.wav
+    for speaker in range(6):
+        elsewhere(wavs / f"id{speaker:05d}", tmp_path / "disk")
+    elsewhere(wavs / "id00006" / "video1", tmp_path / "disk")
+    (wavs / "id00006" / "back").symlink_to(wavs)
+    return tmp_path
+
+
+def names(speakers: int = 7) -> set[str]:
+    return {f"id{speaker:05d}/video{at}/{at:05d}" for speaker in range(speakers) for at in range(2)}
+
+
+def test_linked_folders_are_walked_and_loops_are_not(home: Path) -> None:
+    wavs = home / "data" / TREE.wav
+    assert utterances(wavs, ".wav") == dict.fromkeys(names(), ".wav")
+    assert [folder.name for folder in walk(wavs)][:3] == ["", "id00000", "id00000/video0"]
+    (home / "disk" / "id00003" / "up").symlink_to(home / "disk")  # holds the folder that it lies in, and others
+    assert utterances(wavs, ".wav").keys() > names()
+    assert not any("id00003/up/id00003" in folder.name for folder in walk(wavs))
+
+
+def test_every_script_follows_links(home: Path) -> None:
+    done = run_script(*EXTRACT, cwd=home)
+    assert "14 files written, 0 were there, 0 failed" in done.stdout
+    features = home / "data" / TREE.feat
+    elsewhere(features / "id00002", home / "feature_disk")
+    assert "0 files written, 14 were there" in run_script(*EXTRACT, cwd=home).stdout
+    told = run_script("dataprep.py", "--check", cwd=home).stdout
+    assert re.search(r"voxceleb1/test/wav +14 of 4,874 wavs, 7 of 40 speakers, 14 features", told)
+    index = FeatureIndex([features])
+    assert {index.name(row) for row in range(len(index))} == names()
+    run_script("dataprep.py", "--save_path", "imported", "--import_dir", f"data/{TREE.wav}", cwd=home)
+    imported = home / "imported" / TREES["vox2_dev"].wav
+    assert utterances(imported, ".wav").keys() == names()
+
+
+def test_conversion_follows_links_and_leaves_nothing_unfinished_behind_them(tmp_path: Path) -> None:
+    wavs = tmp_path / "data" / TREES["vox2_dev"].wav
+    for name in ("id1/v", "id2/v"):
+        (wavs / name).mkdir(parents=True)
+        (wavs / name / "a.M4A").write_bytes(m4a(tone(0.5, 1)))
+    (wavs / "id1/v/.a.wav.77.tmp").write_bytes(b"left by a killed run")
+    elsewhere(wavs / "id1", tmp_path / "disk")
+    assert run_script("dataprep.py", "--convert", cwd=tmp_path).stdout == "2 m4a files converted\n"
+    assert sorted(os.listdir(wavs / "id1/v")) == ["a.M4A", "a.wav"]
+
+
+def test_a_linked_tree_whose_disk_is_away_is_named(home: Path) -> None:
+    write_wavs(home / "data", "vox2_dev", range(2), 1, seconds=0.5)
+    elsewhere(home / "data" / "voxceleb2", home / "disk")
+    (home / "disk").rename(home / "away")
+    for script in (EXTRACT, ("dataprep.py", "--convert"), ("dataprep.py", "--check")):
+        done = run_script(*script, cwd=home, check=1)
+        assert re.search(r"data/(voxceleb2|\S+/id00000): cannot be read .*mounted", done.stderr), done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (home / "data" / TREE.feat).exists()
+
+
+@pytest.mark.parametrize("target", ["id00001", "nowhere"], ids=["to itself", "to nowhere"])
+def test_a_folder_that_cannot_be_listed_stops_the_run_and_nothing_is_stored(tmp_path: Path, target: str) -> None:
+    write_wavs(tmp_path / "data", "vox1_test", range(1), 1, seconds=0.5)
+    (tmp_path / "data" / TREE.wav / "id00001").symlink_to(target)
+    before = tree(tmp_path)
+    for script in (EXTRACT, ("dataprep.py", "--convert")):
+        done = run_script(*script, cwd=tmp_path, check=1)
+        assert "id00001: cannot be read" in done.stderr and done.stderr.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_that_fails_while_it_is_listed_is_not_missing_from_the_index(tmp_path: Path, monkeypatch) -> None:
+    write_features(tmp_path / "feat", 3, 2)
+    listed = os.scandir
+
+    def failing(path: str) -> object:
+        if path.endswith("id00001"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return listed(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", failing)
+        with pytest.raises(UserError, match="id00001: cannot be read .Input/output error"):
+            FeatureIndex([tmp_path / "feat"])
+    assert os.listdir(tmp_path) == ["feat"]
+    assert len(FeatureIndex([tmp_path / "feat"])) == 6
+
+
+def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -> None:
+    wavs = tmp_path / "data" / TREE.wav
+    for at, name in enumerate(("a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav")):
+        (wavs / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(wavs / name, voice(at, 0.5, at), 16000, subtype="PCM_16", format="WAV")
+    assert "4 files written" in run_script(*EXTRACT, cwd=tmp_path).stdout
+    told = run_script("dataprep.py", "--check", cwd=tmp_path).stdout
+    assert "4 of 4,874 wavs, 2 of 40 speakers, 4 features" in told
+    assert "--make_trials" in told
+    features = tmp_path / "data" / TREE.feat
+    (features / "a" / "1.pkl").rename(features / "a" / "1.PKL")
+    assert "0 files written, 4 were there" in run_script(*EXTRACT, cwd=tmp_path).stdout
+    index = FeatureIndex([features])
+    assert [index.name(row) for row in range(4)] == ["a/1", "a/2", "b/v/1", "b/v/2"]
+    rows = index.rows(["a/1.wav", "a/2.WAV"])
+    assert [np.isfinite(index.utterance(row)).all() for row in rows] == [True, True]
+
+
+def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox1_test", range(1), 1, seconds=0.5)
+    wav = tmp_path / "data" / TREE.wav / "id00000/video0/00000.wav"
+    shutil.copy(wav, wav.with_suffix(".WAV"))
+    done = run_script(*EXTRACT, cwd=tmp_path, check=1)
+    assert "video0/00000.WAV and .wav: two files of one name" in done.stderr and done.stderr.count("\n") == 1
+    write_features(tmp_path / "feat", 1, 1)
+    shutil.copy(tmp_path / "feat/id00000/v0/00000.pkl", tmp_path / "feat/id00000/v0/00000.PKL")
+    with pytest.raises(UserError, match="id00000/v0/00000: two files"):
+        FeatureIndex([tmp_path / "feat"])
+
+
+def test_hidden_files_and_hidden_links_to_nowhere_are_no_utterances(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in (".x.wav", ".hidden.1.tmp", "x.wav"):
+        (tmp_path / "a" / name).touch()
+    (tmp_path / "a" / ".#x.wav").symlink_to("someone@host.1234")  # Emacs' mark of an open file
+    assert utterances(tmp_path, ".wav") == {"a/x": ".wav"}
+    remove_unfinished_below(tmp_path)
+    assert sorted(os.listdir(tmp_path / "a")) == [".#x.wav", ".x.wav", "x.wav"]
+    assert utterances(tmp_path / "absent", ".wav") == {}
