@@ -164,8 +164,14 @@ def test_the_two_losses_are_means_of_cross_entropies_with_weights_one_and_one() 
 def test_the_network_begins_as_the_method_says() -> None:
     torch.manual_seed(0)
     encoder, objective = Encoder(), Objective("softmax", False, 5994, 256)
-    n_parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    assert 5.3e6 < n_parameters < 5.5e6
+    stages = [getattr(encoder.trunk, f"layer{stage}") for stage in (1, 2, 3, 4)]
+    assert [len(stage) for stage in stages] == [3, 4, 6, 3]
+    assert [stage[0].conv1.out_channels for stage in stages] == [32, 64, 128, 256]
+    assert [stage[0].conv1.stride[0] for stage in stages] == [1, 2, 2, 2]
+    first = encoder.trunk.conv1
+    assert (first.out_channels, first.kernel_size, first.stride, first.padding) == (32, (7, 7), (1, 1), (3, 3))
+    assert encoder.trunk(torch.zeros(1, 1, 40, 200)).shape == (1, 256, 5, 25)  # no max-pooling
+    assert 5.3e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 5.5e6
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             k, channels = module.kernel_size[0], module.out_channels
