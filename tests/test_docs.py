@@ -150,6 +150,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path
     names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in range(30, 34) for u in range(7)]
     trials = [f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names[::2] for b in names[1::2]]
     (home / "data" / TRIALS_NAME).write_text("".join(trials))
+    write_lists(home, [trial.split() for trial in trials])
     for at, name in enumerate([*RECORDINGS, *(f"recordings/{s}/{i}/1.wav" for s in ("train", "test") for i in "123")]):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(home / name, voice(at, 1.5, at), 16000)
@@ -162,6 +163,21 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path
     torch.save({"epoch": 101, "state_dict": state, "optimizer": {}}, published)
     shutil.rmtree(home / "runs")
     return home
+
+
+def write_lists(home: Path, trials: list[list[str]]) -> None:
+    """Write the lists of other forms that docs/evaluation.md names, of the trials (label, enrolment, test)."""
+    speakers = sorted({enrol.split("/")[0] for _, enrol, _ in trials})
+    rows = {
+        "labels_last.txt": [
+            f"{enrol} {test} {'nontarget target'.split()[int(label)]}" for label, enrol, test in trials
+        ],
+        "unlabelled.txt": [f"{enrol} {test}" for _, enrol, test in trials],
+        "model_trials.txt": [f"{label} {enrol.split('/')[0]} {test}" for label, enrol, test in trials],
+        "models.txt": [f"{s} {s}/video0/00000.wav {s}/video0/00002.wav" for s in speakers],
+    }
+    for name, lines in rows.items():
+        (home / name).write_text("\n".join(dict.fromkeys(lines)) + "\n")
 
 
 @pytest.fixture
