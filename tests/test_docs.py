@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,9 @@ def carry_out(command: Command) -> None:
         case ["torchrun", *words]:
             launched = torchrun_parser().parse_args(words)
             script(launched.training_script).parse_args(launched.training_script_args)
+        case ["python", "-m", "pytest", *flags]:  # --help comes after pytest has parsed the flags
+            subprocess.run([sys.executable, "-m", "pytest", *flags, "--help"], check=True, stdout=subprocess.DEVNULL)
+            assert all((PROJECT / flag.partition("::")[0]).exists() for flag in flags if flag.startswith("tests"))
         case ["python", "-m", module, *flags]:
             importlib.import_module(module).parse_args(flags)
         case ["python", name, *flags] if run:
