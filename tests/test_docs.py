@@ -112,9 +112,11 @@ def carry_out(command: Command) -> None:
         case ["torchrun", *words]:
             launched = torchrun_parser().parse_args(words)
             script(launched.training_script).parse_args(launched.training_script_args)
-        case ["python", "-m", "pytest", *flags]:  # --help comes after pytest has parsed the flags
-            subprocess.run([sys.executable, "-m", "pytest", *flags, "--help"], check=True, stdout=subprocess.DEVNULL)
-            assert all((PROJECT / flag.partition("::")[0]).exists() for flag in flags if flag.startswith("tests"))
+        case ["python", "-m", "pytest", *flags]:  # parsed where there is nothing to collect, which is status 5
+            paths = [flag for flag in flags if flag.startswith("tests")]
+            assert all((PROJECT / path.partition("::")[0]).exists() for path in paths)
+            flags = ["-c", str(PROJECT / "pyproject.toml"), *(flag for flag in flags if flag not in paths)]
+            assert subprocess.run([sys.executable, "-m", "pytest", *flags, "--collect-only"]).returncode == 5
         case ["python", "-m", module, *flags]:
             importlib.import_module(module).parse_args(flags)
         case ["python", name, *flags] if run:
