@@ -107,9 +107,10 @@ def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> lis
 
 def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
     quotas = _spread(rng, count, [math.comb(len(names), 2) for names in speakers], "target")
-    drawn = [
-        rng.sample(list(itertools.combinations(names, 2)), quota) for names, quota in zip(speakers, quotas, strict=True)
-    ]
+    drawn = []
+    for names, quota in zip(speakers, quotas, strict=True):
+        couples = (_couple(at, len(names)) for at in rng.sample(range(math.comb(len(names), 2)), quota))
+        drawn.append([(names[a], names[b]) for a, b in couples])
     return _shuffled(rng, drawn)
 
 

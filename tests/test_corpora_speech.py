@@ -1,4 +1,5 @@
 """Decoding, LibriSpeech's layout, anyone's recordings and drawn trial lists."""
+
 import csv
 import hashlib
 import io
@@ -15,6 +16,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configure import TREES, TRIALS_NAME
 from console import UserError
 from corpora.convert import decode
 from corpora.trial_lists import draw_trials
@@ -60,6 +62,7 @@ def librispeech(folder, subset, speakers, broken=False):
     """Write the archive of a subset; return its samples by the wav's path in the tree."""
     samples, path = {}, folder / f"{subset}.tar.gz"
     with tarfile.open(path, "w:gz") as out:
+
         def add(name, content):
             member = tarfile.TarInfo(f"LibriSpeech/{name}")
             member.size = len(content)
@@ -208,6 +211,30 @@ def test_drawn_trials_are_even_over_speakers():
     speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
     targets = [a.split("/")[0] for a, _ in draw_trials(speakers, 80, 0)[::2]]
     assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
+
+
+def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path):
+    wav_tree = tmp_path / "root" / TREES["vox1_test"].wav
+    wavs = {f"{speaker}/{name}" for speaker in "abc" for name in ("1.wav", "2.WAV", "v/1.wav")}
+    for name in wavs:
+        (wav_tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (wav_tree / name).touch()
+    (wav_tree / "b").rename(tmp_path / "b")
+    (wav_tree / "b").symlink_to(tmp_path / "b")
+    run("--save_path", tmp_path / "root", "--make_trials", "18")  # all nine targets that there are
+    lines = [line.split() for line in (tmp_path / "root" / TRIALS_NAME).read_text().splitlines()]
+    assert {name for _, *sides in lines for name in sides} == wavs
+    assert [label for label, *_ in lines] == ["1", "0"] * 9
+    assert all((a[0] == b[0]) == (label == "1") for label, a, b in lines)
+
+
+def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple():
+    speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million couples of one speaker's
+    tracemalloc.start()
+    trials = draw_trials(speakers, 200, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6 and len({name for pair in trials[::2] for name in pair}) > 180
 
 
 def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple():

@@ -37,6 +37,12 @@ def test_any_length_equals_python_speech_features(n_samples: int) -> None:
     assert_close(log_mel(samples), oracle(samples))
 
 
+def test_silence_lies_at_the_floor() -> None:
+    samples = voice(1, 1, seed=3)
+    samples[:8000] = 0
+    assert_close(log_mel(samples), oracle(samples))  # the mean over time holds the floor
+
+
 def test_float_samples_are_taken_on_the_same_scale() -> None:
     samples = voice(2, 1, seed=0)
     assert np.array_equal(log_mel(samples), log_mel(samples.astype(np.float64)))
