@@ -23,19 +23,17 @@ import logbook
 import ranks
 import runtime
 from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
-from configure import EVALUATION_TREES, TRAINING_TREE, TREES, save_root
+from configure import TRAINING_TREE, TREES, save_root
 from console import UsageError, UserError
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
-from dataset.trials import read_trials
 from files import locked, remove_unfinished
 from loss import LOSS_TYPES, Objective, Terms
-from metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
 from saver import Saver, set_later_aside
 from training import EpisodeLoss, EpochResult, Run
-from verification import Segments, score
+from validation import Validation
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -115,9 +113,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train(
-    run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: "Validation | None"
-) -> None:
+def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: Validation | None) -> None:
     """Train until --max_epoch: each epoch a row of log.csv, a checkpoint and, if it is due, a validation."""
     facts = {"speakers": speakers, "data_type": args.data_type}
     if args.max_epoch == 0:
@@ -198,21 +194,6 @@ def describe(
         kinds.append(("global", len(features.speakers)))
     for kind, n_classes in kinds:
         print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
-
-
-class Validation:
-    """Scores a trial list's EER with the encoder as it is."""
-
-    def __init__(self, trials: Path, root: Path, compute: runtime.Compute):
-        self._trials, self._compute = read_trials(trials), compute
-        self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
-        sides = self._trials.enrol, self._trials.test
-        self._enrol, self._test = (Segments.whole(self._features, self._features.rows(side)) for side in sides)
-
-    def __call__(self, encoder: Encoder) -> float:
-        """Return the EER (fraction)."""
-        scores = score(encoder.folded(), self._features, self._enrol, self._test, self._compute)
-        return verification_metrics(scores, self._trials.label).eer
 
 
 def describe_terms(terms: Terms) -> str:
