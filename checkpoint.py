@@ -52,9 +52,7 @@ class Checkpoint:
             if layout.depths == depths and (layout.block is Bottleneck) == bottleneck:
                 return name
         found = ", ".join(list(self.state_dict)[:3])
-        raise ValueError(
-            f"its parameters ({found}, ...) are of none of {', '.join(BACKBONES)}, such as pretrained.conv1"
-        )
+        raise ValueError(f"its parameters ({found}, ...) are of none of {', '.join(BACKBONES)}")
 
     @property
     def class_vectors(self) -> Tensor | None:
@@ -111,10 +109,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         content = {"epoch": 0, "state_dict": content}  # a state_dict by itself
     if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
-        found = (
-            f"it holds {', '.join(map(str, content))}"[:200] if isinstance(content, dict) else type(content).__name__
-        )
-        raise UserError(f"{path}: not a checkpoint: no state_dict of weights in it ({found})")
+        found = ", ".join(map(str, content))[:200] if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: not a checkpoint: no state_dict of weights in it (it holds: {found})")
     try:
         return _checked({"epoch": 0} | content)
     except Exception as error:

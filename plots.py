@@ -57,11 +57,9 @@ def main(argv: list[str]) -> None:
     figure = draw({as_text(name): path for name, path in args.inputs})
     drawn = "".join(text.get_text() for text in figure.findobj(Text))
     if lacking := use_fonts_for(drawn):
-        console.warn(
-            f"no installed font has the letters {lacking}: boxes stand for them; install one, Noto for instance"
-        )
+        console.warn(f"no installed font has the letters {lacking}: they are drawn as boxes; install one, such as Noto")
     with replacing(args.output) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")  # a line for each such letter
+        warnings.simplefilter("ignore", UserWarning)  # matplotlib's own, one for each such letter
         figure.savefig(temporary, format=args.output.suffix[1:], dpi=DPI, bbox_inches="tight")
     print(f"{args.output}: {args.picture}")
 

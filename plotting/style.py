@@ -29,7 +29,7 @@ def as_text(name: str) -> str:
 
 def use_fonts_for(text: str) -> str:
     """Let pictures fall back to installed fonts for letters that the default font lacks; return those no font has."""
-    lacking = {letter for letter in text if letter.isprintable()} - _letters_of(font_manager.findfont("DejaVu Sans"))
+    lacking = {letter for letter in text if not letter.isspace()} - _letters_of(font_manager.findfont("DejaVu Sans"))
     families = ["DejaVu Sans"]
     for font in font_manager.fontManager.ttflist if lacking else []:
         if font.name.startswith("Last Resort"):  # comes with matplotlib and has a box for every letter

@@ -61,8 +61,8 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
     state = some(1).state_dict
     lacking = {name: value for name, value in state.items() if name != "fc1"}
     cases = {
-        "model": ({"model": state}, "no state_dict of weights in it .it holds model"),
-        "list": ([1], "no state_dict of weights in it .list"),
+        "model": ({"model": state}, "no state_dict of weights in it .it holds: model"),
+        "list": ([1], "no state_dict of weights in it .it holds: list"),
         "other": ({"conv1.weight": torch.zeros(3)}, "its parameters .conv1.weight, .* are of none of .*resnet34"),
         "lacking": (lacking, "it lacks 1 of its parameters: fc1"),
         "more": (state | {"head.bias": torch.zeros(3)}, "it has, and this encoder has not, 1 .*: head.bias"),
