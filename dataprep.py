@@ -19,6 +19,7 @@ What is there, and what to do next:
 
 Every step skips what is done, and continues where it stopped after an interruption of any kind.
 """
+
 import argparse
 import getpass
 from pathlib import Path
@@ -142,6 +143,8 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
         raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
     key, password = secret("--key", args.key), secret("--password", args.password)
     source = sources.voxceleb_source(args.source, key, args.user, password)
+    for archive in chosen:
+        archives.refuse_lost(root, archive.name, archive.tree)
     lacking = [a for a in chosen if not (archives.is_spent(root, a.name) or a.complete(root))]
     wanted = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
     download.fetch(wanted, source, root, args.jobs, args.retries)

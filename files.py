@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,13 +156,18 @@ def remove_unfinished_below(tree: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience: float = 0) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; UserError with the owner's process and host if another does.
+
+    `patience` is for how many seconds to wait for the other first.
 
     The lock is the operating system's and ends with its process, however that dies; the file stays and means nothing.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
-        if not _try_lock(file):
+        until = time.monotonic() + patience
+        while not (held := _try_lock(file)) and time.monotonic() < until:
+            time.sleep(0.01)
+        if not held:
             file.seek(0)
             process, _, host = file.read(300).strip().partition(" ")
             raise UserError(

@@ -13,6 +13,7 @@ The checkpoint is the newest of saved_model/baseline_000 unless --checkpoint, --
 Decisions are taken at --threshold or, without it, at the threshold of EER_full.py's last evaluation of the checkpoint:
 the EER's for a pair, a higher one among several enrolled speakers, with whom an unknown voice has more chances.
 """
+
 import argparse
 import csv
 import json
@@ -83,10 +84,12 @@ def enroll(args: argparse.Namespace) -> None:
     """Add recordings to a speaker's voice file, which is made if need be."""
     path = voices.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
-    voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
-    voices.check_owner(voice, recognizer.digest)
-    voice = voice.extended(recognizer.embed_utterances(_read(args.files)), args.files)
-    voices.save_voice(args.voices, voice)
+    embeddings = recognizer.embed_utterances(_read(args.files))
+    with voices.changing(args.voices):
+        voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
+        voices.check_owner(voice, recognizer.digest)
+        voice = voice.extended(embeddings, args.files)
+        voices.save_voice(args.voices, voice)
     print(f"{voice} enrolled")
 
 
@@ -101,7 +104,8 @@ def remove(args: argparse.Namespace) -> None:
     path = voices.voice_path(args.voices, args.name)
     if not path.exists():
         raise UserError(f"{args.name}: not enrolled in {args.voices}")
-    path.unlink()
+    with voices.changing(args.voices):
+        path.unlink(missing_ok=True)
     print(f"{args.name}: removed")
 
 

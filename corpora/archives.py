@@ -8,7 +8,8 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +18,10 @@ import console
 from configure import TREES
 from console import UserError
 from corpora.voxceleb import Archive
-from files import check_room, remove_unfinished_below, replacing
+from files import check_room, remove_unfinished_below, replacing, utterances
 
 BLOCK = 1 << 20  # bytes read at a time
-SPENT_SUFFIX = ".extracted"  # on an empty file: the archive so named was extracted, then removed
+SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed
 
 
 class JoinedFile(io.RawIOBase):
@@ -105,23 +106,30 @@ def place(archive: Archive, root: Path, member: zipfile.ZipInfo) -> Path:
     return root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)
 
 
+def recordings(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the members that belong in the wav tree; UserError if there are none."""
+    members = [m for m in opened.infolist() if m.filename.startswith(archive.inside) and not m.is_dir()]
+    if not members:
+        raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
+    return members
+
+
 def find_missing(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Return the members that are not whole in the wav tree yet.
 
     A wav beside a member's place stands for it: --delete_m4a has removed what it was made from.
     """
-    members = [m for m in opened.infolist() if m.filename.startswith(archive.inside) and not m.is_dir()]
-    if not members:
-        raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
-    return [m for m in members if not _is_whole(place(archive, root, m), m.file_size)]
+    return [m for m in recordings(archive, root, opened) if not _is_whole(place(archive, root, m), m.file_size)]
 
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
-    """Extract those of the archives that are in `root`; UserError if none is."""
+    """Extract those of the archives that are in `root`; UserError if none is, or what was extracted is lost."""
     here = [archive for archive in archives if is_spent(root, archive.name) or archive.present(root)]
     if not here:
         names = ", ".join(archive.name for archive in archives)
         raise UserError(f"{root}: holds none of {names}, nor their parts; --download fetches them")
+    for archive in here:
+        refuse_lost(root, archive.name, archive.tree)
     for archive in here:
         extract(archive, root, delete)
 
@@ -140,21 +148,49 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
                 _check_md5(archive, root, data)
                 remove_unfinished_below(root / TREES[archive.tree].wav)
                 _write_members(archive, root, opened, missing)
+            names = [m.filename.removeprefix(archive.inside) for m in recordings(archive, root, opened)]
         print(f"{archive.name}: {len(missing):,} files extracted")
+        if delete:
+            note_spent(root, archive.name, names)
     if delete:
-        spend(root, archive.name, archive.present(root))
+        for part in archive.present(root):
+            part.unlink()
 
 
 def is_spent(root: Path, name: str) -> bool:
-    """Tell whether an archive was extracted and then removed."""
+    """Tell whether an archive was extracted and then removed, perhaps not to its last part."""
     return (root / (name + SPENT_SUFFIX)).exists()
 
 
-def spend(root: Path, name: str, files: list[Path]) -> None:
-    """Remove an extracted archive's files; what says so is written first, so that they are never fetched again."""
-    (root / (name + SPENT_SUFFIX)).touch()
-    for file in files:
-        file.unlink()
+def note_spent(root: Path, name: str, given: Iterable[str]) -> None:
+    """Write down that an archive may be removed and need not be fetched again.
+
+    `given` are the files that it gave, <speaker>/..., of which the note keeps how many each speaker has.
+    """
+    counts = Counter(file.partition("/")[0] for file in given)
+    with replacing(root / (name + SPENT_SUFFIX), durable=True) as note:
+        lines = "".join(f"{speaker} {count}\n" for speaker, count in counts.items())
+        note.write_text(lines, encoding="utf-8", errors="surrogateescape")
+
+
+def refuse_lost(root: Path, name: str, tree: str) -> None:
+    """Raise UserError if an archive was removed and the wav tree has lost of what it gave; say how to get that again.
+
+    Notes of earlier versions are empty: after these a tree is lost if it holds nothing.
+    """
+    if not is_spent(root, name):
+        return
+    note, wavs = root / (name + SPENT_SUFFIX), root / TREES[tree].wav
+    here = utterances(wavs, ".wav").keys() | utterances(wavs, ".m4a").keys()
+    held = Counter(utterance.partition("/")[0] for utterance in here)
+    lines = note.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    given = [line.rpartition(" ") for line in lines]
+    lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given if count.isdigit())
+    if lost or not here:
+        raise UserError(
+            f"{name}: was extracted and removed, and {f'{lost:,}' if lost else 'all'} of its files are no longer in "
+            f"{wavs}; remove {note} to have it fetched again, or leave it out (--parts)"
+        )
 
 
 def _is_whole(path: Path, size: int) -> bool:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from console import UserError
-from corpora.archives import find_missing, is_spent, open_zip
+from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.convert import pending
 from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.trial_lists import count_trials
@@ -47,6 +47,10 @@ def report(root: Path, archives: list[Archive]) -> None:
 def check_archive(archive: Archive, root: Path) -> State:
     """Tell which parts of an archive are there and whether its members are in the tree."""
     if is_spent(root, archive.name):
+        try:
+            refuse_lost(root, archive.name, archive.tree)
+        except UserError as error:
+            return State(archive.name, str(error).removeprefix(f"{archive.name}: "))
         return State(archive.name, "extracted and removed")
     if not archive.complete(root):
         here = sum((root / part).exists() for part in archive.parts)

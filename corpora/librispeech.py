@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import console
 from configure import TREES
 from console import UserError
-from corpora.archives import is_spent, refuse_unsafe, spend
+from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
 from corpora.convert import DecodeError, Failure, decode, write_wav
 from corpora.download import Wanted, fetch, with_md5
 from corpora.sources import Source
@@ -52,23 +52,26 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     Train subsets go to the training tree, dev and test subsets to the evaluation tree. The recordings go from the
     archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
     """
-    archive = root / archive_name(subset)
+    archive, part = root / archive_name(subset), "vox2_dev" if subset.startswith("train") else "vox1_test"
     if is_spent(root, archive.name):
+        refuse_lost(root, archive.name, part)
         return []
-    tree = root / TREES["vox2_dev" if subset.startswith("train") else "vox1_test"].wav
+    tree = root / TREES[part].wav
+    given: list[str] = []
     remove_unfinished_below(tree)
     with (
         open(archive, "rb") as data,
         console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=subset) as bar,
     ):
-        done = unordered_map(_convert, _read_members(data, archive, tree), workers)
+        done = unordered_map(_convert, _read_members(data, archive, tree, given), workers)
         failures = []
         for failure in done:
             bar.update(data.tell() - bar.n)
             if failure:
                 failures.append(failure)
     if delete and not failures:
-        spend(root, archive.name, [archive])
+        note_spent(root, archive.name, given)
+        archive.unlink()
     print(f"{subset}: extracted")
     return failures
 
@@ -90,16 +93,18 @@ def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str
     return {name: md5 for md5, name in rows}
 
 
-def _read_members(data: BinaryIO, archive: Path, tree: Path) -> Iterator[Member]:
-    """Yield the recordings whose wav is not there yet, in the archive's order; memory does not grow."""
+def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -> Iterator[Member]:
+    """Yield the recordings whose wav is not there yet, in the archive's order; put the names of all into `given`."""
     try:
         with tarfile.open(fileobj=data, mode="r|gz") as opened:
             for member in opened:
                 refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
                 place = PurePosixPath(*PurePosixPath(member.name).parts[-3:])
                 wav = tree / place.with_suffix(".wav")
-                if place.suffix == ".flac" and not wav.exists():
-                    yield Member(f"{archive}: {member.name}", opened.extractfile(member).read(), wav)
+                if place.suffix.lower() == ".flac":
+                    given.append(str(place))
+                    if not wav.exists():
+                        yield Member(f"{archive}: {member.name}", opened.extractfile(member).read(), wav)
                 opened.members = []  # tarfile keeps every header otherwise
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None

@@ -1,6 +1,8 @@
 """The voices of enrolled speakers: one small file each, NAME.npz, holding arrays only and tied to a checkpoint."""
+
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,10 +10,12 @@ import numpy as np
 
 import console
 from console import UserError
-from files import replacing
+from files import locked, replacing
 from model.encoder import EMBEDDING_SIZE
 
 SUFFIX = ".npz"
+LOCK_NAME = ".voices.lock"  # held by the one run that is changing a voice of the folder
+PATIENCE = 60  # seconds to wait for it; a change takes milliseconds
 UNKNOWN = "unknown"  # the answer for a voice of nobody enrolled, so nobody may be called that
 MAX_NAME = 100  # characters
 SAME_RECORDING = 1 - 1e-6  # cosine from which two embeddings are of one recording
@@ -63,6 +67,14 @@ def save_voice(folder: Path, voice: Voice) -> None:
     """Write a voice to its file, whole or not at all."""
     with replacing(voice_path(folder, voice.name)) as temporary, open(temporary, "wb") as file:
         np.savez(file, embeddings=voice.embeddings, files=voice.files, checkpoint=np.array(voice.digest))
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Make the folder and let no other run change a voice in it while the block reads one and saves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_NAME, patience=PATIENCE):
+        yield
 
 
 def load_voice(path: Path) -> Voice:

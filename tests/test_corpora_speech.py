@@ -110,6 +110,22 @@ def test_librispeech_goes_into_the_tree(tmp_path):
     assert {path: before[path] for path in before if path.endswith(".wav")} == tree(root, ".wav")
 
 
+def test_librispeech_lost_after_its_archive_is_told(tmp_path):
+    served, root = tmp_path / "served", tmp_path / "root"
+    (served / "31").mkdir(parents=True)
+    librispeech(served / "31", "dev-clean-2", (21, 22))
+    with Mirror(served) as mirror:
+        command = ("--save_path", root, "--librispeech", "dev-clean-2", "--make_trials", "10", "--delete_archives",
+                   "--librispeech_url", mirror.url)  # fmt: skip
+        assert run(*command).returncode == 0 and run(*command).returncode == 0
+        shutil.rmtree(root / "voxceleb1/test/wav/21")
+        output = run(*command)
+        assert output.returncode == 1 and output.stderr.count("\n") == 1
+        assert "6 of its files are no longer in" in output.stderr
+        (root / "dev-clean-2.tar.gz.extracted").unlink()
+        assert run(*command).returncode == 0 and len(tree(root, ".wav")) == 12
+
+
 def test_librispeech_with_a_broken_recording_or_archive(tmp_path):
     served, root = tmp_path / "served", tmp_path / "root"
     (served / "12").mkdir(parents=True)
@@ -171,6 +187,23 @@ def test_import_reports_and_keeps_the_originals(recordings, tmp_path):
     assert run(*command).returncode == 1 and tree(tmp_path / "root/voxceleb1/test/wav") == wavs
     assert (tmp_path / "root/trial_pair_Verification.txt").read_bytes() == trials
     assert tree(recordings) == originals
+
+
+def test_a_damaged_wav_in_the_imports_place_is_told(tmp_path):
+    (tmp_path / "mine/ann").mkdir(parents=True)
+    for seed, name in enumerate(("a", "b")):
+        soundfile.write(tmp_path / f"mine/ann/{name}.wav", tone(1.2, seed), 16000)
+    command = ("--save_path", tmp_path / "root", "--import_dir", tmp_path / "mine")
+    assert run(*command).returncode == 0
+    damaged = tmp_path / "root/voxceleb2/dev/wav/ann/all/a.wav"
+    for content in (b"", b"RIFF....", b"junk" * 100, damaged.read_bytes()[:44]):
+        damaged.write_bytes(content)
+        output = run(*command)
+        assert output.returncode == 1 and output.stderr.count("\n") == 1, output.stderr
+        assert "1 recordings could not be imported" in output.stderr and f"{damaged}: " in output.stderr
+        assert "remove it" in output.stderr and "1 imported" in output.stdout and damaged.read_bytes() == content
+    damaged.unlink()
+    assert run(*command).returncode == 0 and np.array_equal(read(damaged), tone(1.2, 0))
 
 
 def test_import_with_other_rules(tmp_path):

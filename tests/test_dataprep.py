@@ -1,4 +1,5 @@
 """dataprep.py as a user runs it: archives from a mirror to wavs, killed at random, fed with bad archives."""
+
 import os
 import random
 import shutil
@@ -115,6 +116,60 @@ def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(served, lis
         again = run(*command, "--download", "--source", mirror.url, "--parts", "vox2")
         assert again.returncode == 0 and mirror.requests == []
     assert tree(tmp_path) == before and "extracted and removed" in run("--save_path", tmp_path, "--check").stdout
+
+
+def lose(root, speaker="*"):
+    for folder in root.glob(f"voxceleb*/*/wav/{speaker}"):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("lost, words", [("*", "12 of"), ("id17000", "4 of")], ids=["all", "one speaker"])
+def test_wavs_lost_after_their_archives_are_told_with_the_way_out(served, lists, tmp_path, lost, words):
+    copy_archives(served, tmp_path)
+    lists = (*lists, "--parts", "vox2")
+    extract = ("--save_path", tmp_path, "--extract", *lists, "--convert")
+    assert run(*extract, "--delete_archives", "--delete_m4a").returncode == 0
+    before = tree(tmp_path / "voxceleb2")
+    lose(tmp_path, lost)
+    note = tmp_path / "vox2_dev_aac.zip.extracted"
+    with Mirror(served[0]) as mirror:
+        download = ("--save_path", tmp_path, "--download", "--source", mirror.url, *lists)
+        for command in (extract, download):
+            output = run(*command)
+            assert output.returncode == 1 and output.stderr.count("\n") == 1, output.stderr
+            assert f"{words} its files are no longer in" in output.stderr and f"remove {note}" in output.stderr
+        assert f"{words} its files are no longer in" in run("--save_path", tmp_path, "--check", *lists).stdout
+        note.unlink()
+        assert run(*download).returncode == 0
+    assert run(*extract).returncode == 0 and tree(tmp_path / "voxceleb2", ".wav") == before
+
+
+def test_an_empty_note_of_earlier_versions_tells_a_loss_of_all(served, lists, tmp_path):
+    (tmp_path / "vox1_test_wav.zip.extracted").touch()
+    output = run("--save_path", tmp_path, "--extract", "--parts", "vox1_test")
+    assert output.returncode == 1 and "all of its files are no longer in" in output.stderr
+    (tmp_path / "voxceleb1/test/wav/id1").mkdir(parents=True)
+    (tmp_path / "voxceleb1/test/wav/id1/a.wav").write_bytes(b"")
+    assert run("--save_path", tmp_path, "--extract", "--parts", "vox1_test").returncode == 0
+
+
+def test_an_m4a_is_removed_only_when_its_wav_is_whole(served, tmp_path):
+    folder = tmp_path / "voxceleb2/dev/wav/id1/v"
+    folder.mkdir(parents=True)
+    content = next(content for path, content in served[1].items() if path.endswith(".m4a"))
+    for name in ("none", "whole", "half", "empty", "header", "unknown"):
+        (folder / f"{name}.m4a").write_bytes(content)
+    assert run("--save_path", tmp_path, "--convert").stdout == "6 m4a files converted\n"
+    whole = (folder / "whole.wav").read_bytes()
+    unknown = whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:]  # ffmpeg's sizes before its end
+    damaged = {"half": whole[: len(whole) // 2], "empty": b"", "header": whole[:44], "unknown": unknown[:-2000]}
+    (folder / "none.wav").unlink()
+    for name, left in damaged.items():
+        (folder / f"{name}.wav").write_bytes(left)
+    output = run("--save_path", tmp_path, "--convert", "--delete_m4a")
+    assert output.returncode == 0 and output.stdout == "5 m4a files converted, 6 removed\n"
+    assert set(tree(folder)) == {f"{name}.wav" for name in ("none", "whole", *damaged)}
+    assert set(tree(folder).values()) == {whole}
 
 
 def test_m4a_whose_wav_is_there_is_not_extracted_again(served, lists, tmp_path):

@@ -1,7 +1,10 @@
 """recognize.py as a user runs it: compare, enroll, list, remove, identify, embed, export; and the Recognizer."""
+
 import io
 import json
 import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +13,7 @@ import pandas
 import pytest
 import soundfile
 import torch
-from conftest import run_script, voice, write_wavs
+from conftest import PROJECT, run_script, voice, write_wavs
 
 import recognize
 from checkpoint import Checkpoint, save_checkpoint, state_dict_of
@@ -150,7 +153,30 @@ def test_enroll_list_identify_remove(home: Path, capsys) -> None:
     text = capsys.readouterr().out
     assert f"{clips[2]} (0.90 s): unknown [" in text and "Ben 0." in text
     assert run(home, "remove", "--voices", folder, "Ben").stdout == "Ben: removed\n"
-    assert [path.name for path in folder.iterdir()] == ["Ana María.npz"]
+    assert [path.name for path in folder.glob("[!.]*")] == ["Ana María.npz"]
+
+
+def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: Path) -> None:
+    command = [sys.executable, PROJECT / "recognize.py", "enroll", "--checkpoint", "model.pth", "--voices", tmp_path]
+    clips = [wav(home, 30, at) for at in range(3)]
+    both = [subprocess.Popen([*map(str, [*command, "Ana", clip])], cwd=home) for clip in clips]
+    assert [process.wait() for process in both] == [0, 0, 0]
+    (enrolled,) = recognize.voices.load_voices(tmp_path)
+    assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (3, 256)
+
+
+def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch) -> None:
+    holder = "import sys, time; from pathlib import Path; from files import locked\nwith locked(Path(sys.argv[1])):\n"
+    holder += "    print(flush=True); time.sleep(float(sys.argv[2]))"
+    for held, patience in ((0.5, 60), (60, 0.2)):
+        command = [sys.executable, "-c", holder, str(tmp_path / ".voices.lock"), str(held)]
+        with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            monkeypatch.setattr(recognize.voices, "PATIENCE", patience)
+            told = nullcontext() if held < patience else pytest.raises(UserError, match=f"process {process.pid} on")
+            with told, recognize.voices.changing(tmp_path):
+                assert held < patience
+            process.kill()
 
 
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
