@@ -109,7 +109,7 @@ def test_error_rates_are_those_of_the_definitions() -> None:
     rates = verification_metrics(scores, labels)
     assert rates.min_dcf_01 == pytest.approx((0.01 * fnr + 0.99 * fpr).min() / 0.01) and rates.min_dcf_01 < 0.6
     assert rates.min_dcf_001 == pytest.approx((0.001 * fnr + 0.999 * fpr).min() / 0.001) and rates.min_dcf_001 < 0.9
-    # The EER is the false-positive rate where the false-negative rate is nearest, not a value between the two: from
-    # 0.6 on, one of four non-targets is accepted and one of five targets refused.
-    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.65, 0.3, 0.2, 0.0])
+    # The EER is the false-positive rate at the ROC's corner nearest to equal rates, not a value between two corners:
+    # from 0.7 on, one of four non-targets is accepted and two of five targets refused; the next corner accepts all.
+    scores = np.array([0.9, 0.8, 0.7, 0.1, 0.05, 0.75, 0.6, 0.3, 0.2])
     assert verification_metrics(scores, np.arange(9) < 5).eer == 0.25
