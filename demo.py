@@ -7,6 +7,7 @@ Runs the scripts as a user runs them on VoxCeleb. Everything is written to demo_
 features and trains anew. The exit status is 1 if the trained network does not beat the untrained one and the MFCC
 statistics at every length.
 """
+
 import json
 import os
 import shlex

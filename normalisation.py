@@ -1,4 +1,5 @@
 """Adaptive symmetric score normalisation (as-norm): a score seen against those that a cohort of strangers gets."""
+
 import numpy as np
 import torch
 from torch.nn import functional as F

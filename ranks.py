@@ -3,6 +3,7 @@
 A program's ranks work together once each has called join(). Without torchrun, and before, there is one rank, the first,
 and nothing here waits for anybody. Torch is imported where there are more: extracting features does not need it else.
 """
+
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

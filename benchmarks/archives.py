@@ -6,6 +6,7 @@
 Serves the archive in four parts on the loopback, runs the real script, and prints a table and, last, the same as
 one line of JSON. Takes three times the archive's size on the disk of --scratch. Not for Windows (os.wait4).
 """
+
 import argparse
 import functools
 import hashlib

@@ -5,6 +5,7 @@
 
 Without --folder the files are synthetic, 4 to 8 s long.
 """
+
 import argparse
 import shutil
 import subprocess

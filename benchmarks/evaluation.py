@@ -6,6 +6,7 @@
 First segments of 2 s. Then all short trials of a few speakers; the one-by-one recipe, whose trials all cost the same,
 is timed on some of them, float32 both, and the scores must agree. Last, scoring trials whose utterances are embedded.
 """
+
 import argparse
 import tempfile
 import time

@@ -4,6 +4,7 @@
 
 Needs requirements-dev.txt, and kaldi-native-fbank for the row of that name.
 """
+
 import argparse
 import importlib.util
 

@@ -5,6 +5,7 @@
 Episodes of the paper's size: 100 speakers, 1 support and 2 queries each. The files are in the page cache; on a disk
 that is not, reading a crop's own frames matters more.
 """
+
 import argparse
 import pickle
 import tempfile

@@ -8,6 +8,7 @@ identification. Writes OUTPUT/table.md and OUTPUT/table.csv: mean and standard d
 of trials. What is finished stays in OUTPUT, so the same command goes on where it was stopped. --quick is for a CPU and
 a small corpus: fewer epochs, speakers and ways, and scores in bfloat16 where the processor multiplies it.
 """
+
 import argparse
 import csv
 import json

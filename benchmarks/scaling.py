@@ -5,6 +5,7 @@
 
 On a CPU each rank has its share of the cores, the single one too; on GPUs one each.
 """
+
 import argparse
 import json
 import os

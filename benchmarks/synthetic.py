@@ -1,4 +1,5 @@
 """A feature tree of noise, for benchmarks that do not care what is said."""
+
 from pathlib import Path
 
 import numpy as np

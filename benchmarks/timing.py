@@ -1,4 +1,5 @@
 """Timing ways to do the same work, in turns, and telling the result as a table and as JSON."""
+
 import argparse
 import itertools
 import json

@@ -6,6 +6,7 @@
 An episode has --n_way speakers, 1 support and 2 queries of 1 to 2 s each, as in the paper. The share of the peak is
 the FLOPs that torch counts in the network, over those of a large matrix product in the same precision.
 """
+
 import argparse
 import resource
 import tempfile

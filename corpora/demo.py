@@ -1,4 +1,5 @@
 """A small corpus of synthetic speakers in VoxCeleb's layout, made from nothing but a seed."""
+
 import itertools
 import json
 from dataclasses import dataclass
@@ -46,9 +47,7 @@ class Speaker:
         return [self.folder / name for name in UTTERANCES]
 
 
-def write_demo(
-    root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TEST, workers: int | None = None
-) -> None:
+def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TEST, workers: int | None = None) -> None:
     """Write the demo under `root`: training speakers as VoxCeleb2 dev, unseen ones as VoxCeleb1 test, and trials.
 
     The same seed gives the same bytes, whatever the number of worker processes. Speakers that are there are kept,

@@ -1,4 +1,5 @@
 """Who serves VoxCeleb today, and how a key, a password or a token travels there without being seen elsewhere."""
+
 import base64
 import os
 import re

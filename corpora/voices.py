@@ -4,6 +4,7 @@ A voice is a small text file, a "voice variant", that scales pitch, formants and
 synthesiser (its documentation: docs/voices.md of the eSpeak NG sources). eSpeak NG is GPL-3 and comes with
 the wheel `espeakng-loader`; only the demo and its tests need it.
 """
+
 import ctypes
 import importlib
 import shutil

@@ -1,4 +1,5 @@
 """VoxCeleb's archives as published: names, MD5s, counts; and the lists that replace them for a private set."""
+
 import fnmatch
 import re
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Reading a recording as 16 kHz mono samples on the int16 scale."""
+
 import os
 import re
 from pathlib import Path

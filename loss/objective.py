@@ -1,4 +1,5 @@
 """The training objective: softmax, prototypical, or prototypical with global classification."""
+
 from typing import NamedTuple
 
 import torch

@@ -1,4 +1,5 @@
 """Prototypes and the logits that all losses and the identification test share."""
+
 import torch
 from torch.nn import functional as F
 

@@ -1,4 +1,5 @@
 """ResNet trunks over (N, 1, 40, T) features: the paper's widths, 7x7 first convolution, no max-pooling."""
+
 import math
 from typing import NamedTuple
 

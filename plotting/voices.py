@@ -1,4 +1,5 @@
 """A map of enrolled speakers."""
+
 from pathlib import Path
 
 import numpy as np

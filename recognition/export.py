@@ -1,4 +1,5 @@
 """The encoder as an ONNX file, for runtimes without PyTorch."""
+
 import importlib.util
 import logging
 import warnings

@@ -1,4 +1,5 @@
 """A trained checkpoint as a speaker recogniser for recordings."""
+
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

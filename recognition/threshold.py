@@ -2,6 +2,7 @@
 
 Among N enrolled speakers an unknown voice has N chances to pass for one, so there is a threshold for each of several N.
 """
+
 import json
 import math
 from pathlib import Path

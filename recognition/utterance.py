@@ -1,4 +1,5 @@
 """A recording of any kind as the encoder's features, and what to know about it: its length, how much is speech."""
+
 import io
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
 """A small private set of archives in VoxCeleb's naming and inner layout, and ways to run dataprep.py on it."""
+
 import hashlib
 import io
 import os

@@ -1,4 +1,5 @@
 """What several tests share: golden values, synthetic speakers, and the real speech that may lie beside the checkout."""
+
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from threads, and threads can starve

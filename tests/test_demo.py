@@ -1,4 +1,5 @@
 """The synthetic corpus: voices, files, layout, trials, continuing after a kill."""
+
 import os
 import shutil
 import signal

@@ -1,4 +1,5 @@
 """As-norm against its definition, and EER_short.py with it at several lengths."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """The paper's table: what is done is not done again, and the figures are means over seeds."""
+
 import json
 from pathlib import Path
 

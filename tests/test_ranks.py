@@ -1,4 +1,5 @@
 """Two ranks on one processor: they train, score and extract what one does."""
+
 import functools
 import json
 import os
@@ -96,7 +97,7 @@ def test_evaluators_score_what_one_rank_does(home: Path) -> None:
 def test_a_mistake_is_told_in_one_line(home: Path) -> None:
     done = torchrun("train.py", *TRAIN, "--n_folder", 4, "--nb_class_train", 9, cwd=home, check=1)
     told = [line for line in done.stderr.splitlines() if "train.py" in line and "needs 9 speakers" in line]
-    assert told and "Traceback (most recent call last):\n  File \"" + str(PROJECT / "train.py") not in done.stderr
+    assert told and 'Traceback (most recent call last):\n  File "' + str(PROJECT / "train.py") not in done.stderr
     done = torchrun("train.py", *TRAIN, "--n_folder", 4, "--sync_bn", True, cwd=home, check=1)
     assert "--sync_bn True: torch synchronises batch norm on CUDA only" in done.stderr
 

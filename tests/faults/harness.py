@@ -1,4 +1,5 @@
 """What the fault-injection tests share: a small trained world, scripts run in this process or killed in another."""
+
 import contextlib
 import functools
 import io

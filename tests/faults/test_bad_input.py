@@ -1,4 +1,5 @@
 """Every mistake and every damaged file in one table: message, exit status, one line, and nothing else harmed."""
+
 import csv
 import importlib
 import os

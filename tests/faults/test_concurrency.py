@@ -1,4 +1,5 @@
 """Two runs into one folder: the second is refused with the first one's process and host, or finds all done."""
+
 import os
 import signal
 import socket

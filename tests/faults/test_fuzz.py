@@ -2,6 +2,7 @@
 
 The cases are the same in every run. METASR_SOAK=1 tries more than 100,000.
 """
+
 import io
 import pickle
 import random
@@ -117,9 +118,9 @@ def test_features(path: Path, blobs: list[bytes]) -> None:
 LISTS = [trial_list(range(2), 2).encode(), b"\xef\xbb\xbf1 a b\n0 c d\n"]
 LISTS += [b"1 a/b/c.wav\ta/b/d.wav\r\n\r\n0  a/b/c.wav e/f/g.wav"]
 WORDS = ["0", "1", "a/b/c.wav", '"', "'", "#", "\x00", "\r", "NA", "nan", "\u00e9", "\u2028", "\ufeff", "1e9"]
-LINES = st.lists(
-    st.lists(st.sampled_from(WORDS) | st.text(max_size=5), max_size=6).map(" ".join), max_size=6
-).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))
+LINES = st.lists(st.lists(st.sampled_from(WORDS) | st.text(max_size=5), max_size=6).map(" ".join), max_size=6).map(
+    lambda lines: "\n".join(lines).encode(errors="surrogatepass")
+)
 
 
 @cases(480, 16_000)
@@ -152,8 +153,13 @@ def headed(fields: tuple[int, ...], samples: bytes) -> bytes:
     """Return a wav with a format chunk of one's choice."""
     kind, channels, rate, byte_rate, block, bits, size = fields
     head = struct.pack("<HHIIHH", kind, channels, rate, byte_rate, block, bits)
-    return b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVEfmt " + struct.pack("<I", 16) + head + (
-        b"data" + struct.pack("<I", size) + samples
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(samples))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + head
+        + (b"data" + struct.pack("<I", size) + samples)
     )
 
 

@@ -1,4 +1,5 @@
 """SIGKILL at random points, SIGTERM to all processes, a loader killed: nothing is lost, the end is the same."""
+
 import os
 import random
 import shutil

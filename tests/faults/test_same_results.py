@@ -1,4 +1,5 @@
 """The same command gives the same bits; a score does not depend on what else is scored, or by how many processes."""
+
 from pathlib import Path
 
 import numpy as np
