@@ -12,19 +12,18 @@ speakers: recognize.py decides at them.
 import argparse
 from pathlib import Path
 
-import console
-import evaluation
-import ranks
 from configure import TRIALS_NAME, save_root
-from recognition.threshold import save_threshold, thresholds
-from verification import Segments
+from evaluation import evaluator
+from evaluation.decision import save_threshold, thresholds
+from evaluation.embedding import Segments
+from system import console, ranks
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluation.parser(__doc__)
+    parser = evaluator.parser(__doc__)
     parser.add_argument("--trials", type=Path, metavar="FILE", help=f"trial list ({TRIALS_NAME} in save_path)")
-    evaluation.add_trial_arguments(parser)
+    evaluator.add_trial_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -32,12 +31,12 @@ def main(argv: list[str]) -> None:
     """Score the trial list and print its error rates."""
     args = parse_args(argv)
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
-    lists = evaluation.read_lists(path, args)
-    setting = evaluation.set_up(args)
-    task = evaluation.task_of(setting, *lists)
-    if n_seen := evaluation.of_seen_speakers(task, setting).sum():
+    lists = evaluator.read_lists(path, args)
+    setting = evaluator.set_up(args)
+    task = evaluator.task_of(setting, *lists)
+    if n_seen := evaluator.of_seen_speakers(task, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
-    (scores,) = evaluation.verify(setting, task, {"whole": Segments.whole(setting.features, task.test)}, args)
+    (scores,) = evaluator.verify(setting, task, {"whole": Segments.whole(setting.features, task.test)}, args)
     if task.trials.labelled and ranks.is_first():
         save_threshold(setting.path, path, thresholds(scores.plain, task.trials.label))
 

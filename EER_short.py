@@ -15,26 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-import console
-import evaluation
-import ranks
-import report
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.short_trials import stored_short_trials, window_starts
 from dataset.trials import Trials
-from verification import MAX_FRAMES, Segments
+from evaluation import evaluator, report
+from evaluation.embedding import MAX_FRAMES, Segments
+from system import console, ranks
 
 FULL = "full"  # as a test length: the whole utterance
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluation.parser(__doc__)
+    parser = evaluator.parser(__doc__)
     add = parser.add_argument
     add("--test_length", type=_length, nargs="+", default=[500], help="frames (10 ms) of a test window, or full (500)")
     add("--trials", type=Path, metavar="FILE", help="a trial list in place of the drawn one")
-    evaluation.add_trial_arguments(parser)
+    evaluator.add_trial_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -46,28 +44,28 @@ def _length(text: str) -> int | str:
 def main(argv: list[str]) -> None:
     """Draw or read the trials, score them and print the error rates."""
     args = parse_args(argv)
-    lists = evaluation.read_lists(args.trials, args) if args.trials else None
-    setting = evaluation.set_up(args)
+    lists = evaluator.read_lists(args.trials, args) if args.trials else None
+    setting = evaluator.set_up(args)
     report.say_left_out(setting.features, setting.unseen)
-    task = _of_unseen(evaluation.task_of(setting, *(lists or _short_trials(setting, args))), setting, args)
+    task = _of_unseen(evaluator.task_of(setting, *(lists or _short_trials(setting, args))), setting, args)
     tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")
-    evaluation.verify(setting, task, tests, args)
+    evaluator.verify(setting, task, tests, args)
 
 
-def _short_trials(setting: evaluation.Setting, args: argparse.Namespace) -> tuple[Trials, None]:
+def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> tuple[Trials, None]:
     """Return the paper's trials, kept beside the checkpoint; their enrolments are utterances, not models."""
     kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
-    with ranks.first_goes_first():
+    with ranks.main_process_first():
         trials = stored_short_trials(kept, setting.features, setting.unseen, args.seed)
     print(f"trials: {kept}")
     return trials, None
 
 
-def _of_unseen(task: evaluation.Task, setting: evaluation.Setting, args: argparse.Namespace) -> evaluation.Task:
+def _of_unseen(task: evaluator.Task, setting: evaluator.Setting, args: argparse.Namespace) -> evaluator.Task:
     """Return the trials without speakers that were trained on, and say how many are left out."""
-    seen = evaluation.of_seen_speakers(task, setting)
+    seen = evaluator.of_seen_speakers(task, setting)
     if seen.any():
         print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
     task = task.where(~seen)

@@ -24,11 +24,11 @@ import argparse
 import getpass
 from pathlib import Path
 
-import console
 from configure import save_root
-from console import UsageError, UserError
 from corpora import archives, check, convert, download, librispeech, recordings, sources, trial_lists, voxceleb
-from files import locked
+from system import console
+from system.console import UsageError, UserError
+from system.files import locked
 
 NEEDS = {  # flag -> the flags that it has a meaning with
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],

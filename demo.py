@@ -23,17 +23,17 @@ import numpy as np
 import soundfile
 import torch
 
-import console
 import EER_short
-import evaluation
 import identification
 from configure import N_MELS, SAMPLE_RATE, TREES, TRIALS_NAME
-from console import UserError
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
+from evaluation import evaluator
+from evaluation.embedding import Segments
+from evaluation.metrics import verification_metrics
 from feat_extract.fbank import N_FFT, STEP, WINDOW
-from metrics import verification_metrics
-from verification import Segments
+from system import console
+from system.console import UserError
 
 NOTICE = "These voices are synthetic, made by eSpeak NG: the figures say nothing about human speech."
 ROOT = Path("demo_data")
@@ -114,7 +114,7 @@ def evaluate_statistics() -> Result:
     """Return how far mean and deviation of MFCCs go, on the trials, windows and episodes that `evaluate` scores."""
     print("\nMFCC statistics, on the same trials and episodes; the checkpoint only says which speakers are unseen")
     args = identification.parse_args([*EPISODES, *model_flags(UNTRAINED), *COMMON])
-    setting = evaluation.set_up(args)
+    setting = evaluator.set_up(args)
     features, trials = setting.features, read_trials(ROOT / TRIALS_NAME)
     mfccs = Mfccs(features, ROOT / TREES["vox1_test"].wav)
     enrol = mfccs.statistics(Segments.whole(features, features.rows(trials.enrol)))

@@ -14,20 +14,19 @@ import itertools
 import numpy as np
 import torch
 
-import console
-import evaluation
-import report
 from configure import FRAMES_PER_SECOND
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
+from evaluation import evaluator, report
+from evaluation.embedding import MAX_FRAMES, Segments, embed, join_segments, unique_segments
+from evaluation.metrics import mean_interval
 from loss import class_logits, prototypes
-from metrics import mean_interval
-from verification import MAX_FRAMES, Segments, embed, join_segments, unique_segments
+from system import console
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluation.parser(__doc__)
+    parser = evaluator.parser(__doc__)
     add = parser.add_argument
     add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], help="speakers of an episode (50)")
     add("--n_shot", type=console.integer(1), nargs="+", default=[1], help="enrolment windows of a speaker (1)")
@@ -41,7 +40,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Draw the episodes of each setting, embed their windows, print the accuracies."""
     args = parse_args(argv)
-    setting = evaluation.set_up(args)
+    setting = evaluator.set_up(args)
     report.say_left_out(setting.features, setting.unseen)
     kinds = list(itertools.product(args.n_shot, args.nb_class_test))
     drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> None:
     report.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
 
 
-def draw_windows(args: argparse.Namespace, setting: evaluation.Setting, n_way: int, n_shot: int) -> Segments:
+def draw_windows(args: argparse.Namespace, setting: evaluator.Setting, n_way: int, n_shot: int) -> Segments:
     """Return the windows of all episodes, flattened from (episode, shots + queries, way)."""
     features = setting.features
     n_windows = n_shot + args.n_query

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from matplotlib.text import Text
 
-import console
-from console import UsageError
-from files import replacing
 from plotting import calibration, training, verification, voices
 from plotting.style import as_text, use_fonts_for
+from system import console
+from system.console import UsageError
+from system.files import replacing
 
 FORMATS = (".png", ".svg")
 DPI = 150  # of a PNG

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-import console
-import evaluation
-from console import UsageError, UserError
-from files import replacing
+from evaluation import evaluator
 from recognition import voices
 from recognition.export import export_onnx
 from recognition.recognizer import Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
+from system import console
+from system.console import UsageError, UserError
+from system.files import replacing
 
 __all__ = ["Recognizer"]
 
@@ -161,7 +161,7 @@ def _command(
     parser = commands.add_parser(run.__name__.removesuffix("_voices"), help=purpose, description=run.__doc__)
     parser.set_defaults(run=run)
     if network:
-        evaluation.add_checkpoint_arguments(parser)
+        evaluator.add_checkpoint_arguments(parser)
         parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     if voices:
         parser.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
@@ -172,7 +172,7 @@ def _command(
 
 
 def _recognizer(args: argparse.Namespace) -> Recognizer:
-    path, _ = evaluation.find_checkpoint(args)
+    path, _ = evaluator.find_checkpoint(args)
     return Recognizer(path, args.device)
 
 

@@ -18,22 +18,21 @@ from pathlib import Path
 
 import torch
 
-import console
-import logbook
-import ranks
-import runtime
-from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
 from configure import TRAINING_TREE, TREES, save_root
-from console import UsageError, UserError
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
-from files import locked, remove_unfinished
 from loss import LOSS_TYPES, Objective, Terms
+from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
-from saver import Saver, set_later_aside
-from training import EpisodeLoss, EpochResult, Run
-from validation import Validation
+from system import console, ranks
+from system.compute import Compute, add_compute_arguments, choose_compute
+from system.console import UsageError, UserError
+from system.files import locked, remove_unfinished
+from training import logbook
+from training.loop import EpisodeLoss, EpochResult, Run
+from training.saver import Saver, set_later_aside
+from training.validation import Validation
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -65,7 +64,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--save_every_minutes", type=console.positive, metavar="M", help="also save within an epoch (at its end only)")
     add("--val_trials", type=Path, metavar="FILE", help="score this trial list's EER while training")
     add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
-    runtime.add_arguments(parser, precision="auto")
+    add_compute_arguments(parser, precision="auto")
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
         raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")
@@ -84,7 +83,7 @@ def boolean_or_auto(text: str) -> bool | str:
 def main(argv: list[str]) -> int:
     """Train until --max_epoch; return the exit status."""
     args = parse_args(argv)
-    compute = runtime.set_up(args)
+    compute = choose_compute(args)
     root, folder = save_root(args.save_path), run_folder(args.model_path, args.n_folder)
     features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
     episodes = TrainingEpisodes(
@@ -102,7 +101,7 @@ def main(argv: list[str]) -> int:
         if compute.device.type != "cuda":
             raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    lr = args.lr * (ranks.count() if args.scale_lr else 1)
+    lr = args.lr * (ranks.world_size() if args.scale_lr else 1)
     run = Run(model, episodes, compute, lr, args.max_grad_norm)
     describe(args, features, episodes, compute)
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,13 +120,13 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
     saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
 
     def after_episode() -> None:
-        if (run.epoch, run.episode) == (0, ranks.count()):
+        if (run.epoch, run.episode) == (0, ranks.world_size()):
             print(f"first loss: {describe_terms(run.mean_terms())}")
         saver.after_episode()
 
     def validate() -> None:
         due = validation and run.episode == 0 and run.epoch % args.val_every == 0
-        if due and ranks.from_first(lambda: logbook.lacks_eer(folder, run.epoch)):
+        if due and ranks.broadcast_object(lambda: logbook.lacks_eer(folder, run.epoch)):
             with saver.stopping_at_once(f"while validating epoch {run.epoch}"):
                 eer = validation(run.model.encoder)
             report_eer(folder, run.epoch, eer)
@@ -152,9 +151,9 @@ def first_encoder(args: argparse.Namespace) -> Encoder:
 
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
-    holds_run = ranks.from_first(lambda: any(folder.glob("*.pth")))
+    holds_run = ranks.broadcast_object(lambda: any(folder.glob("*.pth")))
     if holds_run if args.use_checkpoint == "auto" else args.use_checkpoint:
-        path, checkpoint = ranks.from_first(lambda: newest_checkpoint(folder, args.cp_num))
+        path, checkpoint = ranks.broadcast_object(lambda: newest_checkpoint(folder, args.cp_num))
         if checkpoint.backbone != args.backbone:
             raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
         if checkpoint.speakers and checkpoint.speakers != speakers:
@@ -175,14 +174,12 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
         logbook.write_config(folder, vars(args), speakers)
 
 
-def describe(
-    args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: runtime.Compute
-) -> None:
+def describe(args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: Compute) -> None:
     """Say what is trained on what, and what a network that guesses would score."""
     print(
         f"{len(features)} utterances of {len(features.speakers)} speakers; {episodes.per_epoch} episodes an epoch; "
         f"{args.backbone} on {compute.device} in {str(compute.dtype).removeprefix('torch.')}"
-        + (f"; {ranks.count()} ranks share the episodes" if ranks.count() > 1 else "")
+        + (f"; {ranks.world_size()} ranks share the episodes" if ranks.world_size() > 1 else "")
     )
     if episodes.excluded:
         needed = args.n_shot + args.n_query

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import console
+from system import console
 
 MEMBER_BYTES = 200_000  # a wav of six seconds
 BLOCK = 1 << 20  # bytes copied at a time

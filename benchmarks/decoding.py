@@ -15,12 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-import console
 from benchmarks import timing
 from configure import SAMPLE_RATE
-from console import UserError
 from corpora.convert import decode, write_wav
-from parallel import cpu_count, unordered_map
+from system import console
+from system.console import UserError
+from system.workers import cpu_count, unordered_map
 
 BIT_RATE = 48000  # bits per second, near VoxCeleb2's
 

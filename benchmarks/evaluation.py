@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-import console
-import runtime
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
 from dataset.short_trials import draw_short_trials, window_starts
-from metrics import verification_metrics
+from evaluation.embedding import Segments, cosine, embed, score
+from evaluation.metrics import verification_metrics
 from model.encoder import EMBEDDING_SIZE, Encoder
-from runtime import Compute
-from verification import Segments, cosine, embed, score
+from system import console
+from system.compute import Compute, add_compute_arguments, choose_compute
 
 UTTERANCES = 20  # of a speaker of noise
 N_SEGMENTS = 60  # to embed
@@ -42,14 +41,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--trials", type=console.integer(10), default=60, help="that are scored one by one (60)")
     parser.add_argument("--test_length", type=console.integer(1), default=100, help="frames (100)")
     parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and trials (100)")
-    runtime.add_arguments(parser, precision="fp32")
+    add_compute_arguments(parser, precision="fp32")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
     args = parse_args(argv)
-    compute = runtime.set_up(args)
+    compute = choose_compute(args)
     encoder = Encoder().eval().to(compute.device)
     with tempfile.TemporaryDirectory() as scratch:
         if args.save_path:

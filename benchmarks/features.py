@@ -13,10 +13,10 @@ import numpy as np
 import python_speech_features
 from threadpoolctl import threadpool_limits
 
-import console
 from benchmarks import timing
 from configure import N_MELS, SAMPLE_RATE
 from feat_extract.fbank import N_FFT, STEP, WINDOW, log_mel
+from system import console
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-import console
 from benchmarks import timing
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location
 from dataset.index import FeatureIndex, Table
+from system import console
 
 N_UTTERANCES, N_SPEAKERS, N_VIDEOS = 1_092_009, 5_994, 145_569
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-import console
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import TRAIN_FRAMES
 from dataset.episodes import EpisodeOrder, TrainingEpisodes
 from dataset.index import FeatureIndex
-from parallel import cpu_count
+from system import console
+from system.workers import cpu_count
 
 N_WAY, N_SHOT, N_QUERY = 100, 1, 2
 N_UTTERANCES = 30  # of a speaker, ten episodes together

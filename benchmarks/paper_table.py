@@ -20,12 +20,12 @@ import textwrap
 import time
 from pathlib import Path
 
-import console
-import runtime
-from checkpoint import checkpoint_path, run_folder
-from console import UserError
-from files import replacing
-from parallel import cpu_count
+from model.checkpoint import checkpoint_path, run_folder
+from system import console
+from system.compute import PRECISIONS
+from system.console import UserError
+from system.files import replacing
+from system.workers import cpu_count
 
 PROJECT = Path(__file__).resolve().parent.parent
 SETTINGS = {
@@ -58,7 +58,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--nb_class_train", type=console.integer(2), help=f"speakers of an episode ({FULL_SIZE['nb_class_train']})")
     add("--ways", type=console.integer(2), nargs="+", help=f"of the identification ({FULL_SIZE['ways']})")
     add("--nb_episode", type=console.integer(2), help=f"of the identification ({FULL_SIZE['nb_episode']})")
-    add("--precision", choices=runtime.PRECISIONS, help=f"of the scoring ({FULL_SIZE['precision']})")
+    add("--precision", choices=PRECISIONS, help=f"of the scoring ({FULL_SIZE['precision']})")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL_SIZE
     for name, size in sizes.items():

@@ -14,16 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-import console
-import ranks
-import runtime
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from benchmarks.training import N_QUERY, N_SHOT, new_model
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
-from parallel import cpu_count
-from training import Run
+from system import console, ranks
+from system.compute import add_compute_arguments, choose_compute
+from system.workers import cpu_count
+from training.loop import Run
 
 N_EPISODES = 2  # of each rank in each timing
 
@@ -35,7 +34,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--n_way", type=console.integer(2), default=10, help="speakers of an episode (10)")
     parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)  # of the ranks that this starts
-    runtime.add_arguments(parser, precision="auto")
+    add_compute_arguments(parser, precision="auto")
     return parser.parse_args(argv)
 
 
@@ -67,12 +66,12 @@ def rate_of(n_ranks: int, tree: Path, args: argparse.Namespace, argv: list[str])
 
 def train(args: argparse.Namespace) -> None:
     """Train two epochs as one of the ranks; the first prints the second one's utterances per second."""
-    compute = runtime.set_up(args)
+    compute = choose_compute(args)
     features = FeatureIndex([args.tree])
     episodes = TrainingEpisodes(
         features, n_way=args.n_way, n_shot=N_SHOT, n_query=N_QUERY, use_variable=False, seed=args.seed
     )
-    episodes.per_epoch = N_EPISODES * ranks.count()
+    episodes.per_epoch = N_EPISODES * ranks.world_size()
     run = Run(new_model(features), episodes, compute, lr=0.01)
     rates = [run.train_epoch(lambda: None).utterances_per_second for _ in range(2)]
     print(json.dumps(rates[-1]))

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import console
-from parallel import cpu_count
+from system import console
+from system.workers import cpu_count
 
 Ways = dict[str, Callable[[], Any]]
 

@@ -18,8 +18,6 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import console
-import runtime
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import TRAIN_FRAMES
@@ -28,8 +26,9 @@ from dataset.features import read_feature
 from dataset.index import FeatureIndex
 from loss import Objective
 from model.encoder import EMBEDDING_SIZE, Encoder
-from runtime import Compute
-from training import EpisodeLoss, Run
+from system import console
+from system.compute import Compute, add_compute_arguments, choose_compute
+from training.loop import EpisodeLoss, Run
 
 N_SHOT, N_QUERY, N_EPISODES = 1, 2, 2  # N_EPISODES in each timing
 
@@ -39,14 +38,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = timing.parser(__doc__)
     parser.add_argument("--n_way", type=console.integer(2), default=20, help="speakers of an episode (20)")
     parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
-    runtime.add_arguments(parser, precision="auto")
+    add_compute_arguments(parser, precision="auto")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
     args = parse_args(argv)
-    compute = runtime.set_up(args)
+    compute = choose_compute(args)
     with tempfile.TemporaryDirectory() as scratch:
         features = feature_tree(Path(scratch) / "feat", args.n_way, N_EPISODES * (N_SHOT + N_QUERY))
         episodes = TrainingEpisodes(

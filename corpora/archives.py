@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import console
 from configure import TREES
-from console import UserError
 from corpora.voxceleb import Archive
-from files import check_room, remove_unfinished_below, replacing, utterances
+from system import console
+from system.console import UserError
+from system.files import check_room, remove_unfinished_below, replacing, utterances
 
 BLOCK = 1 << 20  # bytes read at a time
 SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
-from console import UserError
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.convert import pending
 from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.trial_lists import count_trials
 from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
-from files import utterances
+from system.console import UserError
+from system.files import utterances
 
 DOWNLOAD, EXTRACT, CONVERT = ("dataprep.py --save_path {} " + flag for flag in ("--download", "--extract", "--convert"))
 MAKE_TRIALS = "dataprep.py --save_path {} --make_trials 10000"

@@ -11,11 +11,11 @@ import av
 import numpy as np
 import soundfile
 
-import console
 from configure import SAMPLE_RATE, TREES
-from console import UserError
-from files import is_folder, remove_unfinished_below, replacing, walk
-from parallel import unordered_map
+from system import console
+from system.console import UserError
+from system.files import is_folder, remove_unfinished_below, replacing, walk
+from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
 

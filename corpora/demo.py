@@ -10,10 +10,10 @@ import soundfile
 from scipy.signal import fftconvolve
 
 from configure import SAMPLE_RATE, TREES, TRIALS_NAME
-from console import UserError, progress
 from corpora.voices import Engine, draw_voice, require_engine
-from files import replacing
-from parallel import unordered_map
+from system.console import UserError, progress
+from system.files import replacing
+from system.workers import unordered_map
 
 N_TRAIN, N_TEST = 60, 20  # speakers
 UTTERANCES = tuple(f"video{video}/{index:05d}.wav" for video in (1, 2, 3) for index in (1, 2, 3, 4))  # of a speaker

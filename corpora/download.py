@@ -16,10 +16,10 @@ from tqdm import tqdm
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError
 
-import console
-from console import UserError
 from corpora.sources import Source
-from files import check_room
+from system import console
+from system.console import UserError
+from system.files import check_room
 
 BLOCK = 1 << 18  # bytes taken from the network at a time
 TIMEOUT = 30  # seconds without a byte before a connection counts as dropped

@@ -8,15 +8,15 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-import console
 from configure import TREES
-from console import UserError
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
 from corpora.convert import DecodeError, Failure, decode, write_wav
 from corpora.download import Wanted, fetch, with_md5
 from corpora.sources import Source
-from files import remove_unfinished_below
-from parallel import unordered_map
+from system import console
+from system.console import UserError
+from system.files import remove_unfinished_below
+from system.workers import unordered_map
 
 BASE = "https://www.openslr.org/resources"
 SUBSETS = {  # name -> number of its page at OpenSLR

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-import console
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE, TREES
-from console import UsageError, UserError
 from corpora.convert import DecodeError, decode, write_wav
-from files import remove_unfinished_below, replacing, walk
-from parallel import unordered_map
+from system import console
+from system.console import UsageError, UserError
+from system.files import remove_unfinished_below, replacing, walk
+from system.workers import unordered_map
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"}
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from console import UsageError
+from system.console import UsageError
 
 OFFICIAL = "https://cn01.mmai.io/download/voxceleb?file={name}"
 HUGGING_FACE = "/datasets/ProgramComputer/voxceleb/resolve/main/{group}/{name}"

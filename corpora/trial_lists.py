@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from configure import TREES, TRIALS_NAME
-from console import UserError, warn
 from corpora.download import Wanted, fetch
 from corpora.sources import Source
 from corpora.voxceleb import TRIAL_LISTS
-from files import replacing, utterances
+from system.console import UserError, warn
+from system.files import replacing, utterances
 
 RETRIES = 2  # a list may well be missing at a source: no long patience
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from configure import SAMPLE_RATE
-from console import UserError
+from system.console import UserError
 
 ESPEAK_RATE = 22050  # Hz
 ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configure import TREES, TRIALS_NAME
-from console import UserError
+from system.console import UserError
 
 PARTS = """
 vox1_dev_wav_partaa e395d020928bc15670b570a21695ed96

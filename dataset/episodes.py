@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from configure import MIN_QUERY_FRAMES, N_MELS, TRAIN_FRAMES
-from console import UsageError
 from dataset.index import FeatureIndex, n_starts
+from system.console import UsageError
 
 
 class Episode(NamedTuple):

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from configure import N_MELS
-from console import UserError
 from dataset.safe_pickle import StoredArray, load_feature
-from files import replacing
+from system.console import UserError
+from system.files import replacing
 
 MAX_BYTES = 256 * 2**20  # a larger file is no feature of one utterance (two hours of float64)
 HEAD_BYTES = 4096  # read from either end of a file to learn where its frames lie

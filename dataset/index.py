@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-import console
-import ranks
-from console import UserError
 from dataset.features import Location, is_current, locate, read_frames
-from files import is_folder, replacing, walk
-from parallel import unordered_map
+from system import console, ranks
+from system.console import UserError
+from system.files import is_folder, replacing, walk
+from system.workers import unordered_map
 
 RACY_NS = 2 * 10**9  # what changed so shortly before it was looked at may change again under the same time stamp
 PARALLEL_FROM = 2000  # files: below, starting worker processes costs more than it saves
@@ -47,7 +46,7 @@ class FeatureIndex:
     def __init__(self, trees: list[Path]):
         """Load the trees that exist; UserError if none holds a feature file."""
         present = [tree for tree in trees if is_folder(tree)]
-        with ranks.first_goes_first():  # the others find its table
+        with ranks.main_process_first():  # the others find its table
             tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):
             places = " or ".join(str(tree) for tree in trees)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-import console
-from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from dataset.trials import Trials, list_content, read_trials, write_trials
-from files import replacing, sha256
+from system import console
+from system.console import UserError
+from system.files import replacing, sha256
 
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 

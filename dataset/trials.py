@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
-from console import UserError
-from files import replacing
+from system.console import UserError
+from system.files import replacing
 
 LABELS = {"1": True, "0": False, "target": True, "nontarget": False, "non-target": False, "tgt": True, "imp": False}
 # A form of line -> where its label, its enrolment and its test stand.

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-import console
-from console import UserError
-from files import replacing, sha256
+from system import console
+from system.console import UserError
+from system.files import replacing, sha256
 
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # what lies above is taken for this: z is infinite at 1

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-import console
-from files import replacing, sha256
-from metrics import threshold_at, verification_metrics
+from evaluation.metrics import threshold_at, verification_metrics
+from system import console
+from system.files import replacing, sha256
 
 VOICES = (2, 5, 10, 20, 50, 100, 200, 500, 1000)  # enrolled speakers that a threshold is kept for; and 1, the EER's
 Thresholds = dict[int, float]  # enrolled speakers -> the least cosine score that counts as one speaker's

@@ -8,14 +8,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-import console
-import ranks
 from configure import N_MELS
-from console import UserError
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
-from parallel import from_loaders, loader_options
-from runtime import Compute
+from system import console, ranks
+from system.compute import Compute
+from system.console import UserError
+from system.workers import from_loaders, loader_options
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
@@ -108,7 +107,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     the batches and all return all embeddings. UserError if an embedding is not finite.
     """
     batches = equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000))
-    batches = ranks.share(batches)
+    batches = ranks.shard(batches)
     max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
     loader = DataLoader(
         _SegmentData(features, segments),
@@ -124,7 +123,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
             embeddings[at] = encoder(batch, compute.dtype).cpu()
             bar.update(len(at))
-    ranks.add_up(embeddings)
+    ranks.all_reduce_sum(embeddings)
     if not embeddings.isfinite().all():
         raise UserError("the network's embeddings are not finite; is the checkpoint of a training that diverged?")
     return embeddings

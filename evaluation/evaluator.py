@@ -8,19 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import console
-import ranks
-import report
-import runtime
-from checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES, save_root
-from console import UsageError
 from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
-from metrics import eer_interval, verification_metrics
+from evaluation import report
+from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed_once, join_segments, unique_segments
+from evaluation.metrics import eer_interval, verification_metrics
+from evaluation.normalisation import AdaptiveNorm, cohort_of
+from model.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
-from normalisation import AdaptiveNorm, cohort_of
-from verification import Enrolment, Scores, Segments, cosine, embed_once, join_segments, unique_segments
+from system import console, ranks
+from system.compute import Compute, add_compute_arguments, choose_compute
+from system.console import UsageError
 
 
 class Setting(NamedTuple):
@@ -31,7 +30,7 @@ class Setting(NamedTuple):
     encoder: Encoder
     features: FeatureIndex
     unseen: np.ndarray  # (S,) those speakers of the features that the network was not trained on
-    compute: runtime.Compute
+    compute: Compute
 
 
 def parser(description: str | None) -> console.Parser:
@@ -43,7 +42,7 @@ def parser(description: str | None) -> console.Parser:
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
     add("--seed", type=console.integer(0), default=100, help="of whatever is drawn (100)")
     add("--json", action="store_true", help="end with the result as one line of JSON")
-    runtime.add_arguments(common, precision="fp32")
+    add_compute_arguments(common, precision="fp32")
     return common
 
 
@@ -65,8 +64,8 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
 
 def set_up(args: argparse.Namespace) -> Setting:
     """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on."""
-    compute = runtime.set_up(args)
-    path, checkpoint = ranks.from_first(lambda: find_checkpoint(args))  # the newest may change any moment
+    compute = choose_compute(args)
+    path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # the newest may change any moment
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root, trees = save_root(args.save_path), EVALUATION_TREES
     features = FeatureIndex([root / TREES[tree].feat for tree in trees])
@@ -148,13 +147,13 @@ def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argpa
     norm = adaptive_norm(setting, args) if args.as_norm else None
     scores = score_task(setting, task, tests, norm)
     report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
+    results = [rates(of_length, setting, task) for of_length in scores] if task.trials.labelled else []
+    if len(results) > 1:
+        results = [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]
+    report.say_rates(results)
     if args.save_scores and ranks.is_first():
         report.write_scores(args.save_scores, task.trials, scores)
-    if task.trials.labelled:
-        results = [rates(of_length, setting, task) for of_length in scores]
-        if len(results) > 1:
-            results = [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]
-        report.say_rates(results)
+    if results:
         report.say_json({"lengths": results} if len(results) > 1 else results[0], args)
     return scores
 

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from dataset.index import FeatureIndex
+from evaluation.embedding import SCORE_BLOCK, Segments, cosine, embed
 from model.encoder import Encoder
-from runtime import Compute
-from verification import SCORE_BLOCK, Segments, cosine, embed
+from system.compute import Compute
 
 UTTERANCES_PER_SPEAKER = 10  # of a cohort speaker: bounds the work on large corpora
 LEAST_DEVIATION = 1e-6

@@ -11,8 +11,8 @@ import pandas
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from files import replacing
-from verification import Scores, Segments, join_segments, unique_segments
+from evaluation.embedding import Scores, Segments, join_segments, unique_segments
+from system.files import replacing
 
 
 def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:

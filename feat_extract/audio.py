@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from configure import SAMPLE_RATE
-from console import UserError
+from system.console import UserError
 
 STREAMED_SIZE = 0x7FFFFF00  # a data size from here on was written by a program that could not know it
 

@@ -21,15 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import numpy as np  # noqa: E402
 
-import console  # noqa: E402
-import ranks  # noqa: E402
 from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
-from console import UserError  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
 from feat_extract.audio import read_recording  # noqa: E402
 from feat_extract.fbank import log_mel  # noqa: E402
-from files import is_folder, locked, remove_unfinished_below, replacing, utterances  # noqa: E402
-from parallel import unordered_map  # noqa: E402
+from system import (
+    console,  # noqa: E402
+    ranks,  # noqa: E402
+)
+from system.console import UserError  # noqa: E402
+from system.files import is_folder, locked, remove_unfinished_below, replacing, utterances  # noqa: E402
+from system.workers import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
 
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
     args = parse_args(argv)
     root = save_root(args.save_path)
     trees = find_trees(root)
-    ranks.join()
+    ranks.init()
     with locked(root / LOCK_NAME) if ranks.is_first() else nullcontext():
         return extract_trees(root, trees, args.num_workers)
 
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
 def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
     """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
     jobs, n_done = begin(root, trees) if ranks.is_first() else ([], 0)
-    mine = ranks.deal(jobs)
+    mine = ranks.scatter(jobs)
     seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
     with console.progress(total=len(mine), unit="file", desc="features") as bar:
         for outcome in unordered_map(extract, mine, num_workers):
@@ -81,7 +83,7 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
             if outcome.error:
                 failed.append(outcome)
             bar.update()
-    parts = ranks.to_first((seconds, n_converted, failed))
+    parts = ranks.gather((seconds, n_converted, failed))
     if not parts:  # the first rank tells
         return 0
     seconds, n_converted = (sum(part[at] for part in parts) for at in (0, 1))

@@ -14,11 +14,11 @@ from typing import get_origin
 import torch
 from torch import Tensor, nn
 
-import console
-from console import UserError
-from files import replacing
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES, Bottleneck
+from system import console
+from system.console import UserError
+from system.files import replacing
 
 CLASS_VECTORS = "weight"  # of the release's state_dict
 PROJECTION = "fc1"

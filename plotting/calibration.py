@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from console import UserError
-from metrics import calibrated_metrics
+from evaluation.metrics import calibrated_metrics
 from plotting.style import COLOURS, new_figure
 from plotting.verification import BINS, read_scores
+from system.console import UserError
 
 KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched: for print in grey
 

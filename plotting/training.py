@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from console import UserError
 from plotting.style import new_figure, styles
+from system.console import UserError
 
 PARTS = (  # what is drawn together: the axis, its scale, and the columns with what to call them
     ("loss", "linear", {"loss": "total", "episodic_loss": "episodic", "global_loss": "global"}),

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
-from console import UserError
-from metrics import eer_interval, roc, verification_metrics
+from evaluation.metrics import eer_interval, roc, verification_metrics
 from plotting.style import COLOURS, new_figure, styles
+from system.console import UserError
 
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
 DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and rejections

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from console import UserError
 from plotting.style import as_text, new_figure, styles
 from recognition.voices import load_voices
+from system.console import UserError
 
 
 def draw_embeddings(inputs: dict[str, Path]) -> Figure:

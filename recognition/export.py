@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from configure import N_MELS
-from console import UserError
-from files import replacing
 from model.encoder import Encoder
+from system.console import UserError
+from system.files import replacing
 
 PACKAGES = ("onnx", "onnxscript")  # that torch's exporter works with
 EXAMPLE_FRAMES = 200

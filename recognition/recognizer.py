@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-import runtime
-from checkpoint import load_checkpoint
-from files import sha256
+from evaluation.decision import load_threshold, threshold_for
+from evaluation.embedding import Segments, embed
+from model.checkpoint import load_checkpoint
 from model.encoder import EMBEDDING_SIZE, Encoder
-from recognition.threshold import load_threshold, threshold_for
 from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
-from verification import Segments, embed
+from system.compute import inference
+from system.files import sha256
 
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
 
@@ -30,7 +30,7 @@ class Recognizer:
 
     def __init__(self, checkpoint: str | Path, device: str = "auto"):
         """Load a checkpoint, the release's or ours, for a device as --device names it; UserError if it is none."""
-        self._compute = runtime.inference(device)
+        self._compute = inference(device)
         self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder().folded()
         self.digest = sha256(Path(checkpoint))
         self._thresholds = load_threshold(Path(checkpoint), self.digest)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from configure import SAMPLE_RATE
-from console import UserError
 from feat_extract.audio import UnreadableError, convert, read_recording
 from feat_extract.fbank import log_mel
+from system.console import UserError
 
 STANDARD_INPUT = "-"
 BLOCK = 160  # samples whose level is measured together, 10 ms

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-import console
-from console import UserError
-from files import locked, replacing
 from model.encoder import EMBEDDING_SIZE
+from system import console
+from system.console import UserError
+from system.files import locked, replacing
 
 SUFFIX = ".npz"
 LOCK_NAME = ".voices.lock"  # held by the one run that is changing a voice of the folder

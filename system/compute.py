@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-import console
-import ranks
-from console import UsageError
-from parallel import cpu_count
+from system import console, ranks
+from system.console import UsageError
+from system.workers import cpu_count
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -22,7 +21,7 @@ class Compute(NamedTuple):
     num_workers: int  # processes that load features
 
 
-def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
+def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     """Add the flags that choose device and precision, the latter with its default for this script."""
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
@@ -34,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
                         help="on CUDA too, the same bits in every run; slower (False)")  # fmt: skip
 
 
-def set_up(args: argparse.Namespace) -> Compute:
+def choose_compute(args: argparse.Namespace) -> Compute:
     """Choose device, precision and loader processes by the flags, meet the other ranks, and seed torch."""
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
         torch.use_deterministic_algorithms(True)
     device = _ready(_select_device(args.device, args.use_cuda, args.gpu))
-    ranks.join()
+    ranks.init()
     torch.manual_seed(args.seed)
     workers = args.num_workers
     if workers is None:
@@ -66,8 +65,8 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
 
     Each rank of a machine has a GPU of its own.
     """
-    several = ranks.count_on_machine() > 1
-    gpu = ranks.rank_on_machine() if several else gpu
+    several = ranks.local_world_size() > 1
+    gpu = ranks.local_rank() if several else gpu
     if name == "auto":
         if not (use_cuda and torch.cuda.is_available()):
             return torch.device("cpu")

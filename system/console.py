@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-import ranks
+from system import ranks
 
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
 LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
@@ -113,7 +113,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.stdout.reconfigure(line_buffering=True)  # a log in a file grows as the work does
     try:
         status = main(sys.argv[1:])
-        ranks.meet()
+        ranks.barrier()
         sys.stdout.flush()
     except UserError as error:
         # From a torch loader process the error comes with that process's traceback before it.
@@ -139,7 +139,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     if message is not None:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
         _drop_unwritten_output()
-    if ranks.count() > 1:  # torch's own end may wait for ranks that wait for this one, or abort
+    if ranks.world_size() > 1:  # torch's own end may wait for ranks that wait for this one, or abort
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status or 0)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import console
-from console import UserError
+from system import console
+from system.console import UserError
 
 try:
     import fcntl

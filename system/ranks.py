@@ -1,6 +1,6 @@
 """Ranks: the processes that torchrun starts, what they share out and what they agree on.
 
-A program's ranks work together once each has called join(). Without torchrun, and before, there is one rank, the first,
+A program's ranks work together once each has called init(). Without torchrun, and before, there is one rank, the first,
 and nothing here waits for anybody. Torch is imported where there are more: extracting features does not need it else.
 """
 
@@ -24,12 +24,12 @@ def is_first() -> bool:
     return _from_torchrun("RANK", 0) == 0
 
 
-def rank_on_machine() -> int:
+def local_rank() -> int:
     """Return this process's number among the ranks of its machine."""
     return _from_torchrun("LOCAL_RANK", 0)
 
 
-def count_on_machine() -> int:
+def local_world_size() -> int:
     """Return how many ranks its machine has."""
     return _from_torchrun("LOCAL_WORLD_SIZE", 1)
 
@@ -39,7 +39,7 @@ def rank() -> int:
     return _from_torchrun("RANK", 0) if _joined else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Return how many ranks have joined."""
     return _from_torchrun("WORLD_SIZE", 1) if _joined else 1
 
@@ -48,7 +48,7 @@ def _from_torchrun(name: str, alone: int) -> int:
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 
 
-def join() -> None:
+def init() -> None:
     """Meet the other ranks that torchrun has started. A CUDA device, if one is used, is chosen before."""
     global _joined
     if _from_torchrun("WORLD_SIZE", 1) == 1:
@@ -61,41 +61,41 @@ def join() -> None:
     _joined = True
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
+def shard(items: Sequence[Item]) -> Sequence[Item]:
     """Return this rank's part of what all ranks have in the same order."""
-    return items[rank() :: count()]
+    return items[rank() :: world_size()]
 
 
-def deal(items: Sequence[Item]) -> Sequence[Item]:
+def scatter(items: Sequence[Item]) -> Sequence[Item]:
     """Return this rank's part of what the first one has; the others' items do not count."""
-    if count() == 1:
+    if world_size() == 1:
         return items
     from torch import distributed
 
-    hands = [items[at :: count()] for at in range(count())] if is_first() else None
+    hands = [items[at :: world_size()] for at in range(world_size())] if is_first() else None
     held: list[Sequence[Item]] = [()]
     distributed.scatter_object_list(held, hands)
     return held[0]
 
 
 @contextmanager
-def first_goes_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Let the first rank run the block before the others: what it leaves on the disk, they find."""
     if not is_first():
-        meet()
+        barrier()
     yield
     if is_first():
-        meet()
+        barrier()
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until all ranks are here."""
-    most([0])
+    all_reduce_max([0])
 
 
-def most(numbers: list[int]) -> list[int]:
+def all_reduce_max(numbers: list[int]) -> list[int]:
     """Return the largest of each of the numbers over all ranks; waits for them."""
-    if count() == 1:
+    if world_size() == 1:
         return numbers
     import torch
     from torch import distributed
@@ -105,25 +105,25 @@ def most(numbers: list[int]) -> list[int]:
     return agreed.tolist()
 
 
-def add_up(tensor: "Tensor") -> None:
+def all_reduce_sum(tensor: "Tensor") -> None:
     """Put the sum over all ranks in a tensor's place; waits for them."""
-    if count() > 1:
+    if world_size() > 1:
         from torch import distributed
 
         distributed.all_reduce(tensor)
 
 
-def take_first(tensor: "Tensor") -> None:
+def broadcast(tensor: "Tensor") -> None:
     """Put the first rank's numbers in a tensor's place."""
-    if count() > 1:
+    if world_size() > 1:
         from torch import distributed
 
         distributed.broadcast(tensor, 0)
 
 
-def from_first(make: Callable[[], Made]) -> Made:
+def broadcast_object(make: Callable[[], Made]) -> Made:
     """Return on every rank what the first one makes."""
-    if count() == 1:
+    if world_size() == 1:
         return make()
     from torch import distributed
 
@@ -132,12 +132,12 @@ def from_first(make: Callable[[], Made]) -> Made:
     return held[0]
 
 
-def to_first(item: Item) -> list[Item]:
+def gather(item: Item) -> list[Item]:
     """Return on the first rank what every rank gives, in their order; on the others nothing."""
-    if count() == 1:
+    if world_size() == 1:
         return [item]
     from torch import distributed
 
-    held = [None] * count() if is_first() else None
+    held = [None] * world_size() if is_first() else None
     distributed.gather_object(item, held)
     return held or []

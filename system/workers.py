@@ -11,9 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-import console
-import ranks
-from console import LOADER_KILLED, SHARED_MEMORY, UserError
+from system import console, ranks
+from system.console import LOADER_KILLED, SHARED_MEMORY, UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
@@ -23,7 +22,7 @@ PREFETCH = 4  # batches that a loader process has ready
 def cpu_count() -> int:
     """Return the number of processors that this process may use; the ranks of a machine share them."""
     everywhere = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, everywhere // ranks.count_on_machine())
+    return max(1, everywhere // ranks.local_world_size())
 
 
 def unordered_map(
@@ -75,7 +74,7 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
     """
     room = workers * PREFETCH
     if SHARED_MEMORY.exists():
-        free = shutil.disk_usage(SHARED_MEMORY).free // ranks.count_on_machine()
+        free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
         room = max(0, free // batch_bytes - 2)  # two more are in the main process's hands
     fitting = min(workers, room)
     if fitting < workers:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy
 import torch
 
-import console
-import ranks
-from files import replacing
+from system import console, ranks
+from system.files import replacing
 
 CONFIG_NAME, LOG_NAME, EER = "config.json", "log.csv", "val_eer"
 DECISIVE = (  # the flags that a run's course depends on
@@ -22,7 +21,7 @@ DECISIVE = (  # the flags that a run's course depends on
 def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]) -> None:
     """Write config.json: flags, ranks, versions and training speakers."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    content = {"arguments": arguments, "ranks": ranks.count(), "versions": versions, "speakers": speakers}
+    content = {"arguments": arguments, "ranks": ranks.world_size(), "versions": versions, "speakers": speakers}
     with replacing(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str))
 
@@ -40,8 +39,8 @@ def warn_of_changed_flags(folder: Path, arguments: dict[str, object]) -> None:
         console.warn(f"{path}: damaged, so nobody can tell whether the flags are those the run had; it is written anew")
         return
     listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
-    if ranks_before != ranks.count():
-        listed.append(f"{ranks.count()} ranks (were {ranks_before})")
+    if ranks_before != ranks.world_size():
+        listed.append(f"{ranks.world_size()} ranks (were {ranks_before})")
     if listed:
         changes = ", ".join(listed)
         console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")

@@ -11,15 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-import console
-import ranks
-from checkpoint import CLASS_VECTORS, Checkpoint, parameters_of, save_checkpoint, state_dict_of
-from console import UserError
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
 from loss import Objective, Terms
+from model.checkpoint import CLASS_VECTORS, Checkpoint, parameters_of, save_checkpoint, state_dict_of
 from model.encoder import Encoder
-from parallel import from_loaders, in_shared_memory, loader_options
-from runtime import Compute
+from system import console, ranks
+from system.compute import Compute
+from system.console import UserError
+from system.workers import from_loaders, in_shared_memory, loader_options
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
 SETTLE_EVERY = 20  # episodes between two looks at the losses: each waits for the device
@@ -90,8 +89,8 @@ class Run:
             self.optimizer, "min", factor=0.1, patience=3, threshold=1e-4, min_lr=1e-5
         )
         # Each rank normalises by its own batch, as the paper's single GPU; the first rank's running statistics count.
-        self._replica = DistributedDataParallel(model) if ranks.count() > 1 else model
-        self._order = EpisodeOrder(episodes.per_epoch, ranks.rank(), ranks.count())
+        self._replica = DistributedDataParallel(model) if ranks.world_size() > 1 else model
+        self._order = EpisodeOrder(episodes.per_epoch, ranks.rank(), ranks.world_size())
         self._loader = DataLoader(
             episodes,
             batch_size=None,
@@ -185,14 +184,14 @@ class Run:
             for episode in from_loaders(self._loader):
                 waited += time.perf_counter() - asked
                 self._train_episode(episode)
-                utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker) * ranks.count()
-                bar.update(ranks.count())
+                utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker) * ranks.world_size()
+                bar.update(ranks.world_size())
                 if len(self._unsettled) == SETTLE_EVERY:
                     bar.set_postfix(loss=f"{self.mean_terms().loss:.3f}", refresh=False)
                 after_episode()
                 asked = time.perf_counter()
         for statistic in self.model.buffers():
-            ranks.take_first(statistic)
+            ranks.broadcast(statistic)
         means = self.mean_terms()
         seconds = time.perf_counter() - started
         self.scheduler.step(means.loss)
@@ -214,7 +213,7 @@ class Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self._last = self.epoch + 1, self.episode + ranks.rank()
-        self.episode += ranks.count()
+        self.episode += ranks.world_size()
         self._unsettled.append((self._last, torch.stack(terms).detach()))
 
     def _settle(self) -> None:
@@ -225,10 +224,10 @@ class Run:
         self._unsettled.clear()
         rows = torch.stack(terms).cpu().double()  # in this order: MPS has no float64
         spoilt = [index for (_, index), row in zip(episodes, rows, strict=True) if not row[0].isfinite()]
-        first_spoilt = -ranks.most([-min(spoilt, default=self._episodes.per_epoch)])[0]
+        first_spoilt = -ranks.all_reduce_max([-min(spoilt, default=self._episodes.per_epoch)])[0]
         if first_spoilt < self._episodes.per_epoch:
             raise UserError(self._not_finite("the loss is not finite", (self.epoch + 1, first_spoilt)))
-        ranks.add_up(rows)
+        ranks.all_reduce_sum(rows)
         for row in rows:  # one by one: the sums do not depend on when they were looked at
             self._sums += row
 

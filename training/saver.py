@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import console
-import ranks
-from checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
-from logbook import LOG_NAME
-from training import Run
+from model.checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
+from system import console, ranks
+from training.logbook import LOG_NAME
+from training.loop import Run
 
 
 class Saver:
@@ -32,7 +31,7 @@ class Saver:
 
     def _note_signal(self, number: int, frame: object) -> None:
         # Asked twice: leave at once, the last checkpoint stays. Torchrun passes on to its ranks what they also get.
-        if self._signal and ranks.count() == 1:
+        if self._signal and ranks.world_size() == 1:
             raise KeyboardInterrupt
         self._signal = number
         if self._stop_at_once:
@@ -54,11 +53,11 @@ class Saver:
 
     def after_episode(self) -> None:
         """Save if it is time to, or if a signal came to any rank; after a signal, leave."""
-        asked, due = ranks.most([self._signal, time.monotonic() >= self._due])
+        asked, due = ranks.all_reduce_max([self._signal, time.monotonic() >= self._due])
         if not (asked or due):
             return
         self._run.save(unfinished_path(self._folder), **self._facts)
-        ranks.meet()  # torchrun stops them all as soon as one leaves: not while the first is writing
+        ranks.barrier()  # torchrun stops them all as soon as one leaves: not while the first is writing
         self._due = time.monotonic() + self._period
         self._leave_if(asked, f"after episode {self._run.episode}")
 
@@ -67,7 +66,7 @@ class Saver:
         self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
         if ranks.is_first():
             self._remove_old()
-        self._leave_if(*ranks.most([self._signal]), f"after epoch {self._run.epoch}")
+        self._leave_if(*ranks.all_reduce_max([self._signal]), f"after epoch {self._run.epoch}")
 
     def _remove_old(self) -> None:
         unfinished_path(self._folder).unlink(missing_ok=True)

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-import runtime
 from configure import EVALUATION_TREES, TREES
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
-from metrics import verification_metrics
+from evaluation.embedding import Segments, score
+from evaluation.metrics import verification_metrics
 from model.encoder import Encoder
-from verification import Segments, score
+from system.compute import Compute
 
 
 class Validation:
     """Scores a trial list's EER with the encoder as it is."""
 
-    def __init__(self, trials: Path, root: Path, compute: runtime.Compute):
+    def __init__(self, trials: Path, root: Path, compute: Compute):
         self._trials, self._compute = read_trials(trials), compute
         self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
         sides = self._trials.enrol, self._trials.test

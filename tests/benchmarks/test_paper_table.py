@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from benchmarks import paper_table
-from console import UserError
+from system.console import UserError
 
 
 def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None:

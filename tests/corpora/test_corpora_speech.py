@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configure import TREES, TRIALS_NAME
-from console import UserError
 from corpora.convert import decode
 from corpora.trial_lists import draw_trials
 from corpora.voxceleb import PARTS
+from system.console import UserError
 from tests.archive_set import m4a, run, tone, tree, wav
 from tests.mirror_server import Mirror
 

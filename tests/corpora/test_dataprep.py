@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from console import UserError
 from corpora.archives import extract
 from corpora.voxceleb import Archive
-from files import locked
+from system.console import UserError
+from system.files import locked
 from tests.archive_set import REPOSITORY, build, run, start, tree, zipped
 from tests.mirror_server import Mirror
 

@@ -12,9 +12,9 @@ import soundfile
 from conftest import run_script, voice, write_features, write_wavs
 
 from configure import TREES
-from console import UserError
 from dataset.index import FeatureIndex
-from files import remove_unfinished_below, utterances, walk
+from system.console import UserError
+from system.files import remove_unfinished_below, utterances, walk
 from tests.archive_set import m4a, tone, tree
 
 TREE = TREES["vox1_test"]

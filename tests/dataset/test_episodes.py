@@ -6,10 +6,10 @@ import torch
 from conftest import write_features
 from torch.utils.data import DataLoader
 
-from console import UsageError
 from dataset.episodes import EpisodeOrder, TrainingEpisodes, draw_utterances
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
+from system.console import UsageError
 
 PAPER = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
 

@@ -12,10 +12,10 @@ from conftest import run_script, write_features
 
 import dataset.index
 from configure import TREES, TRIALS_NAME
-from console import UserError
 from dataset.episodes import TrainingEpisodes
 from dataset.features import locate, write_feature
 from dataset.index import FeatureIndex, n_starts
+from system.console import UserError
 
 
 def settle(tree: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from conftest import write_features
 from scipy import stats
 
-from console import UserError
 from dataset.index import FeatureIndex, n_starts
 from dataset.short_trials import draw_short_trials, stored_short_trials, window_starts
 from dataset.trials import Trials, read_enrolment, read_trials, write_trials
+from system.console import UserError
 
 
 def read(tmp_path: Path, text: str | bytes) -> Trials:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import calibration
-from calibration import Calibration, fit, load_calibration, probabilities, save_calibration, split_half_llr
-from console import UserError
-from metrics import calibrated_metrics, cllr
+from evaluation import calibration
+from evaluation.calibration import Calibration, fit, load_calibration, probabilities, save_calibration, split_half_llr
+from evaluation.metrics import calibrated_metrics, cllr
+from system.console import UserError
 
 
 def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -7,13 +7,13 @@ from conftest import write_features
 
 import EER_full
 import EER_short
-import evaluation
 import identification
 from configure import TREES
 from dataset.index import FeatureIndex
-from evaluation import Setting
-from metrics import verification_metrics
-from verification import Segments
+from evaluation import evaluator
+from evaluation.embedding import Segments
+from evaluation.evaluator import Setting
+from evaluation.metrics import verification_metrics
 
 N_SPEAKERS, N_UTTERANCES = 51, 6
 
@@ -29,7 +29,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 def setting(features: FeatureIndex, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """An evaluator's setting without a network: the tests look at what would be embedded."""
     made = Setting(None, tmp_path / "checkpoint_100.pth", None, features, np.arange(N_SPEAKERS), None)
-    monkeypatch.setattr(evaluation, "set_up", lambda args: made)
+    monkeypatch.setattr(evaluator, "set_up", lambda args: made)
     return made
 
 
@@ -41,7 +41,7 @@ def test_short_test_is_the_papers(
     def verify(setting, task, tests, args):
         seen.update(trials=task.trials, enrol=task.enrol.segments, tests=tests)
 
-    monkeypatch.setattr(evaluation, "verify", verify)
+    monkeypatch.setattr(evaluator, "verify", verify)
     EER_short.main([])
     trials, enrol, tests = seen["trials"], seen["enrol"], seen["tests"]
     assert len(trials.label) == 51 * 200 and trials.label.sum() == 51 * 100

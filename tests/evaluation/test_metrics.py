@@ -6,7 +6,15 @@ from conftest import GOLDEN
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
-from metrics import calibrated_metrics, cllr, eer_interval, mean_interval, min_cllr, roc, verification_metrics
+from evaluation.metrics import (
+    calibrated_metrics,
+    cllr,
+    eer_interval,
+    mean_interval,
+    min_cllr,
+    roc,
+    verification_metrics,
+)
 
 CASES = json.loads((GOLDEN / "metrics.json").read_text())
 

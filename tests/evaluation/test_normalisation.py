@@ -11,12 +11,12 @@ from conftest import write_features
 from torch.nn import functional as F
 
 import EER_short
-from checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from configure import TREES
-from console import UsageError
-from metrics import verification_metrics
+from evaluation.metrics import verification_metrics
+from evaluation.normalisation import AdaptiveNorm
+from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
-from normalisation import AdaptiveNorm
+from system.console import UsageError
 
 
 def test_as_norm_is_what_its_definition_says() -> None:

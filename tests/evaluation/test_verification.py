@@ -5,9 +5,9 @@ from torch.nn import functional as F
 
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
+from evaluation.embedding import Segments, embed, equal_length_batches, score, unique_segments
 from model.encoder import Encoder
-from runtime import Compute
-from verification import Segments, embed, equal_length_batches, score, unique_segments
+from system.compute import Compute
 
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from conftest import PROJECT
 
-import console
 import train
-from checkpoint import load_checkpoint
 from configure import TREES, TRIALS_NAME
 from dataset.features import write_feature
+from model.checkpoint import load_checkpoint
+from system import console
 
 SOAK = os.environ.get("METASR_SOAK") == "1"  # make soak: the same tests with the larger of their two counts
 TRAIN = "--backbone resnet18 --nb_class_train 2 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()

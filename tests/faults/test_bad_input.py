@@ -14,11 +14,11 @@ import torch
 from conftest import write_wavs
 from harness import RUN, TRAIN, copy_world, files_of, in_process, put, trained_world
 
-from checkpoint import checkpoint_path
 from configure import TREES, TRIALS_NAME
-from console import one_line
 from dataset.features import read_feature
-from logbook import add_row
+from model.checkpoint import checkpoint_path
+from system.console import one_line
+from training.logbook import add_row
 
 CHECKPOINT, LIST = checkpoint_path(RUN, 2), Path("data", TRIALS_NAME)
 TRAINING, TEST = (Path("data", TREES[tree].feat) for tree in ("vox2_dev", "vox1_test"))

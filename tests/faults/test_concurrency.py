@@ -10,7 +10,7 @@ from conftest import write_wavs
 from harness import RUN, TRAIN, copy_world, files_of, finish, start, trained_world
 
 from configure import TREES
-from files import locked
+from system.files import locked
 
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 

@@ -23,8 +23,8 @@ from harness import (
 )
 
 import train
-from checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
 from configure import TREES
+from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
 
 resource = pytest.importorskip("resource", reason="quotas are POSIX's")
 AGAIN = ["train.py", *TRAIN, "--use_checkpoint", True, "--max_epoch", 3]

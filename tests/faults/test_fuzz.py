@@ -21,10 +21,10 @@ from harness import soaked, trial_list
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from console import UserError
 from dataset.features import locate, read_feature, read_frames
 from dataset.trials import read_trials
 from feat_extract.audio import read_recording
+from system.console import UserError
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy's would be a second line on the screen
 FAMILY = 16

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
 
-import logbook
 import train
-from checkpoint import checkpoint_path, load_checkpoint, unfinished_path
 from configure import TRIALS_NAME
+from model.checkpoint import checkpoint_path, load_checkpoint, unfinished_path
 from plotting.training import read_log
+from training import logbook
 
 VALIDATED = [*TRAIN, "--max_epoch", "2", "--val_trials", f"data/{TRIALS_NAME}", "--use_checkpoint", "auto"]
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import TORCHRUN, write_wavs
 from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, soaked, start, trained_world
 
-from checkpoint import checkpoint_path, unfinished_path
 from configure import TREES
+from model.checkpoint import checkpoint_path, unfinished_path
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 2]

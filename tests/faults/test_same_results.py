@@ -8,9 +8,9 @@ import pytest
 from harness import RUN, TRAIN, copy_world, finish, in_process, put, same_training, start, trained_world
 
 import EER_full
-import verification
-from checkpoint import checkpoint_path
 from configure import TRIALS_NAME
+from evaluation import embedding
+from model.checkpoint import checkpoint_path
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_scores_do_not_depend_on_batches_order_or_workers(world: Path, tmp_path:
     fewer = scores(home)
     put(home / "data" / TRIALS_NAME, "".join(lines))
     with_workers = scores(home, "--num_workers", "2")
-    monkeypatch.setitem(verification.BATCH_FRAMES, "cpu", 1)
+    monkeypatch.setitem(embedding.BATCH_FRAMES, "cpu", 1)
     one_by_one = scores(home)
     for other in (reversed_, fewer, with_workers, one_by_one):
         np.testing.assert_allclose(other, expected[other.index], atol=1e-5)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 
-from console import UserError
 from dataset.features import locate, read_feature, read_frames, write_feature
+from system.console import UserError
 
 
 def array(n_frames: int, dtype: str = "<f8") -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoint import (
+from model.checkpoint import (
     Checkpoint,
     checkpoint_path,
     load_checkpoint,
@@ -13,8 +13,8 @@ from checkpoint import (
     state_dict_of,
     unfinished_path,
 )
-from console import UserError
 from model.encoder import Encoder
+from system.console import UserError
 
 
 def some(epoch: int, **facts) -> Checkpoint:

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from checkpoint import Checkpoint, parameters_of
 from loss import Objective
+from model.checkpoint import Checkpoint, parameters_of
 from model.encoder import Encoder
 from model.resnet import BACKBONES
-from training import EpisodeLoss
+from training.loop import EpisodeLoss
 
 N_SPEAKERS = 50  # of the golden network
 

@@ -10,12 +10,12 @@ from matplotlib import rcParams
 from matplotlib.font_manager import findfont, fontManager, get_font
 
 import plots
-from console import UsageError, UserError
 from plotting.calibration import draw_calibration
 from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
 from plotting.verification import draw_det, draw_length, draw_scores, read_systems
 from recognition.voices import new_voice, save_voice
+from system.console import UsageError, UserError
 
 LENGTHS = ("50", "100", "full")
 

@@ -16,15 +16,15 @@ import torch
 from conftest import PROJECT, run_script, voice, write_wavs
 
 import recognize
-from checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from configure import TREES
-from console import UsageError, UserError
-from metrics import verification_metrics
+from evaluation import decision
+from evaluation.metrics import verification_metrics
+from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
-from recognition import threshold
 from recognition.utterance import read_utterance, utterance_of
 from recognize import Recognizer
+from system.console import UsageError, UserError
 
 SPEAKERS = range(30, 33)
 
@@ -103,20 +103,20 @@ def test_a_read_only_folder_only_warns(home: Path, monkeypatch, capsys) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(threshold, "replacing", refuse)
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), {1: 0.4})
+    monkeypatch.setattr(decision, "replacing", refuse)
+    decision.save_threshold(home / "other.pth", Path("trials.txt"), {1: 0.4})
     assert "other.threshold.json: the threshold could not be kept (Permission denied)" in capsys.readouterr().err
-    threshold.save_threshold(home / "other.pth", Path("trials.txt"), {1: float("inf")})
+    decision.save_threshold(home / "other.pth", Path("trials.txt"), {1: float("inf")})
     assert "inf: decides nothing" in capsys.readouterr().err
 
 
 def test_the_threshold_rises_with_the_number_of_voices(home: Path, evaluated: dict) -> None:
     rng = np.random.default_rng(0)
     scores, labels = np.concatenate([rng.normal(3, 1, 4000), rng.normal(0, 1, 40_000)]), np.arange(44_000) < 4000
-    kept = threshold.thresholds(scores, labels)
+    kept = decision.thresholds(scores, labels)
     for n in (1, 5, 30, 100):  # an unknown voice beside n others, drawn anew: as often accepted as at the EER, 6.7 %
         best = rng.normal(0, 1, (20_000, n)).max(axis=1)
-        assert (best >= threshold.threshold_for(kept, n)).mean() == pytest.approx(0.067, abs=0.02)
+        assert (best >= decision.threshold_for(kept, n)).mean() == pytest.approx(0.067, abs=0.02)
     recognizer = Recognizer(home / "model.pth")
     assert recognizer.threshold_among(1) == evaluated["threshold"] <= recognizer.threshold_among(7)
     assert recognizer.threshold_among(10**9) == recognizer.threshold_among(1000)

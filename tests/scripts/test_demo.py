@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import run_script
+from conftest import PROJECT, run_script
 
 pytest.importorskip("espeakng_loader", reason="pip install -r requirements-demo.txt")
 
 import demo  # noqa: E402
 from configure import TREES, TRIALS_NAME  # noqa: E402
-from console import UserError  # noqa: E402
 from corpora.demo import SECONDS, UTTERANCES, draw_channel, draw_trials, write_demo  # noqa: E402
 from corpora.voices import Engine, draw_voice  # noqa: E402
-from files import TEMPORARY_SUFFIX  # noqa: E402
+from system.console import UserError  # noqa: E402
+from system.files import TEMPORARY_SUFFIX  # noqa: E402
 
 SIZE = {"n_train": 2, "n_test": 2}
 TEXT = "The painter follows every river."
@@ -106,7 +106,7 @@ def test_channel_keeps_length_and_differs_between_videos():
 
 def test_continues_after_a_kill(corpus: Path, tmp_path: Path):
     code = "import sys, pathlib, corpora.demo; corpora.demo.write_demo(pathlib.Path(sys.argv[1]), 1, 2, 2, workers=1)"
-    root, repository = tmp_path / "demo", Path(__file__).parent.parent
+    root, repository = tmp_path / "demo", PROJECT
     environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed engine leaves its folder there
     process = subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, env=environment)
     wavs = root / TREES["vox2_dev"].wav

@@ -22,8 +22,8 @@ from conftest import PROJECT, voice, write_wavs
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import model.resnet
-from checkpoint import load_checkpoint
 from configure import TRIALS_NAME
+from model.checkpoint import load_checkpoint
 
 README = PROJECT / "README.md"
 PAGES = [

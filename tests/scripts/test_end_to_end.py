@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import PROJECT, run_script, write_wavs
 
-from checkpoint import load_checkpoint
 from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
-from metrics import verification_metrics
+from evaluation.metrics import verification_metrics
+from model.checkpoint import load_checkpoint
 
 TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import console
-import ranks
-from console import boolean
-from parallel import loader_options
+from system import console, ranks
+from system.console import boolean
+from system.workers import loader_options
 
 MB = 2**20
 
@@ -52,7 +51,7 @@ def test_waiting_batches_fit_in_shared_memory(shared_memory, capsys, monkeypatch
         told = capsys.readouterr().err
         assert (f"{workers} processes load data, not 8" in told) == (workers < 8) and told.count("\n") == (workers < 8)
     shared_memory(200 * MB, 200 * MB)
-    monkeypatch.setattr(ranks, "count_on_machine", lambda: 2)
+    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
     assert loader_options(8, batch)["prefetch_factor"] == 1  # half is the other rank's
     assert loader_options(0, batch)["num_workers"] == 0
 

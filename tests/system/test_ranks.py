@@ -10,13 +10,13 @@ import soundfile
 import torch
 from conftest import PROJECT, TORCHRUN, run_script, voice, write_wavs
 
-from checkpoint import Checkpoint, load_checkpoint, parameters_of
 from configure import TREES
-from console import UsageError
 from dataset.episodes import EpisodeOrder, TrainingEpisodes
 from dataset.index import FeatureIndex
 from loss import Objective
-from training import EpisodeLoss
+from model.checkpoint import Checkpoint, load_checkpoint, parameters_of
+from system.console import UsageError
+from training.loop import EpisodeLoss
 
 TRAIN = "--backbone resnet18 --nb_class_train 4 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="torchrun's own support is POSIX's")

@@ -13,8 +13,8 @@ import train
 from configure import TREES
 from loss import Objective, Terms
 from model.encoder import Encoder
-from runtime import Compute
-from training import Run
+from system.compute import Compute
+from training.loop import Run
 
 SHAPES = {"support": (1, 100, 1, 40, 200), "query": (2, 100, 1, 40)}
 

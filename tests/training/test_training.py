@@ -6,16 +6,16 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from checkpoint import load_checkpoint, parameters_of, state_dict_of
-from console import UserError
 from dataset.episodes import Episode, TrainingEpisodes
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
+from evaluation.embedding import Segments, score
 from loss import Objective
+from model.checkpoint import load_checkpoint, parameters_of, state_dict_of
 from model.encoder import Encoder
-from runtime import Compute
-from training import EpisodeLoss, Run
-from verification import Segments, score
+from system.compute import Compute
+from system.console import UserError
+from training.loop import EpisodeLoss, Run
 
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
