@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on synthetic voices (needs Python 3.10 or later and a package index, nothing else)
 # make test   the tests
-# make lint   the style checks
+# make lint   style and types
 # make soak   faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
 # Another interpreter: make demo PYTHON=python3.12
 
@@ -13,13 +13,14 @@ demo: .venv/demo.installed
 	$(BIN)/python demo.py
 
 test: .venv/dev.installed .venv/demo.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 soak: .venv/dev.installed
 	METASR_SOAK=1 $(BIN)/python -m pytest tests/faults -v
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # Installs again only when the requirements have changed.
 .venv/%.installed: requirements-%.txt requirements.txt | $(BIN)/python

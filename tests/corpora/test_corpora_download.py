@@ -3,12 +3,12 @@
 import random
 
 import pytest
+from mirror_server import Mirror
 
 from corpora import download
 from corpora.download import fetch, md5_of, with_md5
 from corpora.sources import voxceleb_source
 from system.console import UserError
-from tests.mirror_server import Mirror
 
 NAMES = ("vox1_dev_wav_partaa", "vox1_dev_wav_partab")
 SECRET = "pass word/+&"

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from archive_set import m4a, run, tone, tree, wav
 from hypothesis import given
 from hypothesis import strategies as st
+from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
 from corpora.convert import decode
 from corpora.trial_lists import draw_trials
 from corpora.voxceleb import PARTS
 from system.console import UserError
-from tests.archive_set import m4a, run, tone, tree, wav
-from tests.mirror_server import Mirror
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 

@@ -11,13 +11,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from archive_set import REPOSITORY, build, run, start, tree, zipped
+from mirror_server import Mirror
 
 from corpora.archives import extract
 from corpora.voxceleb import Archive
 from system.console import UserError
 from system.files import locked
-from tests.archive_set import REPOSITORY, build, run, start, tree, zipped
-from tests.mirror_server import Mirror
 
 SECRET = "s3cret/&word"
 

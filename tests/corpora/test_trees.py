@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from archive_set import m4a, tone, tree
 from conftest import run_script, voice, write_features, write_wavs
 
 from configure import TREES
 from dataset.index import FeatureIndex
 from system.console import UserError
 from system.files import remove_unfinished_below, utterances, walk
-from tests.archive_set import m4a, tone, tree
 
 TREE = TREES["vox1_test"]
 EXTRACT = ("feat_extract/feature_extraction.py", "--num_workers", 1)

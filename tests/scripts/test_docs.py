@@ -112,7 +112,10 @@ def carry_out(command: Command) -> None:
         case ["torchrun", *words]:
             launched = torchrun_parser().parse_args(words)
             script(launched.training_script).parse_args(launched.training_script_args)
-        case ["python", "-m", "pytest", *flags]:  # parsed where there is nothing to collect, which is status 5
+        case ["ruff", *flags]:
+            assert subprocess.run([sys.executable, "-m", "ruff", *flags, "--help"], capture_output=True).returncode == 0
+        case ["python", "-m", "pytest", *flags]:
+            # Parsed where there is nothing to collect, which is status 5.
             paths = [flag for flag in flags if flag.startswith("tests")]
             assert all((PROJECT / path.partition("::")[0]).exists() for path in paths)
             flags = ["-c", str(PROJECT / "pyproject.toml"), *(flag for flag in flags if flag not in paths)]
