@@ -5,6 +5,7 @@
     python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
     python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
     python train.py --use_checkpoint auto  # begins or goes on: for schedulers that run a command again
+    python train.py --augment noise,reverb,babble  # crops disturbed anew every time; speed and specaugment, too
     torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
 
 The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
@@ -21,6 +22,7 @@ import torch
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
+from feat_extract.augmentation import AugmentedCrops, add_augmentation_arguments, choose_augmentation
 from loss import LOSS_TYPES, Objective, Terms
 from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import EMBEDDING_SIZE, Encoder
@@ -64,6 +66,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--save_every_minutes", type=console.positive, metavar="M", help="also save within an epoch (at its end only)")
     add("--val_trials", type=Path, metavar="FILE", help="score this trial list's EER while training")
     add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
+    add_augmentation_arguments(parser)
     add_compute_arguments(parser, precision="auto")
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
@@ -83,6 +86,7 @@ def boolean_or_auto(text: str) -> bool | str:
 def main(argv: list[str]) -> int:
     """Train until --max_epoch; return the exit status."""
     args = parse_args(argv)
+    augmentation = choose_augmentation(args)
     compute = choose_compute(args)
     root, folder = save_root(args.save_path), run_folder(args.model_path, args.n_folder)
     features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
@@ -93,9 +97,10 @@ def main(argv: list[str]) -> int:
         n_query=args.n_query,
         use_variable=args.use_variable and args.loss_type == "prototypical",  # as in the release
         seed=args.seed,
+        augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
     validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # refused before the work
-    objective = Objective(args.loss_type, args.use_GC, len(features.speakers), EMBEDDING_SIZE)
+    objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
     model = EpisodeLoss(first_encoder(args), objective)
     if args.sync_bn:
         if compute.device.type != "cuda":
@@ -181,6 +186,8 @@ def describe(args: argparse.Namespace, features: FeatureIndex, episodes: Trainin
         f"{args.backbone} on {compute.device} in {str(compute.dtype).removeprefix('torch.')}"
         + (f"; {ranks.world_size()} ranks share the episodes" if ranks.world_size() > 1 else "")
     )
+    if args.augment:
+        print(f"crops are augmented: {', '.join(args.augment)}; {episodes.n_classes} classes of speaker and speed")
     if episodes.excluded:
         needed = args.n_shot + args.n_query
         print(f"{episodes.excluded} speakers have fewer than {needed} utterances and are in no episode")
@@ -188,7 +195,7 @@ def describe(args: argparse.Namespace, features: FeatureIndex, episodes: Trainin
     if args.loss_type == "prototypical":
         kinds.append(("episodic", args.nb_class_train))
     if args.loss_type == "softmax" or args.use_GC:
-        kinds.append(("global", len(features.speakers)))
+        kinds.append(("global", episodes.n_classes))
     for kind, n_classes in kinds:
         print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
 

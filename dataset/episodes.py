@@ -5,7 +5,7 @@ worker processes, ranks and interrupted runs all draw the same ones.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,16 @@ class Episode(NamedTuple):
 
     support: torch.Tensor  # (K, W, 1, 40, 200) float32
     query: torch.Tensor  # (Q, W, 1, 40, Tq) float32, Tq = 200 or one length in 100..199; Q = 0 for the softmax loss
-    speaker: torch.Tensor  # (W,) int64, the speakers' classes in training
+    speaker: torch.Tensor  # (W,) int64, the speakers' classes in training, below TrainingEpisodes.n_classes
+
+
+class Augmenter(Protocol):
+    """Whatever cuts crops in place of FeatureIndex.crop, all of a speaker's in an episode at one speed."""
+
+    n_speeds: int
+
+    def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a crop (length, 40) of an utterance from frame `start` on; what is random in it comes from rng."""
 
 
 def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, allowed: np.ndarray) -> np.ndarray:
@@ -56,8 +65,12 @@ class TrainingEpisodes(Dataset):
         n_query: int,
         use_variable: bool,
         seed: int,
+        augmenter: Augmenter | None = None,
     ):
-        """Refuse (UsageError) what the data cannot fill; `excluded` counts the speakers with too few utterances."""
+        """Refuse (UsageError) what the data cannot fill; `excluded` counts the speakers with too few utterances.
+
+        A speaker at another of the augmenter's speeds is a class of its own: `n_classes` counts them all.
+        """
         everyone = np.arange(len(features.speakers))
         self.eligible = eligible_speakers(features, n_way, n_shot + n_query, everyone)
         self.excluded = len(everyone) - len(self.eligible)
@@ -65,7 +78,8 @@ class TrainingEpisodes(Dataset):
         if self.per_epoch == 0:
             raise UsageError(f"the data does not fill one episode of {n_way} x {n_shot + n_query} utterances")
         self.max_bytes = (n_shot + n_query) * n_way * N_MELS * TRAIN_FRAMES * 4  # of an episode
-        self._features, self._seed = features, seed
+        self.n_classes = len(everyone) * (augmenter.n_speeds if augmenter else 1)
+        self._features, self._seed, self._augmenter = features, seed, augmenter
         self._n_way, self._n_shot, self._n_query, self._use_variable = n_way, n_shot, n_query, use_variable
 
     def __getitem__(self, at: tuple[int, int]) -> Episode:
@@ -74,11 +88,14 @@ class TrainingEpisodes(Dataset):
         # A short query is the beginning of a full training window, so its start is drawn for the full window.
         starts = rng.integers(n_starts(self._features.n_frames(rows), TRAIN_FRAMES))
         query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
+        speeds = (
+            rng.integers(self._augmenter.n_speeds, size=self._n_way) if self._augmenter else np.zeros_like(speakers)
+        )
         k = self._n_shot
         return Episode(
-            self._crops(rows[:k], starts[:k], TRAIN_FRAMES),
-            self._crops(rows[k:], starts[k:], query_frames),
-            torch.from_numpy(speakers.astype(np.int64)),
+            self._crops(rows[:k], starts[:k], TRAIN_FRAMES, speeds, rng),
+            self._crops(rows[k:], starts[k:], query_frames, speeds, rng),
+            torch.from_numpy((speakers + len(self._features.speakers) * speeds).astype(np.int64)),
         )
 
     def names(self, at: tuple[int, int]) -> list[str]:
@@ -91,10 +108,16 @@ class TrainingEpisodes(Dataset):
         n = self._n_shot + self._n_query
         return *draw_utterances(self._features, self.eligible, self._n_way, n, rng), rng
 
-    def _crops(self, rows: np.ndarray, starts: np.ndarray, n_frames: int) -> torch.Tensor:
+    def _crops(
+        self, rows: np.ndarray, starts: np.ndarray, n_frames: int, speeds: np.ndarray, rng: np.random.Generator
+    ) -> torch.Tensor:
         crops = np.empty((*rows.shape, 1, N_MELS, n_frames), np.float32)
         for at in np.ndindex(rows.shape):
-            crops[at][0] = self._features.crop(rows[at], int(starts[at]), n_frames).T
+            where = rows[at], int(starts[at]), n_frames
+            if self._augmenter:
+                crops[at][0] = self._augmenter.crop(*where, int(speeds[at[1]]), rng).T
+            else:
+                crops[at][0] = self._features.crop(*where).T
         return torch.from_numpy(crops)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -36,21 +38,14 @@ def read_recording(path: Path | BinaryIO) -> Recording:
 
     16 kHz 16-bit mono is taken bit by bit. Other files are converted: channels averaged, then resampled (soxr).
     """
-    # On POSIX a file's name is bytes, and soundfile takes text for UTF-8 only.
-    source = os.fsencode(path) if isinstance(path, Path) and os.name == "posix" else path
-    try:
-        with soundfile.SoundFile(source) as file:
-            if _cut_off(file.extra_info):
-                raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
-            rate, n_samples = file.samplerate, file.frames * file.channels
-            if rate not in RATES or n_samples > MAX_SAMPLES:
-                raise UserError(f"{path}: {n_samples:,} samples at {rate:,} Hz, by its header, are no utterance")
-            converted = (rate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16")
-            samples = file.read(dtype="float64" if converted else "int16")
-    except soundfile.SoundFileError as error:
-        if isinstance(path, Path) and not os.access(path, os.R_OK):
-            raise UserError(f"{path}: may not be read (its permissions)") from None
-        raise UnreadableError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
+    with _opened(path) as file:
+        if _cut_off(file.extra_info):
+            raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
+        rate, n_samples = file.samplerate, file.frames * file.channels
+        if rate not in RATES or n_samples > MAX_SAMPLES:
+            raise UserError(f"{path}: {n_samples:,} samples at {rate:,} Hz, by its header, are no utterance")
+        converted = not _is_plain(file)
+        samples = file.read(dtype="float64" if converted else "int16")
     if len(samples) == 0:
         raise UserError(f"{path}: holds no samples")
     if converted:
@@ -58,6 +53,37 @@ def read_recording(path: Path | BinaryIO) -> Recording:
     if not samples.any():
         raise UserError(f"{path}: silent (every sample is zero)")
     return Recording(samples, converted)
+
+
+def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
+    """Return n samples (n,) of what `read_recording` reads, from sample `start` on, and how many there are in all.
+
+    They are fewer where the recording ends. Of 16 kHz 16-bit mono no others are read.
+    """
+    with _opened(path) as file:
+        if _is_plain(file):
+            file.seek(min(start, file.frames))
+            return file.read(n, dtype="int16"), file.frames
+    samples = read_recording(path).samples
+    return samples[start : start + n], len(samples)
+
+
+@contextmanager
+def _opened(path: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file; what libsndfile says of it while it is open becomes a UserError."""
+    # On POSIX a file's name is bytes, and soundfile takes text for UTF-8 only.
+    source = os.fsencode(path) if isinstance(path, Path) and os.name == "posix" else path
+    try:
+        with soundfile.SoundFile(source) as file:
+            yield file
+    except soundfile.SoundFileError as error:
+        if isinstance(path, Path) and not os.access(path, os.R_OK):
+            raise UserError(f"{path}: may not be read (its permissions)") from None
+        raise UnreadableError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
+
+
+def _is_plain(file: soundfile.SoundFile) -> bool:
+    return (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
 
 
 def convert(samples: np.ndarray, rate: int, name: str) -> np.ndarray:

@@ -16,11 +16,12 @@ FLOOR = 1e-5  # least energy before the logarithm
 BLOCK = 60
 
 
-def log_mel(samples: np.ndarray) -> np.ndarray:
+def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
     """Return the mean-normalised log mel energies of an utterance.
 
     Args:
         samples: (S,) 16 kHz samples on the int16 scale, S >= 1, any real dtype.
+        before: the sample before them, where they are a part of an utterance.
 
     Returns:
         (T, 40) float32, in units of 20 log10(energy), each coefficient with mean 0 over the utterance;
@@ -28,7 +29,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     """
     import scipy.fft  # takes a fifth of a second, which a process that leaves the work to others need not spend
 
-    frames = _frames(samples)
+    frames = _frames(samples, before)
     energies = np.empty((len(frames), N_MELS), np.float32)
     padded = np.zeros((min(BLOCK, len(frames)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
     for start in range(0, len(frames), BLOCK):
@@ -41,12 +42,22 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     return features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _frames(samples: np.ndarray) -> np.ndarray:
+def n_frames_of(n_samples: int) -> int:
+    """Return how many frames log_mel makes of n_samples samples."""
+    return 1 + max(0, -(-(n_samples - WINDOW) // STEP))
+
+
+def n_samples_of(n_frames: int) -> int:
+    """Return how many samples n_frames frames stand on."""
+    return WINDOW + (n_frames - 1) * STEP
+
+
+def _frames(samples: np.ndarray, before: float) -> np.ndarray:
     """Return the overlapping frames (T, 400) of the pre-emphasised samples (S,), zeros behind their end."""
-    n_frames = 1 + max(0, -(-(len(samples) - WINDOW) // STEP))
-    x = np.zeros(WINDOW + (n_frames - 1) * STEP, np.float32)
+    x = np.zeros(n_samples_of(n_frames_of(len(samples))), np.float32)
     x[: len(samples)] = samples
     x[1 : len(samples)] -= np.float32(PRE_EMPHASIS) * x[: len(samples) - 1]
+    x[0] -= PRE_EMPHASIS * before
     return np.lib.stride_tricks.sliding_window_view(x, WINDOW)[::STEP]
 
 

@@ -14,7 +14,7 @@ from system.files import replacing
 CONFIG_NAME, LOG_NAME, EER = "config.json", "log.csv", "val_eer"
 DECISIVE = (  # the flags that a run's course depends on
     "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
-    "precision"
+    "precision augment augment_prob noise_snr music_snr babble_snr noise_dir rir_dir"
 ).split()
 
 

@@ -1,0 +1,165 @@
+"""Augmentation of training crops: noise, babble, reverberation and speed, from each crop's own wav, and SpecAugment.
+
+A crop gets, with --augment_prob, one of the chosen kinds among noise, music, babble and reverb. That, the probability
+of 0.6 and the ranges of noise and music are WeSpeaker's (wespeaker/dataset/processor.py), the range of babble and its
+3 to 7 voices voxceleb_trainer's. As in WeSpeaker a speaker at another speed counts as another speaker, and SpecAugment
+masks at most 10 frames and 8 coefficients.
+
+The signal work is NumPy's and SciPy's: audiomentations (0.43) draws from the global states of random and numpy.random,
+so that its crops could not be drawn from (seed, epoch, index).
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dataset.index import FeatureIndex
+from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.fbank import STEP, log_mel, n_samples_of
+from system import console
+from system.console import UsageError
+
+KINDS = ("noise", "reverb", "babble", "speed", "specaugment")
+SPEEDS = (10, 9, 11)  # in tenths of the recorded one
+MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
+
+
+class Augmentation(NamedTuple):
+    """What is done to crops."""
+
+    kinds: tuple[str, ...] = ()  # of KINDS
+    prob: float = 0.6  # that a crop gets noise, music, babble or reverb
+    noise_snr: tuple[float, float] = (0.0, 15.0)  # dB, least and greatest
+    music_snr: tuple[float, float] = (5.0, 15.0)
+    babble_snr: tuple[float, float] = (13.0, 20.0)
+    noise_dir: str | None = None
+    rir_dir: str | None = None
+
+
+def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of augmentation."""
+    add, default = parser.add_argument, Augmentation()
+    add("--augment", type=_kinds, default=[], metavar="KINDS", help=f"some of {','.join(KINDS)} (none)")
+    add("--augment_prob", type=console.positive, default=default.prob, metavar="P",
+        help=f"of noise, music, babble or reverb in a crop ({default.prob})")  # fmt: skip
+    for name in ("noise_snr", "music_snr", "babble_snr"):
+        least, greatest = getattr(default, name)
+        add(f"--{name}", type=float, nargs=2, default=[least, greatest], metavar="DB",
+            help=f"least and greatest ({least:g} {greatest:g})")  # fmt: skip
+    add("--noise_dir", help="recordings of noise; those below music and speech, as in MUSAN, are music and babble")
+    add("--rir_dir", help="recorded impulse responses, such as RIRS_NOISES/simulated_rirs")
+
+
+def choose_augmentation(args: argparse.Namespace) -> Augmentation:
+    """Return what the flags ask for; UsageError if they contradict one another."""
+    for flag, of_kinds in (("noise_dir", {"noise", "babble"}), ("rir_dir", {"reverb"})):
+        if getattr(args, flag) and not of_kinds.intersection(args.augment):
+            raise UsageError(f"--{flag} means nothing without --augment {' or '.join(sorted(of_kinds))}")
+    if args.augment_prob > 1:
+        raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
+    ranges = {name: tuple(getattr(args, name)) for name in ("noise_snr", "music_snr", "babble_snr")}
+    for name, (least, greatest) in ranges.items():
+        if not least <= greatest:
+            raise UsageError(f"--{name} {least:g} {greatest:g}: give the least first")
+    return Augmentation(
+        tuple(args.augment), args.augment_prob, **ranges, noise_dir=args.noise_dir, rir_dir=args.rir_dir
+    )
+
+
+def _kinds(text: str) -> list[str]:
+    """Read kinds with commas between them."""
+    given = text.split(",")
+    if unknown := set(given) - set(KINDS):
+        raise argparse.ArgumentTypeError(f"'{min(unknown)}' is none of {', '.join(KINDS)}")
+    return [kind for kind in KINDS if kind in given]
+
+
+class AugmentedCrops:
+    """Crops of utterances, augmented.
+
+    Attributes:
+        n_speeds: at how many speeds each speaker is heard.
+    """
+
+    def __init__(self, augmentation: Augmentation, root: Path, features: FeatureIndex):
+        """Find wavs, noise and rooms, as far as the kinds need them; UserError if there are none."""
+        self._augmentation, self._features = augmentation, features
+        chosen = augmentation.kinds
+        self.n_speeds = len(SPEEDS) if "speed" in chosen else 1
+        self._sources = None
+        if set(chosen) - {"specaugment"}:
+            self._sources = Sources(root, features, augmentation.noise_dir, augmentation.rir_dir)
+        self._disturbing = [kind for kind in ("noise", "babble", "reverb") if kind in chosen]
+        if "noise" in chosen and self._sources.has_music:
+            self._disturbing.append("music")
+
+    def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
+        """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
+
+        Undisturbed and at speed 0 it is FeatureIndex.crop but for each coefficient's mean.
+        """
+        if self._sources:
+            frames = self._from_wav(row, start, length, speed, rng)
+        else:
+            frames = self._features.crop(row, start, length)
+        if "specaugment" in self._augmentation.kinds and rng.random() < MASK_PROB:
+            frames = mask(frames, rng)
+        return frames
+
+    def _from_wav(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
+        n_frames = int(self._features.n_frames(np.array([row]))[0])
+        repeated = start + length > n_frames  # the utterance is shorter than a window: it is read whole
+        n = 1 + n_samples_of(length)  # the sample before is for the pre-emphasis
+        n_read = -(-n * SPEEDS[speed] // 10)
+        begin = 0 if repeated else min(STEP * start, max(0, 1 + n_samples_of(n_frames) - n_read))
+        samples = self._sources.speech(row, max(0, begin - 1), n_read - (begin == 0))
+        samples = np.pad(samples, (int(begin == 0), 0))  # nothing is before an utterance
+        samples = self._disturbed(change_speed(samples, speed)[:n], row, rng)
+        frames = log_mel(samples[1:], before=samples[0])
+        return frames[((start if repeated else 0) + np.arange(length)) % len(frames)]
+
+    def _disturbed(self, samples: np.ndarray, row: int, rng: np.random.Generator) -> np.ndarray:
+        """Return samples (S,) with one of the chosen disturbances, or as they are."""
+        setting, sources, n = self._augmentation, self._sources, len(samples)
+        if not self._disturbing or rng.random() >= setting.prob:
+            return samples
+        match self._disturbing[rng.integers(len(self._disturbing))]:
+            case "noise":
+                return mix(samples, sources.noise(n, rng), rng.uniform(*setting.noise_snr))
+            case "music":
+                return mix(samples, sources.music(n, rng), rng.uniform(*setting.music_snr))
+            case "babble":
+                babble = sources.babble(self._features.speaker[row], n, rng)
+                return mix(samples, babble, rng.uniform(*setting.babble_snr))
+            case "reverb":
+                return reverberate(samples, sources.room(rng))
+
+
+def change_speed(samples: np.ndarray, speed: int) -> np.ndarray:
+    """Return samples (S,) played at the speed SPEEDS[speed], pitch and tempo together: about 10 S / SPEEDS[speed]."""
+    if SPEEDS[speed] == 10:
+        return samples
+    import scipy.signal
+
+    return scipy.signal.resample_poly(samples, 10, SPEEDS[speed])
+
+
+def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return frames (T, 40) with a stretch of frames, and a band of coefficients, at the coefficients' means over time.
+
+    SpecAugment: the encoder subtracts these means, so what is masked becomes 0.
+    """
+    masked, means = frames.copy(), frames.mean(axis=0)
+    at, band = _span(len(frames), MASK_FRAMES, rng), _span(len(means), MASK_COEFFICIENTS, rng)
+    masked[at] = means
+    masked[:, band] = means[band]
+    return masked
+
+
+def _span(size: int, greatest: int, rng: np.random.Generator) -> slice:
+    """Return a random stretch of 1 to `greatest` of `size` places."""
+    width = int(rng.integers(1, min(greatest, size), endpoint=True))
+    start = int(rng.integers(size - width, endpoint=True))
+    return slice(start, start + width)

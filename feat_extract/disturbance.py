@@ -1,0 +1,160 @@
+"""What disturbs speech outside the studio: noise at a signal-to-noise ratio, other voices, rooms.
+
+Signals are (S,) float at 16 kHz on the int16 scale. All that is random comes from the generator given.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from configure import SAMPLE_RATE, TREES
+from dataset.index import FeatureIndex
+from feat_extract.audio import read_recording, read_samples
+from feat_extract.fbank import STEP, n_frames_of
+from system.console import UserError
+from system.files import walk
+
+VOICES = 3, 7  # of babble, as in voxceleb_trainer
+RT60 = 0.2, 0.8  # s
+DIRECT_TO_REVERBERANT = -5.0, 10.0  # dB
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Return speech (S,) with noise (S,) at a ratio of their mean powers of `snr` dB."""
+    return speech + noise * (_rms(speech) / max(_rms(noise), 1e-9) * 10 ** (-snr / 20))
+
+
+def _rms(signal: np.ndarray) -> float:
+    return float(np.sqrt(np.dot(signal, signal) / len(signal)))
+
+
+def coloured_noise(n: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """Return noise (n,) whose power falls as 1 / frequency ** exponent: 0 is white, 1 pink, 2 brown."""
+    import scipy.fft
+
+    size = scipy.fft.next_fast_len(n, real=True)
+    spectrum = scipy.fft.rfft(rng.standard_normal(size, np.float32))
+    spectrum[1:] *= np.arange(1, len(spectrum), dtype=np.float32) ** np.float32(-exponent / 2)
+    spectrum[0] = 0
+    return scipy.fft.irfft(spectrum, size)[:n]
+
+
+def exponential_room(rt60: float, direct_to_reverberant: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a room's impulse response: the direct sound, then noise that falls by 60 dB in `rt60` seconds.
+
+    Polack's model (1988); the powers of direct sound and tail have the ratio `direct_to_reverberant` (dB).
+    """
+    n = int(rt60 * SAMPLE_RATE)
+    response = rng.standard_normal(n, np.float32) * 10 ** np.linspace(0, -3, n, dtype=np.float32)
+    response[0] = 10 ** (direct_to_reverberant / 20) * np.linalg.norm(response[1:])
+    return response
+
+
+def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Return speech (S,) in the room of an impulse response, the direct sound where it was."""
+    import scipy.signal
+
+    response = response[np.abs(response).argmax() :]
+    return scipy.signal.oaconvolve(speech, response / np.linalg.norm(response))[: len(speech)]
+
+
+class Sources:
+    """Where speech, noise, voices and rooms come from.
+
+    Noise and rooms are computed unless a folder of recordings is given. The voices of babble are those of a folder
+    `speech` in the noise folder (as in MUSAN), else other speakers' of the features.
+    """
+
+    def __init__(self, root: Path, features: FeatureIndex, noise_dir: str | None, rir_dir: str | None):
+        """Look up the recordings and the wav tree below the data root; UserError if there is none."""
+        self._root, self._features = root, features
+        self._rooms = _recordings(rir_dir) if rir_dir else []
+        self._recorded: dict[str, list[Path]] = {}  # by kind
+        for path in _recordings(noise_dir) if noise_dir else []:
+            folders = path.relative_to(noise_dir).parts[:-1]
+            kind = next((kind for kind in ("music", "speech") if kind in folders), "noise")
+            self._recorded.setdefault(kind, []).append(path)
+        for first in features.first:  # a tree without wavs is told before the work
+            self.wav(first)
+
+    @property
+    def has_music(self) -> bool:
+        """Whether the noise folder has music."""
+        return bool(self._recorded.get("music"))
+
+    def wav(self, row: int) -> Path:
+        """Return the wav that the features of a row were extracted from; UserError if it is not there."""
+        feature = self._features.path(row)
+        tree = next(self._root / tree.wav for tree in TREES.values() if self._root / tree.feat in feature.parents)
+        path = tree / f"{self._features.name(row)}.wav"
+        if path.exists():
+            return path
+        for other in path.parent.iterdir() if path.parent.is_dir() else ():
+            if other.stem == path.stem and other.suffix.lower() == ".wav":
+                return other
+        raise UserError(
+            f"{path}: no such wav; noise, reverb, babble and speed are made from the wavs, not the features"
+        )
+
+    def speech(self, row: int, start: int, n: int) -> np.ndarray:
+        """Return n samples of an utterance from sample `start` on, fewer where it ends; UserError as for `wav`."""
+        path, n_frames = self.wav(row), self._features.n_frames(np.array([row]))[0]
+        samples, n_there = read_samples(path, start, n)
+        if n_frames_of(n_there) != n_frames:
+            raise UserError(
+                f"{path}: {n_there:,} samples, but its feature file has {n_frames} frames; extract it again"
+            )
+        return samples.astype(np.float32)
+
+    def noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n samples of recorded noise, or of coloured noise from white to brown."""
+        if recorded := self._recorded.get("noise"):
+            return _stretch(recorded, n, rng)
+        return coloured_noise(n, rng.uniform(0, 2), rng)
+
+    def music(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n samples of recorded music."""
+        return _stretch(self._recorded["music"], n, rng)
+
+    def babble(self, speaker: int, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n samples of several voices of equal power, none of them the speaker's."""
+        n_voices = rng.integers(*VOICES, endpoint=True)
+        voices = [self._voice(speaker, n, rng) for _ in range(n_voices)]
+        return np.sum([voice / max(_rms(voice), 1e-9) for voice in voices], axis=0)
+
+    def _voice(self, speaker: int, n: int, rng: np.random.Generator) -> np.ndarray:
+        if recorded := self._recorded.get("speech"):
+            return _stretch(recorded, n, rng)
+        count = self._features.count[speaker]
+        row = rng.integers(len(self._features) - count)
+        row += count * (row >= self._features.first[speaker])
+        n_frames = self._features.n_frames(np.array([row]))[0]
+        start = STEP * rng.integers(max(1, n_frames - n // STEP))
+        return np.resize(self.speech(row, start, n), n)
+
+    def room(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the impulse response of a room, recorded or computed."""
+        if self._rooms:
+            return read_recording(self._rooms[rng.integers(len(self._rooms))]).samples.astype(np.float32)
+        return exponential_room(rng.uniform(*RT60), rng.uniform(*DIRECT_TO_REVERBERANT), rng)
+
+
+def _recordings(folder: str) -> list[Path]:
+    """Return the wavs below a folder; UserError if there is none."""
+    found = [Path(folder, name + suffix) for part in walk(Path(folder)) for name, suffix in part.having(".wav")]
+    if not found:
+        raise UserError(f"{folder}: holds no wav files; dataprep.py --musan --rirs fetches noise and rooms")
+    return found
+
+
+@cache
+def _n_samples(path: Path) -> int:
+    return read_samples(path, 0, 0)[1]
+
+
+def _stretch(recordings: list[Path], n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n samples from a random place of one of the recordings, which is repeated where it is shorter."""
+    path = recordings[rng.integers(len(recordings))]
+    start = int(rng.integers(max(1, _n_samples(path) - n + 1)))
+    return np.resize(read_samples(path, start, n)[0].astype(np.float32), n)

@@ -1,0 +1,308 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+from conftest import run_script, voice, write_features, write_wavs
+from torch.utils.data import DataLoader
+
+from configure import TREES
+from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.features import read_feature, write_feature
+from dataset.index import FeatureIndex, n_starts
+from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, change_speed, mask
+from feat_extract.disturbance import Sources, coloured_noise, exponential_room, mix, reverberate
+from feat_extract.fbank import log_mel
+from system.console import UserError
+
+EPISODES = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
+RATE = 16000
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Four speakers of four utterances: whole seconds, ends within a frame, shorter than a crop, barely longer."""
+    root = tmp_path_factory.mktemp("augmented")
+    for s in range(4):
+        for u, n_samples in enumerate((41_000, 40_123, 20_077, 33_001)):
+            write_utterance(root, s, u, n_samples)
+    return root
+
+
+def write_utterance(root: Path, speaker: int, number: int, n_samples: int) -> None:
+    name, samples = f"id{speaker:05d}/v/{number:05d}", voice(speaker, n_samples / RATE, number)[:n_samples]
+    wav = root / TREES["vox2_dev"].wav / f"{name}.wav"
+    wav.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(wav, samples, RATE, subtype="PCM_16")
+    write_feature(root / TREES["vox2_dev"].feat / f"{name}.pkl", log_mel(samples), name[:7])
+
+
+def index(root: Path) -> FeatureIndex:
+    return FeatureIndex([root / TREES["vox2_dev"].feat])
+
+
+def augmented(root: Path, *kinds: str, **settings: object) -> AugmentedCrops:
+    return AugmentedCrops(Augmentation(kinds, **settings), root, index(root))
+
+
+def db(ratio: float) -> float:
+    return 10 * np.log10(ratio)
+
+
+def test_without_augmentation_episodes_are_those_of_the_commit_before_it(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", n_speakers=10, n_utterances=5)
+    episode = TrainingEpisodes(FeatureIndex([tmp_path / "feat"]), **EPISODES | {"n_way": 4})[3, 1]
+    assert episode.speaker.tolist() == [8, 7, 5, 0] and episode.query.shape[-1] == 146
+    assert episode.support[:, :, 0, 1, 0].tolist() == [[8400, 7400, 5300, 300]]
+    assert episode.query[:, :, 0, 1, 0].tolist() == [[8300, 7000, 5100, 200], [8000, 7200, 5200, 100]]
+    assert episode.support[:, :, 0, 0, 0].tolist() == [[12, 11, 2, 22]]
+    assert episode.query[:, :, 0, 0, 0].tolist() == [[13, 30, 7, 1], [17, 17, 31, 23]]
+
+
+@pytest.mark.parametrize("length", [200, 137])
+def test_an_undisturbed_crop_is_the_pickles_but_for_its_mean(root: Path, length: int) -> None:
+    features, crops = index(root), augmented(root, "noise", prob=0.0)
+    assert sorted(features.n_frames(np.arange(4))) == [124, 205, 250, 255]
+    for row in range(4):
+        frames = read_feature(features.path(row))
+        for start in range(n_starts(len(frames), length)):
+            from_wav = crops.crop(row, start, length, 0, rng())
+            from_pickle = frames[(start + np.arange(length)) % len(frames)]
+            difference = from_wav - from_pickle
+            assert np.abs(difference - difference.mean(axis=0)).max() < 0.001, (row, start)
+
+
+def test_noise_stands_at_its_ratio_to_the_speech() -> None:
+    speech, noise = 1000 * rng(1).normal(size=32_000), rng(2).normal(size=32_000)
+    for snr in (20, 0, -7.5):
+        added = mix(speech, noise, snr) - speech
+        assert db(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr, abs=1e-6)
+    assert np.array_equal(mix(speech, np.zeros(32_000), 10), speech)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_the_power_of_coloured_noise_falls_with_the_frequency(exponent: float) -> None:
+    frequency, power = scipy.signal.welch(coloured_noise(200_000, exponent, rng()), RATE, nperseg=2048)
+    band = (frequency > 100) & (frequency < 6000)
+    slope = np.polyfit(np.log10(frequency[band]), np.log10(power[band]), 1)[0]
+    assert slope == pytest.approx(-exponent, abs=0.1)
+
+
+@pytest.mark.parametrize("rt60", [0.2, 0.8])
+def test_a_computed_room_decays_by_60_db_in_its_time(rt60: float) -> None:
+    response = exponential_room(rt60, 6.0, rng()).astype(float)
+    assert db(response[0] ** 2 / np.sum(response[1:] ** 2)) == pytest.approx(6.0, abs=0.01)
+    decay = np.cumsum(response[:0:-1] ** 2)[::-1]  # Schroeder's backward integration
+    level = 10 * np.log10(decay / decay[0])
+    begin, end = np.argmax(level < -5), np.argmax(level < -35)
+    assert (end - begin) / RATE * 2 == pytest.approx(rt60, rel=0.1)
+
+
+def test_reverberation_is_convolution_and_the_direct_sound_stays_where_it_was() -> None:
+    speech, tail = rng().normal(size=5000), np.array([0.1, -0.2, 2.0, 1.0, 0.0, 0.5])
+    direct_first = np.array([2.0, 1.0, 0.0, 0.5]) / np.sqrt(4 + 1 + 0.25)
+    np.testing.assert_allclose(reverberate(speech, tail), np.convolve(speech, direct_first)[:5000], atol=1e-9)
+
+
+def test_speed_changes_tempo_and_pitch_together() -> None:
+    tone = np.sin(2 * np.pi * 400 * np.arange(32_000) / RATE).astype(np.float32)
+    assert change_speed(tone, 0) is tone
+    for speed, factor in ((1, 0.9), (2, 1.1)):
+        played = change_speed(tone, speed)
+        assert len(played) == pytest.approx(32_000 / factor, abs=2)
+        peak = np.argmax(np.abs(np.fft.rfft(played * np.hanning(len(played))))) * RATE / len(played)
+        assert peak == pytest.approx(400 * factor, abs=1)
+
+
+def test_specaugment_masks_one_stretch_and_one_band() -> None:
+    frames = rng(1).normal(size=(200, 40)).astype(np.float32)
+    widths, bands = set(), set()
+    for seed in range(300):
+        masked = mask(frames, rng(seed))
+        at_mean = np.abs(masked - frames.mean(axis=0)) < 1e-6
+        rows, columns = np.flatnonzero(at_mean.all(axis=1)), np.flatnonzero(at_mean.all(axis=0))
+        for span in (rows, columns):
+            assert len(span) and np.array_equal(span, np.arange(span[0], span[-1] + 1))
+        rest = np.ones((200, 40), bool)
+        rest[rows], rest[:, columns] = False, False
+        assert np.array_equal(masked[rest], frames[rest])
+        widths.add(len(rows)), bands.add(len(columns))
+    assert widths == set(range(1, 11)) and bands == set(range(1, 9))  # WeSpeaker's
+
+
+def added_by(crops: AugmentedCrops, features: FeatureIndex, row: int, monkeypatch: pytest.MonkeyPatch) -> list:
+    """Return (speech, disturbed speech) of crops of a row."""
+    seen = []
+
+    def spy(samples: np.ndarray, before: float) -> np.ndarray:
+        seen.append(np.insert(samples, 0, before).astype(float))
+        return log_mel(samples, before)
+
+    monkeypatch.setattr("feat_extract.augmentation.log_mel", spy)
+    clean = AugmentedCrops(Augmentation(("noise",), 0.0), crops_root(features), features)
+    for seed in range(60):
+        clean.crop(row, 20, 200, 0, rng(seed)), crops.crop(row, 20, 200, 0, rng(seed))
+    return list(zip(seen[::2], seen[1::2], strict=True))
+
+
+def crops_root(features: FeatureIndex) -> Path:
+    return features.path(0).parents[len(Path(TREES["vox2_dev"].feat).parts) + 2]
+
+
+@pytest.mark.parametrize("kind, low, high", [("noise", 0, 15), ("babble", 13, 20)])
+def test_a_share_of_the_crops_is_disturbed_at_the_fields_ratios(root, monkeypatch, kind, low, high) -> None:
+    pairs = added_by(augmented(root, kind), index(root), 0, monkeypatch)
+    ratios = [db(np.sum(a**2) / np.sum((b - a) ** 2)) for a, b in pairs if not np.array_equal(a, b)]
+    assert 24 <= len(ratios) <= 48  # 60 times 0.6, give or take three deviations
+    assert low <= min(ratios) < low + 0.2 * (high - low) and high - 0.2 * (high - low) < max(ratios) <= high
+
+
+def test_babble_is_of_other_speakers_or_of_the_folders_voices(root: Path, tmp_path: Path, monkeypatch) -> None:
+    features, heard = index(root), []
+    sources = Sources(root, features, None, None)
+    speech = sources.speech
+    monkeypatch.setattr(sources, "speech", lambda row, *where: heard.append(row) or speech(row, *where))
+    numbers = []
+    for seed in range(200):
+        before = len(heard)
+        assert len(sources.babble(2, 20_000, rng(seed))) == 20_000
+        numbers.append(len(heard) - before)
+    assert set(numbers) == {3, 4, 5, 6, 7}
+    assert set(features.speaker[np.array(heard)].tolist()) == {0, 1, 3} and len(set(heard)) == 12
+    tone_file(tmp_path / "musan" / "speech" / "librivox" / "a.wav", 500)
+    sources = Sources(root, features, str(tmp_path / "musan"), None)
+    assert peak_of(sources.babble(2, 20_000, rng())) == pytest.approx(500, abs=2)
+
+
+def tone_file(path: Path, frequency: float, n: int = 48_000, rate: int = RATE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * np.arange(n) / rate), rate, subtype="PCM_16")
+
+
+def peak_of(samples: np.ndarray) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
+
+
+def test_the_folders_of_musan_are_noise_music_and_voices(root: Path, tmp_path: Path) -> None:
+    for folder, frequency in (("noise", 300), ("music", 700), ("speech", 1100)):
+        tone_file(tmp_path / "musan" / folder / "x" / "a.WAV", frequency)
+    sources = Sources(root, index(root), str(tmp_path / "musan"), None)
+    assert sources.has_music
+    assert [peak_of(draw(16_000, rng())) for draw in (sources.noise, sources.music)] == [300, 700]
+    crops = augmented(root, "noise", noise_dir=str(tmp_path / "musan"))
+    assert crops._disturbing == ["noise", "music"]
+    tone_file(tmp_path / "own" / "fan.wav", 900, rate=44_100)  # a folder of one's own, short, of another rate
+    sources = Sources(root, index(root), str(tmp_path / "own"), None)
+    assert not sources.has_music and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)
+
+
+def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
+    tone_file(tmp_path / "rirs" / "Room1" / "r.wav", 250, n=4000)
+    sources = Sources(root, index(root), None, str(tmp_path / "rirs"))
+    assert len(sources.room(rng())) == 4000
+    with pytest.raises(UserError, match="nothing: holds no wav files"):
+        Sources(root, index(root), None, str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_augmented_episodes_do_not_depend_on_the_loader_processes(root: Path, workers: int) -> None:
+    episodes, plain = (TrainingEpisodes(index(root), **EPISODES, augmenter=a) for a in (augmented(root, *KINDS), None))
+    order = EpisodeOrder(5)
+    loaded = list(DataLoader(episodes, batch_size=None, sampler=order, num_workers=workers))
+    for i, episode in enumerate(loaded):
+        again = TrainingEpisodes(index(root), **EPISODES, augmenter=augmented(root, *KINDS))[1, i]
+        assert all(torch.equal(a, b) for a, b in zip(episode, again, strict=True))
+        assert torch.equal(episode.speaker % 4, plain[1, i].speaker)  # the same draw otherwise
+        assert episode.query.shape == plain[1, i].query.shape
+        assert not torch.equal(episode.support, plain[1, i].support)
+
+
+def all_starts(features: FeatureIndex, row: int) -> range:
+    return range(n_starts(int(features.n_frames(np.array([row]))[0]), 200))
+
+
+def test_a_speaker_at_another_speed_is_a_class_of_its_own(root: Path) -> None:
+    features, crops = index(root), augmented(root, "speed")
+    episodes = TrainingEpisodes(features, **EPISODES, augmenter=crops)
+    assert episodes.n_classes == 12
+    seen = set()
+    for i in range(40):
+        episode, rows = episodes[1, i], features.rows(episodes.names((1, i)))
+        seen |= set(episode.speaker.tolist())
+        assert torch.equal(episode.speaker % 4, torch.from_numpy(features.speaker[rows[:3]]))
+        if i < 3:
+            for way, label in enumerate(episode.speaker.tolist()):
+                starts = all_starts(features, rows[way])
+                at_speed = [crops.crop(rows[way], start, 200, label // 4, rng()).T for start in starts]
+                assert any(np.array_equal(crop, episode.support[0, way, 0]) for crop in at_speed)
+    assert seen == set(range(12))
+
+
+@pytest.mark.parametrize("speed, up, down", [(1, 10, 9), (2, 10, 11)])
+def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, speed: int, up: int, down: int) -> None:
+    crops, features = augmented(root, "speed"), index(root)
+    for row in range(4):
+        for start in all_starts(features, row):
+            assert crops.crop(row, start, 200, speed, rng()).shape == (200, 40)
+    whole, _ = soundfile.read(root / TREES["vox2_dev"].wav / f"{features.name(0)}.wav", dtype="int16")
+    expected = log_mel(scipy.signal.resample_poly(whole.astype(np.float32), up, down))[:200]
+    difference = crops.crop(0, 0, 200, speed, rng()) - expected
+    kept = difference[:195, 3:34]  # where this voice has energy, up to the filter's end
+    assert np.abs(kept - np.median(kept, axis=0)).max() < 3  # samples stand at other fractions of a step
+
+
+def test_only_the_crops_samples_are_read(root: Path, monkeypatch) -> None:
+    asked, read = [], soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda file, n, **how: asked.append(n) or read(file, n, **how))
+    augmented(root, "reverb").crop(0, 30, 100, 0, rng())
+    assert asked == [1 + 99 * 160 + 400]
+
+
+def test_wavs_that_are_missing_or_others_are_told(tmp_path: Path) -> None:
+    for s in range(2):
+        write_utterance(tmp_path, s, 0, 40_000), write_utterance(tmp_path, s, 1, 40_000)
+    crops = augmented(tmp_path, "noise")
+    folder = tmp_path / TREES["vox2_dev"].wav / "id00001" / "v"
+    soundfile.write(folder / "00001.wav", voice(1, 3.0, 1), RATE, subtype="PCM_16")
+    with pytest.raises(UserError, match=r"00001.wav: 48,000 samples, but its feature file has 249 frames"):
+        crops.crop(3, 0, 200, 0, rng())
+    (folder / "00000.wav").rename(folder / "00000.WAV")
+    crops.crop(2, 0, 200, 0, rng())
+    (folder / "00000.WAV").unlink()
+    with pytest.raises(UserError, match=r"id00001/v/00000.wav: no such wav"):
+        augmented(tmp_path, "noise")
+    assert augmented(tmp_path, "specaugment").crop(3, 0, 200, 0, rng()).shape == (200, 40)  # needs no wavs
+
+
+TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --lr 0.03".split()
+
+
+def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(4), 4)
+    run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)
+    chosen = [*TRAIN, "--augment", ",".join(KINDS)]
+    done = run_script("train.py", *chosen, "--max_epoch", 2, cwd=tmp_path)
+    assert "crops are augmented: noise, reverb, babble, speed, specaugment" in done.stdout
+    assert "chance, global: accuracy 8.33 %" in done.stdout  # four speakers at three speeds
+    run_script("train.py", *chosen, "--n_folder", 1, "--max_epoch", 1, cwd=tmp_path)
+    run_script("train.py", *chosen, "--n_folder", 1, "--max_epoch", 2, "--use_checkpoint", "True", cwd=tmp_path)
+    files = [tmp_path / "saved_model" / f"baseline_00{n}" / "checkpoint_002.pth" for n in (0, 1)]
+    whole, resumed = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole["weight"].shape == (12, 256)
+    done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
+    assert "class vectors of 12 speakers" in done.stderr
+    for flags, told in (
+        ("--augment wind", "'wind' is none of noise, reverb"),
+        ("--noise_dir x", "--noise_dir means nothing without --augment babble or noise"),
+        ("--augment noise --rir_dir x", "--rir_dir means nothing without --augment reverb"),
+        ("--augment noise --noise_snr 9 3", "--noise_snr 9 3: give the least first"),
+        ("--augment noise --augment_prob 2", "--augment_prob 2: a probability"),
+    ):
+        done = run_script("train.py", *flags.split(), cwd=tmp_path, check=2)
+        assert told in done.stderr and len(done.stderr.splitlines()) == 1
