@@ -49,8 +49,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=console.integer(1), default=4, help="files downloaded at once (4)")
     parser.add_argument("--retries", type=console.integer(0), default=8, help="of a dropped connection (8)")
     parser.add_argument("--seed", type=console.integer(0), default=100, help="of --demo and of trial lists (100)")
-    add_voxceleb(parser.add_argument_group("VoxCeleb"))
-    add_other_speech(parser.add_argument_group("other speech"))
+    add_voxceleb(parser)
+    add_other_speech(parser)
     parser.add_argument("--check", action="store_true", help="tell what is there and what to do next")
     args = parser.parse_args(argv)
     given = {name for name, value in vars(args).items() if value not in (None, False)}
@@ -64,8 +64,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def add_voxceleb(group: argparse._ArgumentGroup) -> None:
+def add_voxceleb(parser: console.Parser) -> None:
     """Add the flags about VoxCeleb's archives."""
+    group = parser.add_argument_group("VoxCeleb")
     group.add_argument("--download", action="store_true", help="fetch archives and trial lists")
     group.add_argument("--source", help="official, huggingface (HF_TOKEN is used) or the address of a mirror")
     group.add_argument("--key", help="of the official source; or VOXCELEB_KEY; - asks for it")
@@ -83,8 +84,9 @@ def add_voxceleb(group: argparse._ArgumentGroup) -> None:
     keep.add_argument("--keep_m4a", dest="delete_m4a", action="store_false", default=False, help="keep them (default)")
 
 
-def add_other_speech(group: argparse._ArgumentGroup) -> None:
+def add_other_speech(parser: console.Parser) -> None:
     """Add the flags about speech that is not VoxCeleb's."""
+    group = parser.add_argument_group("other speech")
     group.add_argument("--librispeech", nargs="+", choices=librispeech.SUBSETS, metavar="SUBSET",
                        help=f"fetch and convert: {', '.join(librispeech.SUBSETS)}")  # fmt: skip
     group.add_argument("--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")

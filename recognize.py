@@ -40,20 +40,20 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    pair = _command(commands, compare, "score two recordings", network=True, decides=True)
+    command = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
+    pair = _command(command, compare, "score two recordings", network=True, decides=True)
     pair.add_argument("files", nargs=2, metavar="FILE")
-    add = _command(commands, enroll, "add a speaker, or recordings to one", network=True, voices=True)
+    add = _command(command, enroll, "add a speaker, or recordings to one", network=True, voices=True)
     add.add_argument("name", metavar="NAME")
     add.add_argument("files", nargs="+", metavar="FILE")
-    _command(commands, list_voices, "name the enrolled speakers", voices=True)
-    _command(commands, remove, "forget a speaker", voices=True).add_argument("name", metavar="NAME")
-    who = _command(commands, identify, "name the speakers of recordings", network=True, voices=True, decides=True)
+    _command(command, list_voices, "name the enrolled speakers", voices=True)
+    _command(command, remove, "forget a speaker", voices=True).add_argument("name", metavar="NAME")
+    who = _command(command, identify, "name the speakers of recordings", network=True, voices=True, decides=True)
     who.add_argument("files", nargs="+", metavar="FILE")
-    vectors = _command(commands, embed, "write embeddings", network=True)
+    vectors = _command(command, embed, "write embeddings", network=True)
     vectors.add_argument("files", nargs="+", metavar="FILE")
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
-    model = _command(commands, export, "write the network as ONNX", network=True)
+    model = _command(command, export, "write the network as ONNX", network=True)
     model.add_argument("output", type=Path, metavar="MODEL.onnx")
     args = parser.parse_args(argv)
     if getattr(args, "files", []).count(STANDARD_INPUT) > 1:
@@ -149,7 +149,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _command(
-    commands: argparse._SubParsersAction,
+    add_parser: Callable[..., console.Parser],
     run: Callable[[argparse.Namespace], None],
     purpose: str,
     *,
@@ -158,7 +158,7 @@ def _command(
     decides: bool = False,
 ) -> console.Parser:
     """Add the subcommand that `run` carries out, with the flags of what it uses."""
-    parser = commands.add_parser(run.__name__.removesuffix("_voices"), help=purpose, description=run.__doc__)
+    parser = add_parser(run.__name__.removesuffix("_voices"), help=purpose, description=run.__doc__)
     parser.set_defaults(run=run)
     if network:
         evaluator.add_checkpoint_arguments(parser)

@@ -97,5 +97,9 @@ def _select_precision(choice: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    """Tell whether the processor multiplies bfloat16 (AVX512-bf16 or AMX); elsewhere it is emulated and slow."""
-    return any(getattr(torch.cpu, f"_is_{feature}_supported", bool)() for feature in ("avx512_bf16", "amx_tile"))
+    """Tell whether the processor multiplies bfloat16 (AVX512-bf16 or AMX); elsewhere it is emulated and slow.
+
+    A torch that cannot tell what the processor has, as those before 2.11, counts as a no.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))

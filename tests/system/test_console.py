@@ -1,10 +1,17 @@
 """What the command line accepts, and what is told when a process that loads data dies."""
 
 import argparse
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import PROJECT
 
 from system import console, ranks
 from system.console import boolean
@@ -69,3 +76,51 @@ def test_a_loaders_death_names_a_small_shared_memory(shared_memory, capsys, monk
     error = capsys.readouterr().err
     assert left.value.code == 1 and "a process that loads data was killed" in error and error.count("\n") == 1
     assert ("/dev/shm is small, 67 MB: enlarge it" in error) == told
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
+def test_more_memory_than_there_is_is_told_in_one_line(capsys, monkeypatch, ask) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit) as left:
+        console.run(lambda argv: ask())
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith("train.py: out of memory; ask for less at once")
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(RuntimeError, match="size of tensor a"):
+        console.run(lambda argv: torch.zeros(2) + torch.zeros(3))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the ranks are torchrun's, which is POSIX's")
+def test_a_rank_that_ends_within_a_message_is_told_in_one_line(tmp_path: Path) -> None:
+    """Rank 1 is stopped while it receives, and killed once its buffers are full: the system resets the connection."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import os, signal, sys; sys.path.insert(0, {str(PROJECT)!r})\n"
+        "import torch; from system import console, ranks\n"
+        "def main(argv):\n"
+        "    ranks.init()\n"
+        "    ranks.all_reduce_max([0])\n"
+        "    if ranks.rank():\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    ranks.all_reduce_sum(torch.zeros(10**7))\n"
+        "console.run(main)\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, script], env=os.environ | common | {"RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    )
+    os.waitid(os.P_PID, second.pid, os.WSTOPPED | os.WNOWAIT)
+    time.sleep(1)  # the first rank fills the connection's buffers
+    second.kill()
+    _, error = first.communicate(timeout=60)
+    second.communicate()
+    assert first.returncode == 1 and error == f"script.py: {console.RANK_ENDED}\n"
