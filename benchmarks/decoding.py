@@ -20,6 +20,7 @@ from configure import SAMPLE_RATE
 from corpora.convert import decode, write_wav
 from system import console
 from system.console import UserError
+from system.files import utterances
 from system.workers import cpu_count, unordered_map
 
 BIT_RATE = 48000  # bits per second, near VoxCeleb2's
@@ -63,7 +64,7 @@ def by_ffmpeg(job: tuple[Path, Path]) -> None:
 
 def real_files(folder: Path, count: int) -> list[Path]:
     """Return m4a files evenly out of a folder."""
-    found = sorted(folder.rglob("*.m4a"))
+    found = sorted(folder / f"{name}{suffix}" for name, suffix in utterances(folder, ".m4a").items())
     if len(found) < count:
         raise UserError(f"--folder {folder}: holds {len(found)} m4a files, --files asks for {count}")
     return found[:: len(found) // count][:count]

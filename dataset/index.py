@@ -52,7 +52,7 @@ class FeatureIndex:
             places = " or ".join(str(tree) for tree in trees)
             raise UserError(f"no features in {places}; run feat_extract/feature_extraction.py")
         names = np.concatenate([table.name for table in tables])
-        order = np.argsort(names, kind="stable")
+        order = np.argsort(names, kind="stable") if len(tables) > 1 else slice(None)  # a table is in order
         self._trees = present
         self._names = names[order]
         self._tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])[order]

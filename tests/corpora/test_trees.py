@@ -12,7 +12,7 @@ import soundfile
 from archive_set import m4a, tone, tree
 from conftest import run_script, voice, write_features, write_wavs
 
-from configure import TREES
+from configure import TREES, TRIALS_NAME
 from dataset.index import FeatureIndex
 from system.console import UserError
 from system.files import remove_unfinished_below, utterances, walk
@@ -63,6 +63,9 @@ def test_every_script_follows_links(home: Path) -> None:
     assert re.search(r"voxceleb1/test/wav +14 of 4,874 wavs, 7 of 40 speakers, 14 features", told)
     index = FeatureIndex([features])
     assert {index.name(row) for row in range(len(index))} == names()
+    run_script("dataprep.py", "--make_trials", 14, cwd=home)
+    trials = (home / "data" / TRIALS_NAME).read_text().split()
+    assert {name[:7] for name in trials if "/" in name} == {f"id{speaker:05d}" for speaker in range(7)}
     run_script("dataprep.py", "--save_path", "imported", "--import_dir", f"data/{TREE.wav}", cwd=home)
     imported = home / "imported" / TREES["vox2_dev"].wav
     assert utterances(imported, ".wav").keys() == names()
@@ -126,7 +129,10 @@ def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -
     assert "4 files written" in run_script(*EXTRACT, cwd=tmp_path).stdout
     told = run_script("dataprep.py", "--check", cwd=tmp_path).stdout
     assert "4 of 4,874 wavs, 2 of 40 speakers, 4 features" in told
-    assert "--make_trials" in told
+    assert "next: python dataprep.py --save_path data --make_trials 10000" in told
+    run_script("dataprep.py", "--make_trials", 4, cwd=tmp_path)
+    trials = (tmp_path / "data" / TRIALS_NAME).read_text().split()
+    assert {name for name in trials if "/" in name} == {"a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav"}
     features = tmp_path / "data" / TREE.feat
     (features / "a" / "1.pkl").rename(features / "a" / "1.PKL")
     assert "0 files written, 4 were there" in run_script(*EXTRACT, cwd=tmp_path).stdout
