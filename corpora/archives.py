@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,9 +28,7 @@ class JoinedFile(io.RawIOBase):
     """Several files read as one, end to end; seekable, so that zipfile can read it."""
 
     def __init__(self, paths: list[Path]):
-        with ExitStack() as stack:
-            self._files = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
-            self._opened = stack.pop_all()
+        self._files = [open(path, "rb", buffering=0) for path in paths]
         self._ends = list(itertools.accumulate(path.stat().st_size for path in paths))
         self._position = 0
 
@@ -41,10 +39,6 @@ class JoinedFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Say yes."""
         return True
-
-    def tell(self) -> int:
-        """Return the position in bytes from the start of the first file."""
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position in bytes and return it."""
@@ -65,29 +59,36 @@ class JoinedFile(io.RawIOBase):
 
     def close(self) -> None:
         """Close every file."""
-        self._opened.close()
+        for file in self._files:
+            file.close()
         super().close()
 
 
 @contextmanager
-def open_zip(archive: Archive, folder: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
-    """Yield the archive's bytes and its zip directory, no member of which has an unsafe place.
+def open_zip(archive: Archive, root: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile, dict[zipfile.ZipInfo, Path]]]:
+    """Yield the bytes of an archive in `root`, its zip directory, and for each recording its place in the wav tree.
 
-    Raises UserError if a part is missing, the zip is damaged, or a member would be written outside its folder.
+    Raises UserError if a part is missing, the zip is damaged or holds no recordings, or a member would be written
+    outside its folder.
     """
-    if not archive.complete(folder):
-        part = next(part for part in archive.parts if not (folder / part).is_file())
-        raise UserError(f"{folder / part} is missing, so {archive.name} cannot be extracted; --download fetches it")
-    with io.BufferedReader(JoinedFile(archive.present(folder)), BLOCK) as data:
+    if not archive.complete(root):
+        part = next(part for part in archive.parts if not (root / part).is_file())
+        raise UserError(f"{root / part} is missing, so {archive.name} cannot be extracted; --download fetches it")
+    with io.BufferedReader(JoinedFile(archive.present(root)), BLOCK) as data:
         try:
             opened = zipfile.ZipFile(data)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{folder / archive.name}: {error}; remove its parts and --download again") from None
+            raise UserError(f"{root / archive.name}: {error}; remove its parts and --download again") from None
         with opened:
+            places = {}
             for member in opened.infolist():
                 ordinary = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not said
-                refuse_unsafe(member.orig_filename, ordinary, folder / archive.name)
-            yield data, opened
+                refuse_unsafe(member.orig_filename, ordinary, root / archive.name)
+                if member.filename.startswith(archive.inside) and not member.is_dir():
+                    places[member] = root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)
+            if not places:
+                raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
+            yield data, opened, places
 
 
 def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
@@ -101,25 +102,12 @@ def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
         raise UserError(f"{archive}: member {name!r} {reason}; extraction refused, do not trust this archive")
 
 
-def place(archive: Archive, root: Path, member: zipfile.ZipInfo) -> Path:
-    """Return where below `root` a member belongs."""
-    return root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)
-
-
-def recordings(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Return the members that belong in the wav tree; UserError if there are none."""
-    members = [m for m in opened.infolist() if m.filename.startswith(archive.inside) and not m.is_dir()]
-    if not members:
-        raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
-    return members
-
-
-def find_missing(archive: Archive, root: Path, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Return the members that are not whole in the wav tree yet.
+def find_missing(places: dict[zipfile.ZipInfo, Path]) -> dict[zipfile.ZipInfo, Path]:
+    """Return those of an archive's recordings that are not whole in their places yet.
 
     A wav beside a member's place stands for it: --delete_m4a has removed what it was made from.
     """
-    return [m for m in recordings(archive, root, opened) if not _is_whole(place(archive, root, m), m.file_size)]
+    return {member: place for member, place in places.items() if not _is_whole(place, member.file_size)}
 
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
@@ -141,17 +129,16 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
     and a lack of disk, before anything is written.
     """
     if not is_spent(root, archive.name):
-        with open_zip(archive, root) as (data, opened):
-            missing = find_missing(archive, root, opened)
+        with open_zip(archive, root) as (data, opened, places):
+            missing = find_missing(places)
             if missing:
                 check_room(root, archive.name, sum(member.file_size for member in missing))
                 _check_md5(archive, root, data)
                 remove_unfinished_below(root / TREES[archive.tree].wav)
-                _write_members(archive, root, opened, missing)
-            names = [m.filename.removeprefix(archive.inside) for m in recordings(archive, root, opened)]
+                _write_members(root / archive.name, opened, missing)
         print(f"{archive.name}: {len(missing):,} files extracted")
         if delete:
-            note_spent(root, archive.name, names)
+            note_spent(root, archive.name, (member.filename.removeprefix(archive.inside) for member in places))
     if delete:
         for part in archive.present(root):
             part.unlink()
@@ -176,16 +163,15 @@ def note_spent(root: Path, name: str, given: Iterable[str]) -> None:
 def refuse_lost(root: Path, name: str, tree: str) -> None:
     """Raise UserError if an archive was removed and the wav tree has lost of what it gave; say how to get that again.
 
-    Notes of earlier versions are empty: after these a tree is lost if it holds nothing.
+    Notes of earlier versions are empty: after these a tree counts as lost if it holds nothing.
     """
     if not is_spent(root, name):
         return
     note, wavs = root / (name + SPENT_SUFFIX), root / TREES[tree].wav
     here = utterances(wavs, ".wav").keys() | utterances(wavs, ".m4a").keys()
     held = Counter(utterance.partition("/")[0] for utterance in here)
-    lines = note.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    given = [line.rpartition(" ") for line in lines]
-    lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given if count.isdigit())
+    given = [line.rpartition(" ") for line in note.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+    lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given)
     if lost or not here:
         raise UserError(
             f"{name}: was extracted and removed, and {f'{lost:,}' if lost else 'all'} of its files are no longer in "
@@ -216,15 +202,15 @@ def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
         )
 
 
-def _write_members(archive: Archive, root: Path, opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:
+def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile.ZipInfo, Path]) -> None:
     total = sum(member.file_size for member in members)
     with console.progress(total=total, unit="B", unit_scale=True, desc=archive.name) as bar:
-        for member in members:
+        for member, place in members.items():
             try:
-                with opened.open(member) as source, replacing(place(archive, root, member)) as temporary:
+                with opened.open(member) as source, replacing(place) as temporary:
                     copy_declared(source, temporary, member.file_size)
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
-                raise UserError(f"{root / archive.name}: member {member.filename!r}: {error}; fetch it again") from None
+                raise UserError(f"{archive}: member {member.filename!r}: {error}; fetch it again") from None
             bar.update(member.file_size)
 
 

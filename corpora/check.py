@@ -61,8 +61,8 @@ def check_archive(archive: Archive, root: Path) -> State:
         words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
         return State(archive.name, words, DOWNLOAD if here or partial or bad else None)
     try:
-        with open_zip(archive, root) as (_, opened):
-            missing = len(find_missing(archive, root, opened))
+        with open_zip(archive, root) as (*_, places):
+            missing = len(find_missing(places))
     except UserError as error:
         return State(archive.name, str(error), EXTRACT)
     return State(archive.name, f"complete, {missing:,} files to extract" if missing else "complete, extracted",

@@ -3,12 +3,12 @@
 import functools
 import hashlib
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -27,8 +27,6 @@ LONGEST_PAUSE = 60  # seconds between two attempts
 TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which asking again may help
 PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Check = Callable[[Path], str | None]
 
 
@@ -70,41 +68,14 @@ def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retr
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (folder / file.name).exists()]
     client = _Client(source, folder, jobs, retries)
-    sizes = _in_threads(client.size, missing, jobs)
-    here = sum(client.held(file) for file in missing)
-    check_room(folder, "the download", sum(sizes) - here)
-    with console.progress(total=sum(sizes), initial=here, unit="B", unit_scale=True, desc="download") as bar:
-        failures = _in_threads(functools.partial(client.fetch, bar=bar), missing, jobs)
+    with ThreadPool(jobs) as threads:  # they are daemons: Ctrl-C ends the program at once, wherever they wait
+        size = sum(threads.imap(client.size, missing))
+        here = sum(client.held(file) for file in missing)
+        check_room(folder, "the download", size - here)
+        with console.progress(total=size, initial=here, unit="B", unit_scale=True, desc="download") as bar:
+            failures = list(threads.imap(functools.partial(client.fetch, bar=bar), missing))
     if any(failures):
         raise UserError("; ".join(filter(None, failures)))
-
-
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
-    """Return function(item) for every item, raising the first exception.
-
-    The threads are daemons: Ctrl-C ends the program at once, wherever they wait.
-    """
-    todo: queue.SimpleQueue = queue.SimpleQueue()
-    done: queue.SimpleQueue = queue.SimpleQueue()
-
-    def work() -> None:
-        for index, item in iter(todo.get, None):
-            try:
-                done.put((index, function(item), None))
-            except BaseException as error:  # raised again by the thread that waits
-                done.put((index, None, error))
-
-    for pair in enumerate(items):
-        todo.put(pair)
-    for _ in range(min(jobs, len(items))):
-        todo.put(None)
-        threading.Thread(target=work, daemon=True).start()
-    results: list[Any] = [None] * len(items)
-    for _ in items:
-        index, results[index], error = done.get()
-        if error:
-            raise error
-    return results
 
 
 class _Retry(Retry):
