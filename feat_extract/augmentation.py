@@ -10,6 +10,7 @@ so that its crops could not be drawn from (seed, epoch, index).
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from feat_extract.disturbance import Sources, mix, reverberate
-from feat_extract.fbank import STEP, log_mel, n_samples_of
 from system import console
 from system.console import UsageError
 
@@ -88,12 +88,11 @@ class AugmentedCrops:
         self._augmentation, self._features = augmentation, features
         chosen = augmentation.kinds
         self.n_speeds = len(SPEEDS) if "speed" in chosen else 1
-        self._sources = None
+        self._disturbing: list[str] = [kind for kind in ("noise", "babble", "reverb") if kind in chosen]
+        self._sources: Sources | None = None
         if set(chosen) - {"specaugment"}:
             self._sources = Sources(root, features, augmentation.noise_dir, augmentation.rir_dir)
-        self._disturbing = [kind for kind in ("noise", "babble", "reverb") if kind in chosen]
-        if "noise" in chosen and self._sources.has_music:
-            self._disturbing.append("music")
+            self._disturbing += ["music"] * ("noise" in chosen and self._sources.has_music)
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
@@ -101,28 +100,17 @@ class AugmentedCrops:
         Undisturbed and at speed 0 it is FeatureIndex.crop but for each coefficient's mean.
         """
         if self._sources:
-            frames = self._from_wav(row, start, length, speed, rng)
+            disturb = partial(self._disturb, self._sources, row, rng)
+            frames = self._sources.crop(row, start, length, disturb, SPEEDS[speed])
         else:
             frames = self._features.crop(row, start, length)
         if "specaugment" in self._augmentation.kinds and rng.random() < MASK_PROB:
             frames = mask(frames, rng)
         return frames
 
-    def _from_wav(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
-        n_frames = int(self._features.n_frames(np.array([row]))[0])
-        repeated = start + length > n_frames  # the utterance is shorter than a window: it is read whole
-        n = 1 + n_samples_of(length)  # the sample before is for the pre-emphasis
-        n_read = -(-n * SPEEDS[speed] // 10)
-        begin = 0 if repeated else min(STEP * start, max(0, 1 + n_samples_of(n_frames) - n_read))
-        samples = self._sources.speech(row, max(0, begin - 1), n_read - (begin == 0))
-        samples = np.pad(samples, (int(begin == 0), 0))  # nothing is before an utterance
-        samples = self._disturbed(change_speed(samples, speed)[:n], row, rng)
-        frames = log_mel(samples[1:], before=samples[0])
-        return frames[((start if repeated else 0) + np.arange(length)) % len(frames)]
-
-    def _disturbed(self, samples: np.ndarray, row: int, rng: np.random.Generator) -> np.ndarray:
+    def _disturb(self, sources: Sources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
         """Return samples (S,) with one of the chosen disturbances, or as they are."""
-        setting, sources, n = self._augmentation, self._sources, len(samples)
+        setting, n = self._augmentation, len(samples)
         if not self._disturbing or rng.random() >= setting.prob:
             return samples
         match self._disturbing[rng.integers(len(self._disturbing))]:
@@ -131,19 +119,10 @@ class AugmentedCrops:
             case "music":
                 return mix(samples, sources.music(n, rng), rng.uniform(*setting.music_snr))
             case "babble":
-                babble = sources.babble(self._features.speaker[row], n, rng)
+                babble = sources.babble([self._features.speaker[row]], n, rng)
                 return mix(samples, babble, rng.uniform(*setting.babble_snr))
-            case "reverb":
+            case _:
                 return reverberate(samples, sources.room(rng))
-
-
-def change_speed(samples: np.ndarray, speed: int) -> np.ndarray:
-    """Return samples (S,) played at the speed SPEEDS[speed], pitch and tempo together: about 10 S / SPEEDS[speed]."""
-    if SPEEDS[speed] == 10:
-        return samples
-    import scipy.signal
-
-    return scipy.signal.resample_poly(samples, 10, SPEEDS[speed])
 
 
 def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 Signals are (S,) float at 16 kHz on the int16 scale. All that is random comes from the generator given.
 """
 
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from configure import SAMPLE_RATE, TREES
 from dataset.index import FeatureIndex
 from feat_extract.audio import read_recording, read_samples
-from feat_extract.fbank import STEP, n_frames_of
+from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
 from system.console import UserError
 from system.files import walk
 
@@ -59,6 +60,13 @@ def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
     return scipy.signal.oaconvolve(speech, response / np.linalg.norm(response))[: len(speech)]
 
 
+def change_speed(samples: np.ndarray, tenths: int) -> np.ndarray:
+    """Return samples (S,) played at a speed in tenths of theirs, tempo and pitch together: about 10 S / tenths."""
+    import scipy.signal
+
+    return samples if tenths == 10 else scipy.signal.resample_poly(samples, 10, tenths)
+
+
 class Sources:
     """Where speech, noise, voices and rooms come from.
 
@@ -68,13 +76,14 @@ class Sources:
 
     def __init__(self, root: Path, features: FeatureIndex, noise_dir: str | None, rir_dir: str | None):
         """Look up the recordings and the wav tree below the data root; UserError if there is none."""
-        self._root, self._features = root, features
+        self._root, self._features, self.noise_dir = root, features, noise_dir
         self._rooms = _recordings(rir_dir) if rir_dir else []
         self._recorded: dict[str, list[Path]] = {}  # by kind
-        for path in _recordings(noise_dir) if noise_dir else []:
-            folders = path.relative_to(noise_dir).parts[:-1]
-            kind = next((kind for kind in ("music", "speech") if kind in folders), "noise")
-            self._recorded.setdefault(kind, []).append(path)
+        if noise_dir:
+            for path in _recordings(noise_dir):
+                folders = path.relative_to(noise_dir).parts[:-1]
+                kind = next((kind for kind in ("music", "speech") if kind in folders), "noise")
+                self._recorded.setdefault(kind, []).append(path)
         for first in features.first:  # a tree without wavs is told before the work
             self.wav(first)
 
@@ -82,6 +91,31 @@ class Sources:
     def has_music(self) -> bool:
         """Whether the noise folder has music."""
         return bool(self._recorded.get("music"))
+
+    def crop(
+        self, row: int, start: int, length: int, disturb: Callable[[np.ndarray], np.ndarray], tenths: int = 10
+    ) -> np.ndarray:
+        """Return `length` frames (length, 40) of an utterance from frame `start` on, computed from its wav.
+
+        Where nothing is disturbed they are FeatureIndex.crop's but for each coefficient's mean.
+
+        Args:
+            row: of the features.
+            start: frame.
+            length: frames.
+            disturb: takes and returns samples (S,).
+            tenths: speed, in tenths of the recorded one.
+        """
+        n_frames = int(self._features.n_frames(np.array([row]))[0])
+        repeated = start + length > n_frames  # the utterance is shorter than a window: it is read whole
+        n = 1 + n_samples_of(length)  # the sample before is for the pre-emphasis
+        n_read = -(-n * tenths // 10)
+        begin = 0 if repeated else min(STEP * start, max(0, 1 + n_samples_of(n_frames) - n_read))
+        samples = self._speech(row, max(0, begin - 1), n_read - (begin == 0))
+        samples = np.pad(samples, (int(begin == 0), 0))  # nothing is before an utterance
+        samples = disturb(change_speed(samples, tenths)[:n])
+        frames = log_mel(samples[1:], before=samples[0])
+        return frames[((start if repeated else 0) + np.arange(length)) % len(frames)]
 
     def wav(self, row: int) -> Path:
         """Return the wav that the features of a row were extracted from; UserError if it is not there."""
@@ -97,7 +131,7 @@ class Sources:
             f"{path}: no such wav; noise, reverb, babble and speed are made from the wavs, not the features"
         )
 
-    def speech(self, row: int, start: int, n: int) -> np.ndarray:
+    def _speech(self, row: int, start: int, n: int) -> np.ndarray:
         """Return n samples of an utterance from sample `start` on, fewer where it ends; UserError as for `wav`."""
         path, n_frames = self.wav(row), self._features.n_frames(np.array([row]))[0]
         samples, n_there = read_samples(path, start, n)
@@ -108,30 +142,32 @@ class Sources:
         return samples.astype(np.float32)
 
     def noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of recorded noise, or of coloured noise from white to brown."""
-        if recorded := self._recorded.get("noise"):
-            return _stretch(recorded, n, rng)
-        return coloured_noise(n, rng.uniform(0, 2), rng)
+        """Return n samples of the folder's noise (music if it has no noise), or of coloured noise, white to brown."""
+        if not self.noise_dir:
+            return coloured_noise(n, rng.uniform(0, 2), rng)
+        recorded = self._recorded.get("noise") or self._recorded.get("music")
+        if not recorded:
+            raise UserError(f"{self.noise_dir}: holds speech, but neither noise nor music")
+        return _stretch(recorded, n, rng)
 
     def music(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Return n samples of recorded music."""
         return _stretch(self._recorded["music"], n, rng)
 
-    def babble(self, speaker: int, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of several voices of equal power, none of them the speaker's."""
+    def babble(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n samples of several voices of equal power, none of them of the speakers `without`."""
         n_voices = rng.integers(*VOICES, endpoint=True)
-        voices = [self._voice(speaker, n, rng) for _ in range(n_voices)]
+        voices = [self._voice(without, n, rng) for _ in range(n_voices)]
         return np.sum([voice / max(_rms(voice), 1e-9) for voice in voices], axis=0)
 
-    def _voice(self, speaker: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    def _voice(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
         if recorded := self._recorded.get("speech"):
             return _stretch(recorded, n, rng)
-        count = self._features.count[speaker]
-        row = rng.integers(len(self._features) - count)
-        row += count * (row >= self._features.first[speaker])
+        while self._features.speaker[row := int(rng.integers(len(self._features)))] in without:
+            pass
         n_frames = self._features.n_frames(np.array([row]))[0]
-        start = STEP * rng.integers(max(1, n_frames - n // STEP))
-        return np.resize(self.speech(row, start, n), n)
+        start = STEP * int(rng.integers(max(1, n_frames - n // STEP)))
+        return np.resize(self._speech(row, start, n), n)
 
     def room(self, rng: np.random.Generator) -> np.ndarray:
         """Return the impulse response of a room, recorded or computed."""

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from configure import TREES
 from dataset.episodes import EpisodeOrder, TrainingEpisodes
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, change_speed, mask
-from feat_extract.disturbance import Sources, coloured_noise, exponential_room, mix, reverberate
+from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
+from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
 from feat_extract.fbank import log_mel
 from system.console import UserError
 
-EPISODES = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
+EPISODES: dict[str, Any] = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
 RATE = 16000
 
 
@@ -26,7 +27,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four speakers of four utterances: whole seconds, ends within a frame, shorter than a crop, barely longer."""
     root = tmp_path_factory.mktemp("augmented")
     for s in range(4):
@@ -47,7 +48,7 @@ def index(root: Path) -> FeatureIndex:
     return FeatureIndex([root / TREES["vox2_dev"].feat])
 
 
-def augmented(root: Path, *kinds: str, **settings: object) -> AugmentedCrops:
+def augmented(root: Path, *kinds: str, **settings: Any) -> AugmentedCrops:
     return AugmentedCrops(Augmentation(kinds, **settings), root, index(root))
 
 
@@ -112,9 +113,9 @@ def test_reverberation_is_convolution_and_the_direct_sound_stays_where_it_was() 
 
 def test_speed_changes_tempo_and_pitch_together() -> None:
     tone = np.sin(2 * np.pi * 400 * np.arange(32_000) / RATE).astype(np.float32)
-    assert change_speed(tone, 0) is tone
-    for speed, factor in ((1, 0.9), (2, 1.1)):
-        played = change_speed(tone, speed)
+    assert change_speed(tone, 10) is tone
+    for tenths, factor in ((9, 0.9), (11, 1.1)):
+        played = change_speed(tone, tenths)
         assert len(played) == pytest.approx(32_000 / factor, abs=2)
         peak = np.argmax(np.abs(np.fft.rfft(played * np.hanning(len(played))))) * RATE / len(played)
         assert peak == pytest.approx(400 * factor, abs=1)
@@ -132,7 +133,8 @@ def test_specaugment_masks_one_stretch_and_one_band() -> None:
         rest = np.ones((200, 40), bool)
         rest[rows], rest[:, columns] = False, False
         assert np.array_equal(masked[rest], frames[rest])
-        widths.add(len(rows)), bands.add(len(columns))
+        widths.add(len(rows))
+        bands.add(len(columns))
     assert widths == set(range(1, 11)) and bands == set(range(1, 9))  # WeSpeaker's
 
 
@@ -144,7 +146,7 @@ def added_by(crops: AugmentedCrops, features: FeatureIndex, row: int, monkeypatc
         seen.append(np.insert(samples, 0, before).astype(float))
         return log_mel(samples, before)
 
-    monkeypatch.setattr("feat_extract.augmentation.log_mel", spy)
+    monkeypatch.setattr("feat_extract.disturbance.log_mel", spy)
     clean = AugmentedCrops(Augmentation(("noise",), 0.0), crops_root(features), features)
     for seed in range(60):
         clean.crop(row, 20, 200, 0, rng(seed)), crops.crop(row, 20, 200, 0, rng(seed))
@@ -156,28 +158,37 @@ def crops_root(features: FeatureIndex) -> Path:
 
 
 @pytest.mark.parametrize("kind, low, high", [("noise", 0, 15), ("babble", 13, 20)])
-def test_a_share_of_the_crops_is_disturbed_at_the_fields_ratios(root, monkeypatch, kind, low, high) -> None:
+def test_a_share_of_the_crops_is_disturbed_at_the_fields_ratios(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str, low: float, high: float
+) -> None:
     pairs = added_by(augmented(root, kind), index(root), 0, monkeypatch)
     ratios = [db(np.sum(a**2) / np.sum((b - a) ** 2)) for a, b in pairs if not np.array_equal(a, b)]
     assert 24 <= len(ratios) <= 48  # 60 times 0.6, give or take three deviations
     assert low <= min(ratios) < low + 0.2 * (high - low) and high - 0.2 * (high - low) < max(ratios) <= high
 
 
-def test_babble_is_of_other_speakers_or_of_the_folders_voices(root: Path, tmp_path: Path, monkeypatch) -> None:
+def test_babble_is_of_other_speakers_or_of_the_folders_voices(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features, heard = index(root), []
     sources = Sources(root, features, None, None)
-    speech = sources.speech
-    monkeypatch.setattr(sources, "speech", lambda row, *where: heard.append(row) or speech(row, *where))
+    speech = sources._speech
+
+    def spy(row: int, start: int, n: int) -> np.ndarray:
+        heard.append(row)
+        return speech(row, start, n)
+
+    monkeypatch.setattr(sources, "_speech", spy)
     numbers = []
     for seed in range(200):
         before = len(heard)
-        assert len(sources.babble(2, 20_000, rng(seed))) == 20_000
+        assert len(sources.babble([2], 20_000, rng(seed))) == 20_000
         numbers.append(len(heard) - before)
     assert set(numbers) == {3, 4, 5, 6, 7}
     assert set(features.speaker[np.array(heard)].tolist()) == {0, 1, 3} and len(set(heard)) == 12
     tone_file(tmp_path / "musan" / "speech" / "librivox" / "a.wav", 500)
     sources = Sources(root, features, str(tmp_path / "musan"), None)
-    assert peak_of(sources.babble(2, 20_000, rng())) == pytest.approx(500, abs=2)
+    assert peak_of(sources.babble([2], 20_000, rng())) == pytest.approx(500, abs=2)
 
 
 def tone_file(path: Path, frequency: float, n: int = 48_000, rate: int = RATE) -> None:
@@ -257,16 +268,22 @@ def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, s
     assert np.abs(kept - np.median(kept, axis=0)).max() < 3  # samples stand at other fractions of a step
 
 
-def test_only_the_crops_samples_are_read(root: Path, monkeypatch) -> None:
+def test_only_the_crops_samples_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, read = [], soundfile.SoundFile.read
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda file, n, **how: asked.append(n) or read(file, n, **how))
+
+    def spy(file: soundfile.SoundFile, n: int, dtype: str) -> np.ndarray:
+        asked.append(n)
+        return read(file, n, dtype=dtype)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", spy)
     augmented(root, "reverb").crop(0, 30, 100, 0, rng())
     assert asked == [1 + 99 * 160 + 400]
 
 
 def test_wavs_that_are_missing_or_others_are_told(tmp_path: Path) -> None:
     for s in range(2):
-        write_utterance(tmp_path, s, 0, 40_000), write_utterance(tmp_path, s, 1, 40_000)
+        for u in range(2):
+            write_utterance(tmp_path, s, u, 40_000)
     crops = augmented(tmp_path, "noise")
     folder = tmp_path / TREES["vox2_dev"].wav / "id00001" / "v"
     soundfile.write(folder / "00001.wav", voice(1, 3.0, 1), RATE, subtype="PCM_16")
