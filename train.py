@@ -30,7 +30,7 @@ from model.resnet import BACKBONES
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
-from system.files import locked, remove_unfinished
+from system.files import locked, remove_unfinished_below
 from training import logbook
 from training.loop import EpisodeLoss, EpochResult, Run
 from training.saver import Saver, set_later_aside
@@ -175,7 +175,7 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
     elif holds_run:
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
-        remove_unfinished(folder)
+        remove_unfinished_below(folder)
         logbook.write_config(folder, vars(args), speakers)
 
 

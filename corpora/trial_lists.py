@@ -14,6 +14,7 @@ from configure import TREES, TRIALS_NAME
 from corpora.download import Wanted, fetch
 from corpora.sources import Source
 from corpora.voxceleb import TRIAL_LISTS
+from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
 from system.files import replacing, utterances
 
@@ -22,8 +23,6 @@ RETRIES = 2  # a list may well be missing at a source: no long patience
 
 def count_trials(path: Path) -> int:
     """Return a trial list's length; UserError where its form is not VoxCeleb's."""
-    from dataset.trials import read_trials  # pandas loads slowly, and few commands need it
-
     return len(read_trials(path).label)
 
 
@@ -76,8 +75,6 @@ def make_trials(root: Path, count: int, seed: int) -> None:
     if target.exists():
         print(f"{target}: kept, no list was drawn; move it away to draw one")
         return
-    from dataset.trials import Trials, write_trials  # see count_trials
-
     pairs = draw_trials(list_utterances(root / TREES["vox1_test"].wav), count, seed)
     enrol, test = np.array(pairs, object).T
     write_trials(target, Trials(np.arange(count) % 2 == 0, enrol, test))

@@ -124,7 +124,8 @@ class TrainingEpisodes(Dataset):
 class EpisodeOrder:
     """The order in which one rank goes through an epoch: a sampler of (epoch, index) for TrainingEpisodes.
 
-    The ranks take the episodes in turns, all equally many: what is left of an epoch then is in none.
+    Rank r of n takes the episodes r, r + n, r + 2 n, ... All ranks take equally many; the last episodes of an epoch,
+    fewer than n, are not trained on.
     """
 
     def __init__(self, per_epoch: int, rank: int = 0, n_ranks: int = 1):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas
 
 from system.console import UserError
 from system.files import replacing
@@ -53,7 +52,11 @@ def read_trials(path: Path, blind: bool = False) -> Trials:
     UserError naming the file, and the line where one has another form than the rest. Without `blind` a list without
     labels is a UserError too.
     """
-    trials = _of_csv(path) if _is_csv(path) else _of_words(path)
+    lines = _lines(path, "no such trial list; dataprep.py puts it there, --trials names another")
+    header = lines[0].strip().split(",") if lines else []
+    label, enrol, test = _of_csv(path, lines) if {"enrol", "test"} <= set(header) else _of_words(path, lines)
+    labels = np.array([LABELS[word] for word in label], bool)
+    trials = Trials(labels, np.array(enrol, object), np.array(test, object))
     return trials if blind and not trials.labelled else trials.checked(path)
 
 
@@ -63,83 +66,66 @@ def read_enrolment(path: Path) -> dict[str, list[str]]:
     Several lines of one model add up. UserError naming the file, and the line that has another form.
     """
     models: dict[str, list[str]] = {}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                model, *utterances = line.split() or [""]
-                if model and not utterances:
-                    raise UserError(f"{path}: line {number}: '{model[:80]}' is not of the form 'MODEL UTTERANCE...'")
-                if model:
-                    models.setdefault(model, []).extend(utterances)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such enrolment list") from None
+    for number, line in enumerate(_lines(path, "no such enrolment list"), 1):
+        model, *utterances = line.split() or [""]
+        if model and not utterances:
+            raise UserError(f"{path}: line {number}: '{model[:80]}' is not of the form 'MODEL UTTERANCE...'")
+        if model:
+            models.setdefault(model, []).extend(utterances)
     if not models:
         raise UserError(f"{path}: holds no models")
     return models
 
 
-def _is_csv(path: Path) -> bool:
-    """Tell whether a trial list begins with a header as --save_scores writes it."""
+def _lines(path: Path, absent: str) -> list[str]:
+    """Return the lines of a text file; UserError saying what is absent."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return {"enrol", "test"} <= set(file.readline().strip().split(","))
+        # Some editors begin a file with a byte order mark; a name may have bytes that are not UTF-8.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            return file.readlines()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such trial list; dataprep.py puts it there, --trials names another") from None
+        raise UserError(f"{path}: {absent}") from None
 
 
-def _table(path: Path, **form: object) -> pandas.DataFrame:
-    """Read a table of text; UserError naming the file if it is none."""
+def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return labels, none if the file has no column of them, enrolments and tests, at the first test length only."""
     try:
-        # A speaker may be called NA, and a name may have bytes that are not UTF-8.
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape", **form)
-    except ValueError as error:  # what pandas' parser raises
-        raise UserError(f"{path}: not a trial list ({str(error).strip().splitlines()[-1]})") from None
-    if table.empty:
+        rows = list(csv.DictReader(lines, restval=""))
+    except csv.Error as error:
+        raise UserError(f"{path}: not a trial list ({error})") from None
+    if not rows:
         raise UserError(f"{path}: holds no trials")
-    return table.fillna("")
+    for number, row in enumerate(rows, 2):
+        if row.get("label", "1") not in LABELS:
+            raise UserError(f"{path}: line {number}: '{row['label']}' is not a label, 1 or 0")
+    rows = [row for row in rows if row.get("length") == rows[0].get("length")]
+    label = [row["label"] for row in rows] if "label" in rows[0] else []
+    return label, [row["enrol"] for row in rows], [row["test"] for row in rows]
 
 
-def _of_csv(path: Path) -> Trials:
-    table = _table(path)
-    if "length" in table:  # the same trials at several test lengths
-        table = table[table["length"] == table["length"].iloc[0]]
-    label = table["label"] if "label" in table else None
-    if label is not None and not label.isin(LABELS).all():
-        row = int(np.argmin(label.isin(LABELS)))
-        raise UserError(f"{path}: line {row + 2}: '{label.iloc[row]}' is not a label, 1 or 0")
-    return _trials(label, table["enrol"], table["test"])
-
-
-def _of_words(path: Path) -> Trials:
-    columns = [0, 1, 2, 3]
-    words = _table(path, sep=r"\s+", header=None, names=columns, quoting=csv.QUOTE_NONE)
-    labels = [words[at].str.lower() for at in columns[:3]]
-    of_label = [column.isin(LABELS) for column in labels]
-    n_words = (words != "").sum(axis=1)
-    fits = {
-        "LABEL ENROLMENT TEST": of_label[0] & (n_words == 3),
-        "ENROLMENT TEST LABEL": of_label[2] & (n_words == 3),
-        "ENROLMENT TEST": ~of_label[0] & ~of_label[1] & (n_words == 2),
-    }
-    form = max(fits, key=lambda name: int(fits[name].sum()))
-    if not fits[form].all():
-        at = int(np.argmin(fits[form].to_numpy()))
-        others = f"'{form}', as the other lines are" if fits[form].any() else " or ".join(f"'{name}'" for name in FORMS)
-        line = " ".join(words.iloc[at]).strip()
-        raise UserError(f"{path}: line {_line_number(path, at)}: '{line[:80]}' is not of the form {others}")
+def _of_words(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return labels, none in a list without, enrolments and tests."""
+    numbered = [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
+    if not numbered:
+        raise UserError(f"{path}: holds no trials")
+    form = next((form for form in FORMS if all(_fits(words, form) for _, words in numbered)), None)
+    if form is None:
+        fitting = {form: sum(_fits(words, form) for _, words in numbered) for form in FORMS}
+        form = max(FORMS, key=lambda form: fitting[form])
+        number, words = next(line for line in numbered if not _fits(line[1], form))
+        others = f"'{form}', as the other lines are" if fitting[form] else " or ".join(f"'{name}'" for name in FORMS)
+        raise UserError(f"{path}: line {number}: '{' '.join(words)[:80]}' is not of the form {others}")
     label, enrol, test = FORMS[form]
-    return _trials(None if label is None else labels[label], words[enrol], words[test])
+    labels = [] if label is None else [words[label].lower() for _, words in numbered]
+    return labels, [words[enrol] for _, words in numbered], [words[test] for _, words in numbered]
 
 
-def _line_number(path: Path, at: int) -> int:
-    """Return the number, from 1, of the line that is number `at`, from 0, of those that are not blank."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return [number for number, line in enumerate(file, 1) if line.strip()][at]
-
-
-def _trials(label: pandas.Series | None, enrol: pandas.Series, test: pandas.Series) -> Trials:
-    labels = np.zeros(0, bool) if label is None else label.map(LABELS).to_numpy(bool)
-    return Trials(labels, enrol.to_numpy(object), test.to_numpy(object))
+def _fits(words: list[str], form: str) -> bool:
+    """Tell whether a line of these words is of a form."""
+    label, *_ = FORMS[form]
+    if label is None:
+        return len(words) == 2 and not any(word.lower() in LABELS for word in words)
+    return len(words) == 3 and words[label].lower() in LABELS
 
 
 def write_trials(path: Path, trials: Trials) -> None:

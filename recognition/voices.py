@@ -16,7 +16,7 @@ from system.files import locked, replacing
 SUFFIX = ".npz"
 LOCK_NAME = ".voices.lock"  # held by the one run that is changing a voice of the folder
 PATIENCE = 60  # seconds to wait for it; a change takes milliseconds
-UNKNOWN = "unknown"  # the answer for a voice of nobody enrolled, so nobody may be called that
+UNKNOWN = "unknown"  # the answer where no enrolled speaker matches; not allowed as a speaker's name
 MAX_NAME = 100  # characters
 SAME_RECORDING = 1 - 1e-6  # cosine from which two embeddings are of one recording
 

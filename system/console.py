@@ -18,7 +18,7 @@ from system import ranks
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
 LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
 SHARED_MEMORY = Path("/dev/shm")  # through which such a process hands its batches over, on Linux
-RANK_ENDED = "another rank has ended, so this one does; what was saved is whole"
+RANK_ENDED = "another rank has ended, so this one ends too; saved checkpoints are whole"
 TORCH_TROUBLES = {  # words of RuntimeErrors that torch has no class for -> what we say; a test provokes each
     "DataLoader worker": LOADER_KILLED,
     "can't allocate memory": NO_MEMORY,  # for the CPU
@@ -107,7 +107,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         program = f"{program}, rank {os.environ['RANK']}"
         sys.stdout = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log in a file grows as the work does
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as soon as it is printed
     try:
         status = main(sys.argv[1:])
         ranks.barrier()

@@ -141,12 +141,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left in `folder`; no other run may be writing there."""
-    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
-
-
 def remove_unfinished_below(tree: Path) -> None:
     """Remove what a killed run left in the folders of a tree; no other run may be writing there."""
     for folder in walk(tree):
@@ -161,7 +155,8 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
 
     `patience` is for how many seconds to wait for the other first.
 
-    The lock is the operating system's and ends with its process, however that dies; the file stays and means nothing.
+    The operating system releases the lock when its process ends, killed or not. The file stays; that it exists does
+    not mean that it is locked.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         until = time.monotonic() + patience
