@@ -126,17 +126,18 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
 def _convert_beside(pair: Pair, delete: bool) -> Converted:
     """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first."""
     m4a, wav = pair
+    if wav.exists() and not delete:
+        return Converted()
     try:
-        missing = not wav.exists()
-        samples = decode(m4a) if missing or delete else None
+        samples = decode(m4a)
     except DecodeError as error:
         return Converted(failure=Failure(str(m4a), str(error)))
-    to_write = missing or (delete and _length(wav) != len(samples))
-    if to_write:
+    whole = wav.exists() and _length(wav) == len(samples)
+    if not whole:
         write_wav(wav, samples)
     if delete:
         m4a.unlink()
-    return Converted(to_write, delete)
+    return Converted(not whole, delete)
 
 
 def _length(wav: Path) -> int:

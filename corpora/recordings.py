@@ -117,7 +117,9 @@ def plan(sources: list[Path], folder: Path, tree: Path, speaker_of: SpeakerOf) -
     Letters that a trial list could not hold become underscores, and recordings that differ in such letters or in
     their suffix alone get it added to their names. Raises UserError where two speakers would become one.
     """
-    recordings, spellings, taken = [], {}, set()
+    recordings: list[Recording] = []
+    spellings: dict[str, str] = {}
+    taken: set[Path] = set()
     for source in sources:
         path = PurePosixPath(source.relative_to(folder).as_posix())
         speaker = speaker_of(path) or ""
@@ -163,7 +165,8 @@ def examine(recording: Recording) -> Finding:
 
 def drop_repeated(findings: list[Finding]) -> list[Finding]:
     """Remove the wavs whose samples an earlier one holds, and return the findings with these refused."""
-    first, kept = {}, []
+    first: dict[str, Finding] = {}
+    kept: list[Finding] = []
     for finding in findings:
         original = first.setdefault(finding.digest, finding) if not finding.refused else finding
         if original is not finding:
