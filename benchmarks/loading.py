@@ -3,28 +3,35 @@
     python -m benchmarks.loading
 
 Episodes of the paper's size: 100 speakers, 1 support and 2 queries each. The files are in the page cache; on a disk
-that is not, reading a crop's own frames matters more.
+that is not, reading a crop's own frames matters more. The second table is of augmentation, in processor time: a GPU
+that trains on N utterances a second keeps N divided by its figures cores busy.
 """
 
 import argparse
 import pickle
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import timing
-from benchmarks.synthetic import feature_tree
+from benchmarks.synthetic import feature_tree, wavs_and_features
 from configure import TRAIN_FRAMES
 from dataset.episodes import EpisodeOrder, TrainingEpisodes
 from dataset.index import FeatureIndex
+from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops
 from system import console
 from system.workers import cpu_count
 
 N_WAY, N_SHOT, N_QUERY = 100, 1, 2
+SETTING: dict[str, Any] = {"n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY, "use_variable": True, "seed": 0}
 N_UTTERANCES = 30  # of a speaker, ten episodes together
+N_WAVS = 6  # of a speaker, two episodes together
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -38,7 +45,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         features = feature_tree(Path(scratch) / "feat", N_WAY, N_UTTERANCES)
         release = write_float64(features, Path(scratch) / "float64")
-        episodes = TrainingEpisodes(features, n_way=N_WAY, n_shot=N_SHOT, n_query=N_QUERY, use_variable=True, seed=0)
+        episodes = TrainingEpisodes(features, **SETTING)
         ways = {
             f"this project, {cpu_count()} loader processes": lambda: load(episodes, cpu_count()),
             "this project, 1 loader process": lambda: load(episodes, 1),
@@ -47,6 +54,22 @@ def main(argv: list[str]) -> None:
         }
         amount = episodes.per_epoch * N_WAY * (N_SHOT + N_QUERY)
         timing.compare("loading", "crops", amount, ways, args)
+        compare_augmentations(Path(scratch), args)
+
+
+def compare_augmentations(root: Path, args: argparse.Namespace) -> None:
+    """Measure and print what a core loads with each augmentation in every crop, and with all as train.py has them."""
+    features = wavs_and_features(root, N_WAY, N_WAVS)
+    settings = {f"{kind}, in every crop": Augmentation((kind,), prob=1) for kind in KINDS}
+    settings["all, as often as train.py's default"] = Augmentation(KINDS)
+    ways: timing.Ways = {}
+    for name, setting in settings.items():
+        augmented = TrainingEpisodes(features, **SETTING, augmenter=AugmentedCrops(setting, root, features))
+        ways[name] = partial(load, augmented, 0)
+    plain = TrainingEpisodes(features, **SETTING)
+    ways["none"] = partial(load, plain, 0)
+    amount = plain.per_epoch * N_WAY * (N_SHOT + N_QUERY)
+    timing.compare("loading with augmentation, one core", "crops", amount, ways, args, clock=time.process_time)
 
 
 def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:

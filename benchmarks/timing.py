@@ -22,20 +22,28 @@ def parser(description: str | None) -> console.Parser:
     return common
 
 
-def measure(ways: Ways, repeats: int) -> dict[str, list[float]]:
+def measure(ways: Ways, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
     """Return the seconds that each way takes; the ways take turns, and the first, warming round is left out."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     rounds = itertools.product(range(repeats + 1), ways.items())
     for _, (way, work) in console.progress(list(rounds), desc="benchmark"):
-        start = time.perf_counter()
+        start = clock()
         work()
-        seconds[way].append(time.perf_counter() - start)
+        seconds[way].append(clock() - start)
     return {way: taken[1:] for way, taken in seconds.items()}
 
 
-def compare(title: str, unit: str, amount: float, ways: Ways, args: argparse.Namespace, **facts: object) -> None:
-    """Measure the ways and tell their rates, amount per second."""
-    seconds = measure(ways, args.repeats)
+def compare(
+    title: str,
+    unit: str,
+    amount: float,
+    ways: Ways,
+    args: argparse.Namespace,
+    clock: Callable[[], float] = time.perf_counter,
+    **facts: object,
+) -> None:
+    """Measure the ways and tell their rates, amount per second; time.process_time as the clock: of one core."""
+    seconds = measure(ways, args.repeats, clock)
     tell(title, unit, {way: [amount / s for s in taken] for way, taken in seconds.items()}, **facts)
 
 
