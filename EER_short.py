@@ -76,7 +76,7 @@ def _of_unseen(task: evaluator.Task, setting: evaluator.Setting, args: argparse.
 
 def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
     """Return a random window of `length` frames of each of the utterances `rows` (n,), or these whole."""
-    if length == FULL:
+    if isinstance(length, str):  # FULL
         return Segments.whole(features, rows)
     return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import librosa
 import numpy as np
@@ -92,6 +92,7 @@ def run(script: str, *flags: str) -> str:
     command = [sys.executable, str(Path(__file__).resolve().parent / script), *flags]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # lines as they come, through the pipe too
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             print(line, end="", flush=True)
     if process.returncode:
@@ -136,7 +137,13 @@ class Mfccs:
         for row in range(len(features)):
             samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
             padded = np.pad(samples, (0, N_FFT + STEP * (len(features.utterance(row)) - 1) - len(samples)))
-            framing = {"n_fft": N_FFT, "win_length": WINDOW, "hop_length": STEP, "n_mels": N_MELS, "center": False}
+            framing: dict[str, Any] = {
+                "n_fft": N_FFT,
+                "win_length": WINDOW,
+                "hop_length": STEP,
+                "n_mels": N_MELS,
+                "center": False,
+            }
             self._frames.append(librosa.feature.mfcc(y=padded, sr=SAMPLE_RATE, n_mfcc=N_MFCC, **framing).T)
 
     def statistics(self, segments: Segments) -> np.ndarray:

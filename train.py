@@ -130,8 +130,9 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
         saver.after_episode()
 
     def validate() -> None:
-        due = validation and run.episode == 0 and run.epoch % args.val_every == 0
-        if due and ranks.broadcast_object(lambda: logbook.lacks_eer(folder, run.epoch)):
+        if not validation or run.episode or run.epoch % args.val_every:
+            return
+        if ranks.broadcast_object(lambda: logbook.lacks_eer(folder, run.epoch)):
             with saver.stopping_at_once(f"while validating epoch {run.epoch}"):
                 eer = validation(run.model.encoder)
             report_eer(folder, run.epoch, eer)

@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from configure import TREES
 from corpora.voxceleb import Archive
 from system import console
 from system.console import UserError
 from system.files import check_room, remove_unfinished_below, replacing, utterances
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 20  # bytes read at a time
 SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed
@@ -46,7 +49,7 @@ class JoinedFile(io.RawIOBase):
         self._position = max(0, start + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         """Fill the buffer from the file at the position, at most to that file's end; return the bytes read."""
         index = bisect.bisect_right(self._ends, self._position)
         if index == len(self._files):
@@ -214,7 +217,7 @@ def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile
             bar.update(member.file_size)
 
 
-def copy_declared(source: BinaryIO, path: Path, size: int) -> None:
+def copy_declared(source: IO[bytes], path: Path, size: int) -> None:
     """Write `source` to `path`; raise EOFError unless it holds exactly `size` bytes, writing none beyond them."""
     with open(path, "wb") as file:
         while size and (block := source.read(min(size, BLOCK))):

@@ -101,11 +101,12 @@ def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -
                 refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
                 place = PurePosixPath(*PurePosixPath(member.name).parts[-3:])
                 wav = tree / place.with_suffix(".wav")
-                if place.suffix.lower() == ".flac":
+                file = opened.extractfile(member)  # None of a folder
+                if file and place.suffix.lower() == ".flac":
                     given.append(str(place))
                     if not wav.exists():
-                        yield Member(f"{archive}: {member.name}", opened.extractfile(member).read(), wav)
-                opened.members = []  # tarfile keeps every header otherwise
+                        yield Member(f"{archive}: {member.name}", file.read(), wav)
+                opened.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
 

@@ -99,7 +99,8 @@ def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> lis
     """
     rng = random.Random(seed)
     targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)
-    return [tuple(rng.sample(pair, 2)) for both in zip(targets, others, strict=True) for pair in both]
+    pairs = itertools.chain.from_iterable(zip(targets, others, strict=True))
+    return [(enrol, test) for enrol, test in (rng.sample(pair, 2) for pair in pairs)]
 
 
 def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
         zips = _rows(_read(zip_list), 3, zip_list)
     else:
         zips = _rows(ZIPS, 3) if parts_list is None else []
-    archives = {}
+    archives: dict[str, Archive] = {}
     for part, part_md5 in sorted(parts):
         name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), (None, None))
         if name is None:

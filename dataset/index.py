@@ -8,7 +8,7 @@ whenever it is read.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ class FeatureIndex:
             self._checked[row] = True
         return where
 
-    def rows(self, names: Sequence[str]) -> np.ndarray:
+    def rows(self, names: Collection[str]) -> np.ndarray:
         """Return the rows (n,) of utterance names; UserError naming the first that is missing.
 
         A name is <speaker>/<video>/<utterance>, with or without a suffix, with slashes or backslashes. Other folders
@@ -140,7 +140,7 @@ class FeatureIndex:
         return self.utterance(row)[(start + np.arange(length)) % where.n_frames]
 
 
-def n_starts(n_frames: np.ndarray | int, length: int) -> np.ndarray | int:
+def n_starts(n_frames: np.ndarray | int, length: np.ndarray | int) -> np.ndarray | int:
     """Return how many places a window of `length` frames can start at in utterances of n_frames.
 
     An utterance not longer than the window is first repeated end to end until it is.

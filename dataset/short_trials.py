@@ -35,10 +35,13 @@ def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -
         if count[at] > 1:
             a = rng.integers(count[at], size=n)
             b = (a + rng.integers(1, count[at], size=n)) % count[at]
-            label.append(np.ones(n, bool)), enrol.append(first[at] + a), test.append(first[at] + b)
+            label.append(np.ones(n, bool))
+            enrol.append(first[at] + a)
+            test.append(first[at] + b)
         other = rng.integers(len(rows) - count[at], size=n)
         other += count[at] * (other >= begin[at])  # past the speaker's own utterances
-        label.append(np.zeros(n, bool)), enrol.append(first[at] + rng.integers(count[at], size=n))
+        label.append(np.zeros(n, bool))
+        enrol.append(first[at] + rng.integers(count[at], size=n))
         test.append(rows[other])
     names = [
         np.array([f"{features.name(row)}.wav" for row in np.concatenate(side).tolist()], object)

@@ -1,11 +1,12 @@
 """Embedding many utterances and scoring trials: what all evaluators share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader, Dataset
 
 from configure import N_MELS
@@ -42,13 +43,13 @@ class Enrolment(NamedTuple):
     of_trial: np.ndarray  # (n,) the model of each trial
 
     @classmethod
-    def of_utterances(cls, features: FeatureIndex, names: Sequence[str]) -> "Enrolment":
+    def of_utterances(cls, features: FeatureIndex, names: Collection[str]) -> "Enrolment":
         """Return models of one whole utterance each, for the trials' enrolment utterances `names` (n,)."""
         rows, of_trial = np.unique(features.rows(names), return_inverse=True)
         return cls(Segments.whole(features, rows), np.arange(len(rows)), of_trial)
 
     @classmethod
-    def of_models(cls, features: FeatureIndex, names: Sequence[str], models: dict[str, list[str]]) -> "Enrolment":
+    def of_models(cls, features: FeatureIndex, names: Collection[str], models: dict[str, list[str]]) -> "Enrolment":
         """Return the models that the trials name, `names` (n,), of the whole utterances listed.
 
         UserError naming a model that is not among them.
@@ -106,8 +107,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     Segments of equal length share a batch; none is padded, so the result does not depend on the batches. Ranks share
     the batches and all return all embeddings. UserError if an embedding is not finite.
     """
-    batches = equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000))
-    batches = ranks.shard(batches)
+    batches = ranks.shard(equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000)))
     max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
     loader = DataLoader(
         _SegmentData(features, segments),
@@ -116,7 +116,7 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
         **loader_options(compute.num_workers, max_bytes),
     )
     embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE)
-    encoder = encoder.to(compute.device, memory_format=torch.channels_last).eval()
+    encoder = convert_conv2d_weight_memory_format(encoder.to(compute.device), torch.channels_last).eval()
     n_own = sum(map(len, batches))
     with torch.inference_mode(), console.progress(total=n_own, unit="segment", desc="embedding") as bar:
         for at, batch in from_loaders(loader):

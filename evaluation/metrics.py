@@ -138,7 +138,7 @@ def calibrated_metrics(llr: np.ndarray, labels: np.ndarray) -> Calibrated:
     return Calibrated(
         cllr(llr, labels),
         min_cllr(llr, labels),
-        *(float(rate) for rate in _rates_at(0, llr, labels)),
+        *_rates_at(0, llr, labels),
         _actual_dcf(llr, labels, 0.01),
         _min_dcf(fpr, fnr, 0.01),
         _actual_dcf(llr, labels, 0.05),
@@ -166,11 +166,11 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
     return cllr(best[at], labels)
 
 
-def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> tuple[np.floating, np.floating]:
+def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return the shares of target trials below a threshold and of non-target trials from there on."""
-    return (llr[labels] < threshold).mean(), (llr[~labels] >= threshold).mean()
+    return float((llr[labels] < threshold).mean()), float((llr[~labels] >= threshold).mean())
 
 
 def _actual_dcf(llr: np.ndarray, labels: np.ndarray, p_target: float) -> float:
     misses, false_alarms = _rates_at(math.log((1 - p_target) / p_target), llr, labels)
-    return float((p_target * misses + (1 - p_target) * false_alarms) / min(p_target, 1 - p_target))
+    return (p_target * misses + (1 - p_target) * false_alarms) / min(p_target, 1 - p_target)

@@ -32,7 +32,8 @@ class AdaptiveNorm:
         embeddings = self._centred(embeddings)
         mean, deviation = self._impostors(embeddings)
         raw = torch.from_numpy(cosine(embeddings, left, right))
-        return sum((raw - mean[side]) / deviation[side] for side in (left, right)).div(2).numpy()
+        of_left, of_right = ((raw - mean[side]) / deviation[side] for side in (left, right))
+        return ((of_left + of_right) / 2).numpy()
 
     def _impostors(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and deviation (m,) float64 of the scores of each embedding with its nearest cohort speakers."""

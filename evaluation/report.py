@@ -57,7 +57,7 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
     """
     tables = []
     for of_length in scores:
-        columns = {"label": trials.label.astype(int)} if trials.labelled else {}
+        columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
         columns |= {"enrol": trials.enrol, "test": trials.test}
         columns |= {"length": of_length.length} if len(scores) > 1 else {}
         columns |= {"score": of_length.plain}

@@ -86,7 +86,7 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
     parts = ranks.gather((seconds, n_converted, failed))
     if not parts:  # the first rank tells
         return 0
-    seconds, n_converted = (sum(part[at] for part in parts) for at in (0, 1))
+    seconds, n_converted = sum(part[0] for part in parts), sum(part[1] for part in parts)
     failed = [outcome for *_, of_rank in parts for outcome in of_rank]
     if n_converted:
         console.warn(f"{n_converted} files were not 16 kHz 16-bit mono and were converted")

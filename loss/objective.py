@@ -30,7 +30,7 @@ class Objective(nn.Module):
     def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
         super().__init__()
         self.episodic = loss_type == "prototypical"
-        self.class_vectors = None
+        self.class_vectors: nn.Parameter | None = None
         if use_GC or not self.episodic:
             self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
 
@@ -43,7 +43,7 @@ class Objective(nn.Module):
             episodic = _classify(query, prototypes(support), ways)
         if self.class_vectors is not None:
             global_ = _classify(torch.cat([support, query]), self.class_vectors, speaker)
-        loss = sum(term for term, _ in (episodic, global_) if term is not absent)
+        loss = torch.stack([term for term, _ in (episodic, global_) if term is not absent]).sum()
         return Terms(loss, episodic[0], global_[0], episodic[1], global_[1])
 
 

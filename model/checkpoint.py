@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_origin
+from typing import TypeVar, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from system import console
 from system.console import UserError
 from system.files import replacing
 
+Weight = TypeVar("Weight", bound=Tensor)
 CLASS_VECTORS = "weight"  # of the release's state_dict
 PROJECTION = "fc1"
 # Beginnings of our names and of the release's; the first that fits counts.
@@ -122,11 +123,11 @@ def _checked(content: dict) -> Checkpoint:
     """Return a file's content as a checkpoint of plain finite tensors that fit the encoder; ValueError if it is not."""
     if "speakers" not in content:  # the release writes epoch k's file one update into epoch k + 1, and says so
         content["epoch"] = max(0, content["epoch"] - 1)
-    for entry in fields(Checkpoint):
-        kind, value = get_origin(entry.type) or entry.type, content.get(entry.name)
-        if entry.name in content and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ValueError(f"its {entry.name} is no {kind.__name__}")
-    known = {entry.name for entry in fields(Checkpoint)}
+    known = get_type_hints(Checkpoint)
+    for name, hint in known.items():
+        kind, value = get_origin(hint) or hint, content.get(name)
+        if name in content and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"its {name} is no {kind.__name__}")
     checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
     if min(checkpoint.epoch, checkpoint.episode) < 0 or not all(type(name) is str for name in checkpoint.speakers):
         raise ValueError("its epoch, episode or speakers make no sense")
@@ -203,7 +204,7 @@ def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: boo
     raise UserError(f"{folder}: holds no checkpoint; train.py without --use_checkpoint makes a run's first")
 
 
-def _in_release_order(named: Iterable[tuple[str, Tensor]], class_vectors: Tensor | None) -> dict[str, Tensor]:
+def _in_release_order(named: Iterable[tuple[str, Weight]], class_vectors: Weight | None) -> dict[str, Weight]:
     renamed = {_release_name(name): value for name, value in named}
     head = {PROJECTION: renamed.pop(PROJECTION)}
     if class_vectors is not None:

@@ -78,13 +78,14 @@ class ResNet(nn.Module):
         self.conv1 = _conv(1, WIDTHS[0], 7)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.relu = nn.ReLU(inplace=True)
-        channels = WIDTHS[0]
+        channels, stages = WIDTHS[0], []
         for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), start=1):
             blocks = []
             for position in range(depth):
                 blocks.append(block(channels, width, stride=2 if stage > 1 and position == 0 else 1))
                 channels = width * block.expansion
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

@@ -48,7 +48,9 @@ def read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _draw_histograms(axes: Axes, kinds: tuple[np.ndarray, np.ndarray]) -> None:
     bins = np.histogram_bin_edges(np.concatenate(kinds), BINS)
     for llr, (name, colour, _, hatch) in zip(kinds, KINDS, strict=True):
-        axes.hist(llr, bins, density=True, alpha=0.45, color=colour, hatch=hatch, label=f"{len(llr):,} {name} trials")
+        axes.hist(
+            llr, bins.tolist(), density=True, alpha=0.45, color=colour, hatch=hatch, label=f"{len(llr):,} {name} trials"
+        )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlabel="LLR", ylabel="density")
     axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend

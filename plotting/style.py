@@ -1,6 +1,7 @@
 """What all pictures share: colours that colour-blind readers and printers tell apart, and plain axes."""
 
 from itertools import cycle, islice
+from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
@@ -16,7 +17,7 @@ DASHES = ("-", "--", "-.", ":")  # tell curves apart in grey, too
 MARKERS = "osD^vP*"
 
 
-def styles(n: int) -> list[dict[str, str]]:
+def styles(n: int) -> list[dict[str, Any]]:
     """Return colour, line style and marker for each of n systems."""
     looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
     return [{"color": colour, "linestyle": dash, "marker": marker} for colour, dash, marker in islice(looks, n)]

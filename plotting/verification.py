@@ -74,7 +74,7 @@ def draw_scores(inputs: dict[str, Path]) -> Figure:
         bins = np.histogram_bin_edges(system.scores, BINS)
         for kind, colour, hatch in ((False, COLOURS[0], ""), (True, COLOURS[1], "////")):  # hatched: for print in grey
             name, of_kind = "target" if kind else "non-target", system.scores[system.labels == kind]
-            axes.hist(of_kind, bins, density=True, alpha=0.45, color=colour, hatch=hatch, label=name)
+            axes.hist(of_kind, bins.tolist(), density=True, alpha=0.45, color=colour, hatch=hatch, label=name)
         cheapest = threshold[np.argmin(0.01 * fnr + 0.99 * fpr)]
         axes.axvline(eer.threshold, color="black", label=f"EER {100 * eer.eer:.2f} % at {eer.threshold:.3f}")
         if np.isfinite(cheapest):

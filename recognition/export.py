@@ -38,5 +38,6 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
             output_names=["embedding"],
             verbose=False,
         )
+    assert program is not None  # dynamo=True returns one
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)

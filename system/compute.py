@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -101,5 +101,5 @@ def _cpu_has_bf16() -> bool:
 
     A torch that cannot tell what the processor has, as those before 2.11, counts as a no.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -42,7 +42,7 @@ class UsageError(UserError):
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows the script's docstring as help and reports a mistake in one line."""
 
-    def __init__(self, description: str | None = None, **kwargs):
+    def __init__(self, description: str | None = None, **kwargs: Any):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -86,7 +86,7 @@ def positive(text: str) -> float:
     return value
 
 
-def progress(*args, **kwargs) -> tqdm:
+def progress(*args: Any, **kwargs: Any) -> tqdm:
     """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first."""
     return tqdm(*args, disable=None if ranks.is_first() else True, dynamic_ncols=True, **kwargs)
 
@@ -116,7 +116,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         # From a torch loader process the error comes with that process's traceback before it.
         message, status = str(error).rpartition("console.UserError: ")[2].strip(), error.status
     except SystemExit as leaving:
-        status = leaving.code
+        message, status = (leaving.code, 1) if isinstance(leaving.code, str) else (None, leaving.code)
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except MemoryError:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,10 @@ from typing import NamedTuple, TextIO
 from system import console
 from system.console import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 TEMPORARY_SUFFIX = ".tmp"  # a file so named is unfinished, whoever left it
 
@@ -178,11 +178,11 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
 def _try_lock(file: TextIO) -> bool:
     """Lock a file until it is closed; False if another process has."""
     try:
-        if fcntl:  # lockf and not flock: worker processes do not inherit it, so none outlives its owner with it
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        if sys.platform == "win32":
             file.seek(2**20)  # Windows lets nobody read what is locked: not the owner's name, then
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:  # lockf and not flock: worker processes do not inherit it, so none outlives its owner with it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies is noticed
 
 _joined = False
@@ -127,7 +128,7 @@ def broadcast_object(make: Callable[[], Made]) -> Made:
         return make()
     from torch import distributed
 
-    held = [make() if is_first() else None]
+    held: list[Any] = [make() if is_first() else None]
     distributed.broadcast_object_list(held)
     return held[0]
 
@@ -138,6 +139,6 @@ def gather(item: Item) -> list[Item]:
         return [item]
     from torch import distributed
 
-    held = [None] * world_size() if is_first() else None
+    held = [item] * world_size() if is_first() else None
     distributed.gather_object(item, held)
     return held or []

@@ -9,12 +9,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from system import console, ranks
 from system.console import LOADER_KILLED, SHARED_MEMORY, UserError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Tensors = TypeVar("Tensors", bound="tuple[Tensor, ...]")
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
 PREFETCH = 4  # batches that a loader process has ready
 
@@ -86,14 +91,17 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
     return {"num_workers": fitting, "prefetch_factor": prefetch, "worker_init_fn": leave_signals_to_parent}
 
 
-def in_shared_memory(tensors: Item) -> Item:
-    """Return a named tuple of tensors, moved to shared memory where a loader process calls it.
+def in_shared_memory(tensors: Tensors) -> Tensors:
+    """Return tensors, moved to shared memory where a loader process calls this.
 
     Where that has no room this raises; left to the thread that hands batches over, torch would wait for ever.
     """
     from torch.utils.data import get_worker_info
 
-    return tensors if get_worker_info() is None else type(tensors)(*(tensor.share_memory_() for tensor in tensors))
+    if get_worker_info() is not None:
+        for tensor in tensors:
+            tensor.share_memory_()
+    return tensors
 
 
 def leave_signals_to_parent(worker: int) -> None:
@@ -111,5 +119,11 @@ def _run(function: Callable[[Item], Result], batch: list[Item]) -> list[Result]:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)

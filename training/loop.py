@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader
 
 from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
@@ -77,7 +78,7 @@ class Run:
         lr: float,
         max_grad_norm: float | None = None,
     ):
-        self.model = model.to(compute.device, memory_format=torch.channels_last)
+        self.model = convert_conv2d_weight_memory_format(model.to(compute.device), torch.channels_last)
         self.max_grad_norm = max_grad_norm or math.inf
         self.epoch, self.episode = 0, 0
         self._episodes, self._compute = episodes, compute
@@ -103,7 +104,7 @@ class Run:
         self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms nobody looked at yet
         self._last = (0, 0)  # the episode that this rank trained last
 
-    def save(self, path: Path, **facts: object) -> None:
+    def save(self, path: Path, **facts: Any) -> None:
         """Write the run's state to `path`, with the checkpoint's other fields in `facts`; all ranks together.
 
         UserError, and nothing is written, if a loss or a weight is not finite.
@@ -140,10 +141,10 @@ class Run:
             raise ValueError(f"{checkpoint.episode} episodes are done of an epoch of {self._episodes.per_epoch}")
         if checkpoint.optimizer:
             self._restore_optimizer(checkpoint)
-        stored = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
-        if not all(isinstance(value, int | float) for value in stored.values()):
+        progress = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
+        if not all(isinstance(value, int | float) for value in progress.values()):
             raise ValueError("its scheduler's state is not made of numbers")
-        self.scheduler.load_state_dict(stored)
+        self.scheduler.load_state_dict(progress)
         self.epoch, self.episode = checkpoint.epoch, checkpoint.episode
         if checkpoint.sums:
             self._sums.copy_(torch.tensor(checkpoint.sums, dtype=torch.float64))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
 from system import console, ranks
@@ -19,7 +20,7 @@ class Saver:
     """Writes checkpoints: at an epoch's end, every --save_every_minutes, and when the run is asked to stop."""
 
     def __init__(
-        self, run: Run, folder: Path, facts: dict[str, object], keep_last: int | None, every_minutes: float | None
+        self, run: Run, folder: Path, facts: dict[str, Any], keep_last: int | None, every_minutes: float | None
     ):
         """Save the run in its folder, with `facts` in each checkpoint; from here on SIGINT and SIGTERM are noted."""
         self._run, self._folder, self._facts, self._keep_last = run, folder, facts, keep_last
@@ -66,7 +67,7 @@ class Saver:
         self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
         if ranks.is_first():
             self._remove_old()
-        self._leave_if(*ranks.all_reduce_max([self._signal]), f"after epoch {self._run.epoch}")
+        self._leave_if(ranks.all_reduce_max([self._signal])[0], f"after epoch {self._run.epoch}")
 
     def _remove_old(self) -> None:
         unfinished_path(self._folder).unlink(missing_ok=True)
