@@ -21,7 +21,7 @@ class Mirror:
     """
 
     def __init__(self, folder: Path, user: str = "", password: str = "", key: str = "", ranges: bool = True,
-                 redirect: str = "", size: int = 0, rate: float = 0.0):  # fmt: skip
+                 redirect: str = "", size: int = 0, rate: float = 0.0) -> None:  # fmt: skip
         self.folder, self.key, self.ranges, self.redirect = folder, key, ranges, redirect
         self.size, self.rate = size, rate  # bytes, and bytes per second of each answer
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
@@ -33,7 +33,7 @@ class Mirror:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
 
@@ -43,7 +43,7 @@ class Mirror:
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_) -> None:
+    def handle_error(self, *_: object) -> None:
         """Say nothing of clients that hang up: they are killed, or only ask for a file's size."""
 
 
@@ -51,7 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     mirror: Mirror
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
     def do_GET(self) -> None:

@@ -1,5 +1,6 @@
 """The paper's table: what is done is not done again, and the figures are means over seeds."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from benchmarks import paper_table
 from system.console import UserError
 
 
-def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None:
+def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def stub(args, command: list) -> str:
+    def stub(args: argparse.Namespace, command: list) -> str:
         script, *flags = map(str, command)
         commands.append(flags)
         seed = int(flags[flags.index("--n_folder") + 1]) % 1000
@@ -37,7 +38,7 @@ def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch) -> None
         paper_table.main([*flags[:-1], "10"])
 
 
-def test_a_run_is_begun_or_gone_on_with_by_one_command(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_is_begun_or_gone_on_with_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(paper_table, "run_script", lambda args, command: commands.append(list(map(str, command))))
     args = paper_table.parse_args(["--save_path", "data", "--output", str(tmp_path), "--quick", "--max_epoch", "2"])

@@ -1,13 +1,15 @@
 """Downloading against a server that misbehaves in every way the real ones do."""
 
 import random
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from mirror_server import Mirror
 
 from corpora import download
 from corpora.download import fetch, md5_of, with_md5
-from corpora.sources import voxceleb_source
+from corpora.sources import Source, voxceleb_source
 from system.console import UserError
 
 NAMES = ("vox1_dev_wav_partaa", "vox1_dev_wav_partab")
@@ -15,7 +17,7 @@ SECRET = "pass word/+&"
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(download, "LONGEST_PAUSE", 0)
     folder = tmp_path / "served"
     folder.mkdir()
@@ -24,13 +26,15 @@ def served(tmp_path, monkeypatch):
     return folder
 
 
-def bring(mirror, folder, source=None, names=NAMES, retries=3):
+def bring(
+    mirror: Mirror, folder: Path, source: Source | None = None, names: Sequence[str] = NAMES, retries: int = 3
+) -> None:
     source = source or voxceleb_source(mirror.url, None, None, None)
     wanted = [with_md5(name, md5_of(mirror.folder / name)) for name in names]
     fetch(wanted, source, folder, jobs=2, retries=retries)
 
 
-def same(a, b):
+def same(a: Path, b: Path) -> bool:
     return all((a / name).read_bytes() == (b / name).read_bytes() for name in NAMES)
 
 
@@ -38,7 +42,7 @@ def same(a, b):
 @pytest.mark.parametrize(
     "faults", [[], ["drop"], ["drop"] * 6, [500], [503, 429, 500], [500, "drop", 500], ["truncate"], ["wrong"]]
 )
-def test_faults_are_survived(served, tmp_path, ranges, faults):
+def test_faults_are_survived(served: Path, tmp_path: Path, ranges: bool, faults: list[str | int]) -> None:
     with Mirror(served, ranges=ranges) as mirror:
         mirror.faults[NAMES[0]] = list(faults)
         if not ranges and faults == ["drop"] * 6:  # no byte of progress after the first time: patience ends
@@ -49,7 +53,7 @@ def test_faults_are_survived(served, tmp_path, ranges, faults):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_resume_asks_only_for_the_rest(served, tmp_path):
+def test_resume_asks_only_for_the_rest(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes()[:400_000])
     with Mirror(served) as mirror:
         bring(mirror, tmp_path)
@@ -60,7 +64,7 @@ def test_resume_asks_only_for_the_rest(served, tmp_path):
     assert same(served, tmp_path)
 
 
-def test_a_source_that_sends_less_than_asked_is_asked_for_the_rest(served, tmp_path):
+def test_a_source_that_sends_less_than_asked_is_asked_for_the_rest(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = ["short"]
         bring(mirror, tmp_path)
@@ -69,7 +73,7 @@ def test_a_source_that_sends_less_than_asked_is_asked_for_the_rest(served, tmp_p
     assert not list(tmp_path.glob("*.bad"))
 
 
-def test_whole_or_too_long_partial_files(served, tmp_path):
+def test_whole_or_too_long_partial_files(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes())
     (tmp_path / f"{NAMES[1]}.partial").write_bytes((served / NAMES[1]).read_bytes() + b"more")
     with Mirror(served) as mirror:
@@ -78,7 +82,7 @@ def test_whole_or_too_long_partial_files(served, tmp_path):
     assert same(served, tmp_path)
 
 
-def test_wrong_partial_file_is_found_out(served, tmp_path):
+def test_wrong_partial_file_is_found_out(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes(bytes(1000))
     with Mirror(served) as mirror:
         bring(mirror, tmp_path)
@@ -86,7 +90,7 @@ def test_wrong_partial_file_is_found_out(served, tmp_path):
     assert (tmp_path / f"{NAMES[0]}.bad").exists()
 
 
-def test_wrong_twice_is_named_and_kept_aside(served, tmp_path):
+def test_wrong_twice_is_named_and_kept_aside(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = ["wrong", "wrong"]
         with pytest.raises(UserError, match=rf"{NAMES[0]}: MD5 .* twice; kept as .*{NAMES[0]}\.bad"):
@@ -95,7 +99,7 @@ def test_wrong_twice_is_named_and_kept_aside(served, tmp_path):
     assert (tmp_path / NAMES[1]).read_bytes() == (served / NAMES[1]).read_bytes()
 
 
-def test_dead_server_is_given_up(served, tmp_path):
+def test_dead_server_is_given_up(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = [500] * 10
         with pytest.raises(UserError, match=f"{NAMES[0]}.*HTTP 500.*run again"):
@@ -106,7 +110,7 @@ def test_dead_server_is_given_up(served, tmp_path):
         fetch([with_md5(NAMES[0], "0" * 32)], source, tmp_path, jobs=1, retries=1)
 
 
-def test_too_little_disk_is_told_before_the_first_byte(served, tmp_path):
+def test_too_little_disk_is_told_before_the_first_byte(served: Path, tmp_path: Path) -> None:
     with Mirror(served, size=10**16) as mirror:
         with pytest.raises(UserError, match=r"20000000\.0 GB"):
             bring(mirror, tmp_path)
@@ -114,7 +118,7 @@ def test_too_little_disk_is_told_before_the_first_byte(served, tmp_path):
     assert not list(tmp_path.glob("vox*"))
 
 
-def test_refusals_say_what_to_do_and_show_no_secret(served, tmp_path):
+def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path) -> None:
     cases = [
         (dict(user="ann", password="right"), (None, "ann", SECRET), "HTTP 401.*--password"),
         (dict(user="ann", password="right"), (None, None, None), "HTTP 401.*--user"),
@@ -131,13 +135,13 @@ def test_refusals_say_what_to_do_and_show_no_secret(served, tmp_path):
         bring(mirror, tmp_path)
 
 
-def test_key_travels_as_a_query(served, tmp_path):
+def test_key_travels_as_a_query(served: Path, tmp_path: Path) -> None:
     with Mirror(served, key=SECRET) as mirror:
         bring(mirror, tmp_path, voxceleb_source(mirror.url + "/download?file={name}", SECRET, None, None))
     assert same(served, tmp_path)
 
 
-def test_password_does_not_follow_a_redirect_to_another_host(served, tmp_path):
+def test_password_does_not_follow_a_redirect_to_another_host(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as target, Mirror(served, redirect=target.url) as mirror:
         bring(mirror, tmp_path, voxceleb_source(mirror.url, None, "ann", SECRET))
         assert all(authorization for *_, authorization in mirror.requests)
@@ -145,7 +149,9 @@ def test_password_does_not_follow_a_redirect_to_another_host(served, tmp_path):
     assert same(served, tmp_path)
 
 
-def test_a_netrc_entry_does_not_replace_the_password_given(served, tmp_path, monkeypatch):
+def test_a_netrc_entry_does_not_replace_the_password_given(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login eve password other\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Mirror(served, user="ann", password=SECRET) as mirror:
@@ -153,13 +159,13 @@ def test_a_netrc_entry_does_not_replace_the_password_given(served, tmp_path, mon
     assert same(served, tmp_path)
 
 
-def test_files_are_asked_for_uncompressed(served, tmp_path):
+def test_files_are_asked_for_uncompressed(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         bring(mirror, tmp_path)
     assert mirror.encodings == {"identity"}  # else ranges could count bytes of something else
 
 
-def test_repetitions_are_told_without_the_key(served, tmp_path, capsys):
+def test_repetitions_are_told_without_the_key(served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Mirror(served, key=SECRET) as mirror:
         mirror.faults[NAMES[0]] = [503, "drop"]
         bring(mirror, tmp_path, voxceleb_source(mirror.url, SECRET, None, None))
@@ -174,7 +180,7 @@ def test_repetitions_are_told_without_the_key(served, tmp_path, capsys):
     assert "key=" not in told and SECRET not in told and "pass%20word" not in told
 
 
-def test_addresses_of_the_public_sources(monkeypatch):
+def test_addresses_of_the_public_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_123")
     monkeypatch.setenv("VOXCELEB_KEY", "a&b")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)

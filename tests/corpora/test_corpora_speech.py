@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from system.console import UserError
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
-def differs_from_ffmpeg(path):
+def differs_from_ffmpeg(path: Path) -> int:
     """Return the largest difference between the samples of a file as decoded here and by ffmpeg."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
     expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
@@ -35,7 +36,7 @@ def differs_from_ffmpeg(path):
 
 
 @pytest.mark.parametrize("content", [wav(tone(1.3, 1)), m4a(tone(1.3, 1))], ids=["wav", "m4a"])
-def test_decoding_keeps_the_samples(tmp_path, content):
+def test_decoding_keeps_the_samples(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     found, spoken = decode(tmp_path / "a"), tone(1.3, 1)
     assert found.dtype == np.int16 and len(found) >= len(spoken)
@@ -44,7 +45,7 @@ def test_decoding_keeps_the_samples(tmp_path, content):
 
 
 @needs_ffmpeg
-def test_decoding_agrees_with_ffmpeg(tmp_path):
+def test_decoding_agrees_with_ffmpeg(tmp_path: Path) -> None:
     stereo = np.stack([tone(2, 1, 44100), tone(2, 5, 44100)], axis=1)
     (tmp_path / "stereo.m4a").write_bytes(m4a(np.ascontiguousarray(stereo), 44100))
     (tmp_path / "mono.m4a").write_bytes(m4a(tone(2, 3)))
@@ -54,16 +55,16 @@ def test_decoding_agrees_with_ffmpeg(tmp_path):
 
 
 @needs_ffmpeg
-def test_decoding_of_real_speech_agrees_with_ffmpeg(shared):
+def test_decoding_of_real_speech_agrees_with_ffmpeg(shared: Path) -> None:
     assert all(differs_from_ffmpeg(path) <= 1 for path in sorted((shared / "corpus/vox2_dev").rglob("*.m4a"))[::100])
 
 
-def librispeech(folder, subset, speakers, broken=False):
+def librispeech(folder: Path, subset: str, speakers: Iterable[int], broken: bool = False) -> dict[str, np.ndarray]:
     """Write the archive of a subset; return its samples by the wav's path in the tree."""
     samples, path = {}, folder / f"{subset}.tar.gz"
     with tarfile.open(path, "w:gz") as out:
 
-        def add(name, content):
+        def add(name: str, content: bytes) -> None:
             member = tarfile.TarInfo(f"LibriSpeech/{name}")
             member.size = len(content)
             out.addfile(member, io.BytesIO(content))
@@ -82,13 +83,13 @@ def librispeech(folder, subset, speakers, broken=False):
     return samples
 
 
-def read(path):
+def read(path: Path) -> np.ndarray:
     samples, rate = soundfile.read(path, dtype="int16")
     assert rate == 16000 and soundfile.info(path).subtype == "PCM_16"
     return samples
 
 
-def test_librispeech_goes_into_the_tree(tmp_path):
+def test_librispeech_goes_into_the_tree(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     (served / "31").mkdir(parents=True)
     train = librispeech(served / "31", "train-clean-5", (11, 12))
@@ -110,7 +111,7 @@ def test_librispeech_goes_into_the_tree(tmp_path):
     assert {path: before[path] for path in before if path.endswith(".wav")} == tree(root, ".wav")
 
 
-def test_librispeech_lost_after_its_archive_is_told(tmp_path):
+def test_librispeech_lost_after_its_archive_is_told(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     (served / "31").mkdir(parents=True)
     librispeech(served / "31", "dev-clean-2", (21, 22))
@@ -126,7 +127,7 @@ def test_librispeech_lost_after_its_archive_is_told(tmp_path):
         assert run(*command).returncode == 0 and len(tree(root, ".wav")) == 12
 
 
-def test_librispeech_with_a_broken_recording_or_archive(tmp_path):
+def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     (served / "12").mkdir(parents=True)
     samples = librispeech(served / "12", "test-clean", (11, 12), broken=True)
@@ -142,7 +143,7 @@ def test_librispeech_with_a_broken_recording_or_archive(tmp_path):
 
 
 @pytest.fixture
-def recordings(tmp_path):
+def recordings(tmp_path: Path) -> Path:
     """Return a folder of recordings of every form and fault."""
     folder = tmp_path / "my recordings"
     for speaker in ("Ann Lee", "bob"):
@@ -162,7 +163,7 @@ def recordings(tmp_path):
     return folder
 
 
-def test_import_reports_and_keeps_the_originals(recordings, tmp_path):
+def test_import_reports_and_keeps_the_originals(recordings: Path, tmp_path: Path) -> None:
     originals = tree(recordings)
     command = ("--save_path", tmp_path / "root", "--import_dir", recordings, "--split", "test", "--make_trials", "4")
     output = run(*command)
@@ -189,7 +190,7 @@ def test_import_reports_and_keeps_the_originals(recordings, tmp_path):
     assert tree(recordings) == originals
 
 
-def test_a_damaged_wav_in_the_imports_place_is_told(tmp_path):
+def test_a_damaged_wav_in_the_imports_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine/ann").mkdir(parents=True)
     for seed, name in enumerate(("a", "b")):
         soundfile.write(tmp_path / f"mine/ann/{name}.wav", tone(1.2, seed), 16000)
@@ -206,7 +207,7 @@ def test_a_damaged_wav_in_the_imports_place_is_told(tmp_path):
     assert run(*command).returncode == 0 and np.array_equal(read(damaged), tone(1.2, 0))
 
 
-def test_import_with_other_rules(tmp_path):
+def test_import_with_other_rules(tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     (folder / "x").mkdir(parents=True)
     for seed, name in enumerate(("s1-a", "s1-b", "s2-a", "x/s2-a")):
@@ -225,7 +226,7 @@ def test_import_with_other_rules(tmp_path):
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 12), st.integers(0, 9))
-def test_drawn_trials(sizes, half, seed):
+def test_drawn_trials(sizes: list[int], half: int, seed: int) -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(size)] for s, size in enumerate(sizes)]
     names = [name for speaker in speakers for name in speaker]
     pairs = list(itertools.combinations(names, 2))
@@ -240,13 +241,13 @@ def test_drawn_trials(sizes, half, seed):
     assert trials == draw_trials(speakers, 2 * half, seed)
 
 
-def test_drawn_trials_are_even_over_speakers():
+def test_drawn_trials_are_even_over_speakers() -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
     targets = [a.split("/")[0] for a, _ in draw_trials(speakers, 80, 0)[::2]]
     assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
 
 
-def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path):
+def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Path) -> None:
     wav_tree = tmp_path / "root" / TREES["vox1_test"].wav
     wavs = {f"{speaker}/{name}" for speaker in "abc" for name in ("1.wav", "2.WAV", "v/1.wav")}
     for name in wavs:
@@ -261,7 +262,7 @@ def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path):
     assert all((a[0] == b[0]) == (label == "1") for label, a, b in lines)
 
 
-def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple():
+def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple() -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million couples of one speaker's
     tracemalloc.start()
     trials = draw_trials(speakers, 200, 0)
@@ -270,7 +271,7 @@ def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple():
     assert peak < 50e6 and len({name for pair in trials[::2] for name in pair}) > 180
 
 
-def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple():
+def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple() -> None:
     speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million couples
     tracemalloc.start()
     trials = draw_trials(speakers, 10_000, 0)
@@ -282,7 +283,7 @@ def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple():
     assert 4500 < len({name for couple in couples for name in couple}) <= 5994  # over all of them
 
 
-def test_a_list_of_ones_own_is_checked(tmp_path):
+def test_a_list_of_ones_own_is_checked(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     (tmp_path / "veri_test2.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     (tmp_path / "bad.txt").write_text("1 a/b/c.wav\n")
@@ -294,5 +295,5 @@ def test_a_list_of_ones_own_is_checked(tmp_path):
         assert output.returncode == 1 and message in output.stderr
 
 
-def test_parts_are_those_that_are_published(shared):
+def test_parts_are_those_that_are_published(shared: Path) -> None:
     assert sorted(PARTS.split()) == sorted((shared / "golden/voxceleb_parts.txt").read_text().split())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,28 @@ from system.console import UserError
 from system.files import locked
 
 SECRET = "s3cret/&word"
+Served = tuple[Path, dict[str, bytes]]  # archives, and what --extract must make of them
+Lists = tuple[str, Path, str, Path]  # flags
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     """Return a folder of archives and what --extract must make of them."""
     folder = tmp_path_factory.mktemp("served")
     return folder, build(folder)
 
 
 @pytest.fixture(scope="module")
-def lists(served):
+def lists(served: Served) -> Lists:
     return "--parts_list", served[0] / "parts.txt", "--zip_list", served[0] / "files.txt"
 
 
-def copy_archives(served, root):
+def copy_archives(served: Served, root: Path) -> None:
     for path in served[0].glob("vox*"):
         (root / path.name).write_bytes(path.read_bytes())
 
 
-def test_from_a_mirror_to_wavs(served, lists, tmp_path):
+def test_from_a_mirror_to_wavs(served: Served, lists: Lists, tmp_path: Path) -> None:
     folder, expected = served
     with Mirror(folder, "ann", SECRET) as mirror:
         source = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--user", "ann")
@@ -62,13 +65,13 @@ def test_from_a_mirror_to_wavs(served, lists, tmp_path):
     assert not any(SECRET.encode() in content for content in [words, *tree(tmp_path).values()])
 
 
-def next_command(root, *lists):
+def next_command(root: Path, *lists: str | Path) -> str:
     output = run("--save_path", root, "--check", *lists)
     assert output.returncode == 0, output.stderr
     return output.stdout.rpartition("next: ")[2]
 
 
-def kill_and_finish(times, seed, root, progress, *arguments):
+def kill_and_finish(times: int, seed: int, root: Path, progress: Callable[[], int], *arguments: str | Path) -> None:
     """Kill the command at random moments after it got on, then let it finish."""
     rng = random.Random(seed)
     for _ in range(times):
@@ -83,7 +86,7 @@ def kill_and_finish(times, seed, root, progress, *arguments):
     return tree(root)
 
 
-def test_kills_change_nothing(served, lists, tmp_path):
+def test_kills_change_nothing(served: Served, lists: Lists, tmp_path: Path) -> None:
     folder, expected = served
     quiet = {path.name: path.read_bytes() for path in folder.glob("vox*")}
     with Mirror(folder, rate=400_000) as mirror:
@@ -106,7 +109,9 @@ def test_kills_change_nothing(served, lists, tmp_path):
     assert undisturbed == {path: found[path] for path in undisturbed} and len(undisturbed) == len(wavs) // 3
 
 
-def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(served, lists, tmp_path):
+def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(
+    served: Served, lists: Lists, tmp_path: Path
+) -> None:
     copy_archives(served, tmp_path)
     command = ("--save_path", tmp_path, "--extract", *lists, "--convert")
     assert run(*command, "--delete_archives", "--delete_m4a").returncode == 0
@@ -118,13 +123,15 @@ def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(served, lis
     assert tree(tmp_path) == before and "extracted and removed" in run("--save_path", tmp_path, "--check").stdout
 
 
-def lose(root, speaker="*"):
+def lose(root: Path, speaker: str = "*") -> None:
     for folder in root.glob(f"voxceleb*/*/wav/{speaker}"):
         shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("lost, words", [("*", "12 of"), ("id17000", "4 of")], ids=["all", "one speaker"])
-def test_wavs_lost_after_their_archives_are_told_with_the_way_out(served, lists, tmp_path, lost, words):
+def test_wavs_lost_after_their_archives_are_told_with_the_way_out(
+    served: Served, lists: Lists, tmp_path: Path, lost: str, words: str
+) -> None:
     copy_archives(served, tmp_path)
     lists = (*lists, "--parts", "vox2")
     extract = ("--save_path", tmp_path, "--extract", *lists, "--convert")
@@ -145,7 +152,7 @@ def test_wavs_lost_after_their_archives_are_told_with_the_way_out(served, lists,
     assert run(*extract).returncode == 0 and tree(tmp_path / "voxceleb2", ".wav") == before
 
 
-def test_an_empty_note_of_earlier_versions_tells_a_loss_of_all(served, lists, tmp_path):
+def test_an_empty_note_of_earlier_versions_tells_a_loss_of_all(served: Served, lists: Lists, tmp_path: Path) -> None:
     (tmp_path / "vox1_test_wav.zip.extracted").touch()
     output = run("--save_path", tmp_path, "--extract", "--parts", "vox1_test")
     assert output.returncode == 1 and "all of its files are no longer in" in output.stderr
@@ -154,7 +161,7 @@ def test_an_empty_note_of_earlier_versions_tells_a_loss_of_all(served, lists, tm
     assert run("--save_path", tmp_path, "--extract", "--parts", "vox1_test").returncode == 0
 
 
-def test_an_m4a_is_removed_only_when_its_wav_is_whole(served, tmp_path):
+def test_an_m4a_is_removed_only_when_its_wav_is_whole(served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "voxceleb2/dev/wav/id1/v"
     folder.mkdir(parents=True)
     content = next(content for path, content in served[1].items() if path.endswith(".m4a"))
@@ -173,14 +180,14 @@ def test_an_m4a_is_removed_only_when_its_wav_is_whole(served, tmp_path):
     assert set(tree(folder).values()) == {whole}
 
 
-def test_m4a_whose_wav_is_there_is_not_extracted_again(served, lists, tmp_path):
+def test_m4a_whose_wav_is_there_is_not_extracted_again(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
     assert run("--save_path", tmp_path, "--extract", *lists, "--convert", "--delete_m4a").returncode == 0
     assert run("--save_path", tmp_path, "--extract", *lists).returncode == 0
     assert not tree(tmp_path, ".m4a")
 
 
-def link(name):
+def link(name: str) -> zipfile.ZipInfo:
     member = zipfile.ZipInfo(name)
     member.external_attr = (stat.S_IFLNK | 0o777) << 16
     return member
@@ -190,7 +197,7 @@ UNSAFE = ["wav/../../../out.wav", "/wav/out.wav", "C:/out.wav", "wav\\..\\out.wa
 
 
 @pytest.mark.parametrize("name", [*UNSAFE, link("wav/id1/v/link.wav")], ids=str)
-def test_unsafe_members_are_refused_by_name(tmp_path, name):
+def test_unsafe_members_are_refused_by_name(tmp_path: Path, name: str | zipfile.ZipInfo) -> None:
     root = tmp_path / "deep" / "root"
     root.mkdir(parents=True)
     (root / "vox1_test_wav.zip").write_bytes(zipped({"wav/id1/v/good.wav": b"good", name: b"/etc/passwd"}))
@@ -201,12 +208,12 @@ def test_unsafe_members_are_refused_by_name(tmp_path, name):
     assert tree(tmp_path) == before
 
 
-def private_lists(folder, md5="0" * 32):
+def private_lists(folder: Path, md5: str = "0" * 32) -> tuple[str | Path, ...]:
     (folder / "parts.txt").write_text(f"vox1_test_wav_partaa {md5}\n")
     return "--parts_list", folder / "parts.txt", "--parts", "vox1_test"
 
 
-def test_members_larger_or_smaller_than_declared_leave_nothing(tmp_path):
+def test_members_larger_or_smaller_than_declared_leave_nothing(tmp_path: Path) -> None:
     for declared in (10, 10**6):
         data = zipped({"wav/id1/v/bomb.wav": bytes(100_000)})
         size = (100_000).to_bytes(4, "little")
@@ -217,7 +224,9 @@ def test_members_larger_or_smaller_than_declared_leave_nothing(tmp_path):
         assert not tree(tmp_path, ".wav", ".tmp")
 
 
-def test_extraction_that_the_disk_cannot_hold_is_refused(served, tmp_path, monkeypatch):
+def test_extraction_that_the_disk_cannot_hold_is_refused(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy_archives(served, tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
@@ -226,7 +235,7 @@ def test_extraction_that_the_disk_cannot_hold_is_refused(served, tmp_path, monke
     assert not tree(tmp_path, ".wav", ".tmp")
 
 
-def test_missing_damaged_and_foreign_archives(served, lists, tmp_path):
+def test_missing_damaged_and_foreign_archives(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
     part = tmp_path / "vox1_dev_wav_partab"
     content = part.read_bytes()
@@ -242,7 +251,7 @@ def test_missing_damaged_and_foreign_archives(served, lists, tmp_path):
     assert not tree(tmp_path, ".wav", ".m4a", ".tmp")
 
 
-def test_undecodable_files_are_listed_and_the_rest_goes_on(served, tmp_path):
+def test_undecodable_files_are_listed_and_the_rest_goes_on(served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "voxceleb2/dev/wav/id1/v"
     folder.mkdir(parents=True)
     good = next(content for path, content in served[1].items() if path.endswith(".m4a"))
@@ -278,7 +287,7 @@ def test_undecodable_files_are_listed_and_the_rest_goes_on(served, tmp_path):
         (["--import_dir", ".", "--speaker_from", "("], "--speaker_from"),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(tmp_path, arguments, message):
+def test_wrong_flags_are_told_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     output = run("--save_path", tmp_path, *arguments, VOXCELEB_KEY="", VOXCELEB_PASSWORD="")
     assert output.returncode == 2 and message in output.stderr and output.stderr.count("\n") == 1
     assert SECRET[:6] not in output.stderr
@@ -287,25 +296,25 @@ def test_wrong_flags_are_told_in_one_line(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     "text", ["vox1_test_wav.zip\n", "vox1_test_wav.zip 1\n", f"../vox1_test {'0' * 32}\n", f"a.zip {'0' * 32}\n", ""]
 )
-def test_bad_lists_are_named(tmp_path, text):
+def test_bad_lists_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.txt").write_text(text)
     output = run("--save_path", tmp_path, "--extract", "--parts_list", tmp_path / "mine.txt")
     assert output.returncode == 1 and "mine.txt" in output.stderr and output.stderr.count("\n") == 1
 
 
-def test_a_second_run_is_refused(served, lists, tmp_path):
+def test_a_second_run_is_refused(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
     with locked(tmp_path / ".dataprep.lock"):
         output = run("--save_path", tmp_path, "--extract", *lists)
     assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr and not tree(tmp_path, ".wav")
 
 
-def test_starting_needs_no_torch():
+def test_starting_needs_no_torch() -> None:
     code = "import sys, dataprep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
-def test_nothing_there(tmp_path):
+def test_nothing_there(tmp_path: Path) -> None:
     assert "--download" in next_command(tmp_path / "new")
     output = run("--save_path", tmp_path, "--convert")
     assert output.returncode == 1 and "voxceleb2/dev/wav" in output.stderr

@@ -104,7 +104,9 @@ def test_a_folder_that_cannot_be_listed_stops_the_run_and_nothing_is_stored(tmp_
     assert tree(tmp_path) == before
 
 
-def test_a_folder_that_fails_while_it_is_listed_is_not_missing_from_the_index(tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_fails_while_it_is_listed_is_not_missing_from_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_features(tmp_path / "feat", 3, 2)
     listed = os.scandir
 

@@ -15,7 +15,7 @@ PAPER = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 10
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory) -> FeatureIndex:
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     tree = tmp_path_factory.mktemp("episodes") / "feat"
     write_features(tree, n_speakers=10, n_utterances=5)
     return FeatureIndex([tree])

@@ -91,13 +91,13 @@ def count_located(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return located
 
 
-def test_an_unchanged_tree_is_not_read_again(tree: Path, monkeypatch) -> None:
+def test_an_unchanged_tree_is_not_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FeatureIndex([tree])
     located = count_located(monkeypatch)
     assert len(FeatureIndex([tree])) == 12 and not located
 
 
-def test_only_changed_folders_are_read_again(tree: Path, monkeypatch) -> None:
+def test_only_changed_folders_are_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FeatureIndex([tree])
     write_feature(tree / "id00001" / "v0" / "new.pkl", np.ones((250, 40)), "id00001")
     (tree / "id00002" / "v1" / "00001.pkl").unlink()
@@ -140,7 +140,7 @@ def replace(path: Path, n_frames: int, value: float) -> np.ndarray:
     return feat
 
 
-def test_files_replaced_in_place_are_read_as_they_are_now(tree: Path, monkeypatch) -> None:
+def test_files_replaced_in_place_are_read_as_they_are_now(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = FeatureIndex([tree])
     feats = {row: replace(old.path(row), n_frames, row) for row, n_frames in ((0, 500), (4, 150), (7, 233))}
     index = FeatureIndex([tree])

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory) -> FeatureIndex:
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     tree = tmp_path_factory.mktemp("trials") / "feat"
     write_features(tree, n_speakers=5, n_utterances=4)
     write_features(tree, n_speakers=1, n_utterances=1, first=8)  # can enrol, but has no second utterance
@@ -188,7 +189,9 @@ def test_short_trials_survive_a_kill_at_any_moment(
     for speakers in (np.arange(5), np.arange(4)):  # the first draw, and one that replaces it
         steps = iter(range(step, 0, -1))
 
-        def killed(source: Path, target: Path, replace=os.replace, steps=steps) -> None:
+        def killed(
+            source: Path, target: Path, replace: Callable[[Path, Path], None] = os.replace, steps: Iterator[int] = steps
+        ) -> None:
             if next(steps) == 1:
                 raise KeyboardInterrupt
             replace(source, target)

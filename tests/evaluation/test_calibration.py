@@ -198,7 +198,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_kept_and_read_again(checkpoint: Path, capsys) -> None:
+def test_kept_and_read_again(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hashlib import sha256
 
     digest = sha256(b"weights").hexdigest()
@@ -226,7 +226,9 @@ def test_kept_and_read_again(checkpoint: Path, capsys) -> None:
         assert "checkpoint_007.calibration.json: not a calibration" in capsys.readouterr().err
 
 
-def test_a_read_only_folder_only_warns(checkpoint: Path, monkeypatch, capsys) -> None:
+def test_a_read_only_folder_only_warns(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -1,5 +1,9 @@
 """The numbers of the method's evaluations, as literals, read off the evaluators as they run."""
 
+import argparse
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +30,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 
 
 @pytest.fixture
-def setting(features: FeatureIndex, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+def setting(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """An evaluator's setting without a network: the tests look at what would be embedded."""
     made = Setting(None, tmp_path / "checkpoint_100.pth", None, features, np.arange(N_SPEAKERS), None)
     monkeypatch.setattr(evaluator, "set_up", lambda args: made)
@@ -38,7 +42,9 @@ def test_short_test_is_the_papers(
 ) -> None:
     seen = {}
 
-    def verify(setting, task, tests, args):
+    def verify(
+        setting: evaluator.Setting, task: evaluator.Task, tests: dict[str, Segments], args: argparse.Namespace
+    ) -> None:
         seen.update(trials=task.trials, enrol=task.enrol.segments, tests=tests)
 
     monkeypatch.setattr(evaluator, "verify", verify)
@@ -64,7 +70,7 @@ def test_identification_is_the_papers(
     kept = {}
     draw_windows = identification.draw_windows
 
-    def drawn(*args) -> Segments:
+    def drawn(*args: Any) -> Segments:
         kept["windows"] = draw_windows(*args)
         return kept["windows"]
 

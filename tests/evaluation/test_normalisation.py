@@ -34,7 +34,7 @@ def test_as_norm_is_what_its_definition_says() -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with features of four training and three other speakers and an untrained checkpoint."""
     home = tmp_path_factory.mktemp("as_norm")
     write_features(home / TREES["vox2_dev"].feat, 4, 3, n_frames=60)
@@ -50,7 +50,7 @@ def run_short(home: Path, *flags: object) -> None:
     EER_short.main(["--checkpoint", str(home / "model.pth"), "--save_path", str(home), *map(str, flags)])
 
 
-def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys) -> None:
+def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = home / "curve.csv"
     flags = ["--as_norm", 3, "--json"]
     run_short(home, "--test_length", 30, "full", "--save_scores", scores, *flags)

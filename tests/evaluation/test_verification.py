@@ -13,7 +13,7 @@ CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory) -> FeatureIndex:
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     tree, rng = tmp_path_factory.mktemp("verification") / "feat", np.random.default_rng(0)
     for s in range(3):
         for u, n_frames in enumerate((60, 60, 90, 25)):
@@ -35,7 +35,9 @@ def embed_one_by_one(encoder: Encoder, features: FeatureIndex, segments: Segment
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_alone_or_in_a_batch_an_embedding_is_the_same(features, encoder, num_workers: int) -> None:
+def test_alone_or_in_a_batch_an_embedding_is_the_same(
+    features: FeatureIndex, encoder: Encoder, num_workers: int
+) -> None:
     whole = Segments.whole(features, np.arange(len(features)))
     crops = Segments(np.array([0, 5, 3, 3]), np.array([10, 0, 7, 7]), np.array([40, 40, 40, 31]))
     for segments in (whole, crops):
@@ -52,7 +54,7 @@ def test_batches_hold_equal_lengths_and_everything_once() -> None:
     assert equal_length_batches(np.array([900]), batch_frames=400) == [[0]]
 
 
-def test_scores_are_cosines(features, encoder) -> None:
+def test_scores_are_cosines(features: FeatureIndex, encoder: Encoder) -> None:
     enrol, test = (Segments.whole(features, np.array(rows)) for rows in ([0, 1, 5, 0], [1, 0, 7, 0]))
     scores = score(encoder, features, enrol, test, CPU)
     e = embed_one_by_one(encoder, features, Segments.whole(features, np.arange(len(features))))

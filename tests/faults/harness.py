@@ -83,7 +83,7 @@ def put(path: Path, content: str | bytes) -> None:
 class Outcome:
     """What came of a script."""
 
-    def __init__(self, status: int, stdout: str, stderr: str):
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
         self.status, self.stdout, self.stderr = status, stdout, stderr
 
     def is_one_line(self) -> bool:

@@ -29,7 +29,7 @@ Change = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 

@@ -16,7 +16,7 @@ EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 
@@ -28,7 +28,7 @@ def world(tmp_path_factory) -> Path:
     ],
     ids=["training", "extraction"],
 )
-def test_the_second_run_is_refused_and_nothing_is_written(world: Path, tmp_path: Path, lock: Path, script) -> None:
+def test_the_second_run_is_refused_and_nothing_is_written(world: Path, tmp_path: Path, lock: Path, script: str) -> None:
     home = copy_world(world, tmp_path / "home")
     write_wavs(home / "data", "vox1_dev", range(1), 1)
     before = files_of(home)

@@ -32,7 +32,7 @@ EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 
@@ -74,7 +74,9 @@ def test_a_quota_that_ends_while_training_leaves_the_last_checkpoint(world: Path
     assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
 
 
-def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(world: Path, tmp_path: Path, small_disk) -> None:
+def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(
+    world: Path, tmp_path: Path, small_disk: Path
+) -> None:
     home = copy_world(world, tmp_path / "home")
     before = files_of(home / RUN)
     subprocess.run(["mount", "-o", f"remount,size={sum(map(len, before.values())) + 2**20}", small_disk], check=True)

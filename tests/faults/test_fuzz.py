@@ -98,7 +98,7 @@ PROGRAMS = st.lists(OPERATION, max_size=40).map(lambda parts: b"\x80\x04" + b"".
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "file"
 
 

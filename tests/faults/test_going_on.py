@@ -13,6 +13,7 @@ from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, s
 import train
 from configure import TRIALS_NAME
 from model.checkpoint import checkpoint_path, load_checkpoint, unfinished_path
+from model.encoder import Encoder
 from plotting.training import read_log
 from training import logbook
 
@@ -20,7 +21,7 @@ VALIDATED = [*TRAIN, "--max_epoch", "2", "--val_trials", f"data/{TRIALS_NAME}", 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 
@@ -34,11 +35,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(world, home, monkeypatch) -> None:
+def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
+    world: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(home / RUN)
     whole, seen = train.Validation.__call__, []
 
-    def asked_to_stop(self, encoder) -> float:
+    def asked_to_stop(self: train.Validation, encoder: Encoder) -> float:
         seen.append(checkpoint_path(Path("..", "home") / RUN, 1).exists())
         os.kill(os.getpid(), signal.SIGTERM)
         seen.append("validated all the same")

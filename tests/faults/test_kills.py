@@ -21,7 +21,7 @@ TRAINING = ["train.py", *TRAIN, "--max_epoch", 2, "--save_every_minutes", 1e-6]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 

@@ -14,7 +14,7 @@ from model.checkpoint import checkpoint_path
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_world(tmp_path_factory.getbasetemp() / "world")
 
 
@@ -31,7 +31,9 @@ def scores(home: Path, *flags: str) -> pandas.Series:
     return pandas.read_csv(home / "scores.csv").set_index(["enrol", "test"])["score"]
 
 
-def test_scores_do_not_depend_on_batches_order_or_workers(world: Path, tmp_path: Path, monkeypatch) -> None:
+def test_scores_do_not_depend_on_batches_order_or_workers(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = copy_world(world, tmp_path / "home")
     expected = scores(home)
     lines = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)

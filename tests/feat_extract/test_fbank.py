@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_memory_is_used_again_from_call_to_call() -> None:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_real_speech_equals_the_release(shared, number: int) -> None:
+def test_real_speech_equals_the_release(shared: Path, number: int) -> None:
     samples, rate = soundfile.read(shared / "golden" / "wav" / f"{number}.wav", dtype="int16")
     assert rate == 16000
     assert_close(log_mel(samples), np.load(shared / "golden" / "features.npz")[f"wav{number}"])

@@ -1,6 +1,7 @@
 import importlib
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def test_what_is_written_is_a_plain_pickle_of_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4"])
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("n_frames", [1, 20, 150, 900])
-def test_every_protocol_and_float_type_is_read(tmp_path, protocol, dtype, order, n_frames) -> None:
+def test_every_protocol_and_float_type_is_read(
+    tmp_path: Path, protocol: int, dtype: str, order: str, n_frames: int
+) -> None:
     feat = np.array(array(n_frames, dtype), order=order)
     path = dump(tmp_path / "x.pkl", {"feat": feat, "label": "id1"}, protocol)
     assert np.array_equal(read_feature(path), feat.astype(np.float32))
@@ -69,17 +72,19 @@ def test_a_crop_of_our_own_files_reads_only_its_frames(tmp_path: Path) -> None:
 
 
 class Exploit:
-    def __init__(self, function, *arguments):
+    def __init__(self, function: Callable, *arguments: object) -> None:
         self.call = function, arguments
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable, tuple]:
         return self.call
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("where", ["alone", "feat", "label", "nested"])
 @pytest.mark.parametrize("kind", ["os.system", "builtins.eval", "importlib.import_module"])
-def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(tmp_path, protocol, where, kind) -> None:
+def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(
+    tmp_path: Path, protocol: int, where: str, kind: str
+) -> None:
     trace = tmp_path / "trace"
     payload = {
         "os.system": Exploit(os.system, f"touch {trace}"),

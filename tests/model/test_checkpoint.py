@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from model.encoder import Encoder
 from system.console import UserError
 
 
-def some(epoch: int, **facts) -> Checkpoint:
+def some(epoch: int, **facts: Any) -> Checkpoint:
     return Checkpoint(epoch=epoch, state_dict=state_dict_of(Encoder("resnet18"), torch.randn(7, 256)), **facts)
 
 
@@ -75,16 +77,16 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
         assert "damaged" not in str(refused.value)
 
 
-def test_names_and_order_are_the_releases(shared) -> None:
+def test_names_and_order_are_the_releases(shared: Path) -> None:
     expected = [line.split(" ", 1)[0] for line in (shared / "golden" / "state_dict_keys.txt").read_text().splitlines()]
     assert list(state_dict_of(Encoder(), torch.randn(50, 256))) == expected
 
 
 class Payload:
-    def __init__(self, trace: Path):
+    def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable, tuple]:
         return os.system, (f"touch {self.trace}",)
 
 

@@ -54,7 +54,9 @@ def relative_error(ours: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("n_frames", [200, 137, 31])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_embeddings_equal_the_release(golden, n_frames: int, layout: torch.memory_format) -> None:
+def test_embeddings_equal_the_release(
+    golden: dict[str, torch.Tensor], n_frames: int, layout: torch.memory_format
+) -> None:
     encoder = golden_encoder().eval().to(memory_format=layout)
     with torch.no_grad():
         assert relative_error(encoder(golden[f"in_{n_frames}"]), golden[f"eval_{n_frames}"]) <= 1e-5
@@ -68,7 +70,7 @@ def episode_loss(loss_type: str, use_GC: bool) -> EpisodeLoss:
 
 
 @pytest.mark.parametrize("use_GC", [False, True])
-def test_losses_gradients_statistics_and_step_equal_the_release(golden, use_GC: bool) -> None:
+def test_losses_gradients_statistics_and_step_equal_the_release(golden: dict[str, torch.Tensor], use_GC: bool) -> None:
     model = episode_loss("prototypical", use_GC)
     class_vectors = model.objective.class_vectors
     terms = model(golden["ep_support"][None], golden["ep_query"].unflatten(0, (2, 8)), golden["ep_speaker"])
@@ -90,7 +92,7 @@ def test_losses_gradients_statistics_and_step_equal_the_release(golden, use_GC: 
     assert relative_error(model.encoder.projection.weight[:8], golden["stepped_fc1"]) <= 1e-4
 
 
-def test_softmax_equals_the_release(golden) -> None:
+def test_softmax_equals_the_release(golden: dict[str, torch.Tensor]) -> None:
     support = golden["ep_support"][None]
     terms = episode_loss("softmax", False)(support, support[:0], golden["ep_speaker"])
     assert float(terms.loss.detach()) == pytest.approx(float(golden["softmax"][0]), rel=1e-5)

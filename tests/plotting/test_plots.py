@@ -37,7 +37,7 @@ def with_llr(scored: pandas.DataFrame) -> pandas.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two systems' scores, a length curve, the log of a run, and enrolled voices."""
     home, rng = tmp_path_factory.mktemp("plots"), np.random.default_rng(0)
     trials(1.5).to_csv(home / "weak.csv", index=False)
@@ -72,7 +72,7 @@ def home(tmp_path_factory) -> Path:
         ("embeddings", ["voices"]),
     ],
 )
-def test_every_picture_is_drawn(home: Path, monkeypatch, picture: str, inputs: list[str]) -> None:
+def test_every_picture_is_drawn(home: Path, monkeypatch: pytest.MonkeyPatch, picture: str, inputs: list[str]) -> None:
     monkeypatch.chdir(home)
     plots.main([picture, *inputs, "-o", f"{picture}.png"])
     assert (home / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
@@ -128,7 +128,7 @@ def test_training_leaves_out_what_no_run_has(home: Path) -> None:
     assert len(draw_training({"blind": home / "blind"}).axes) == 3
 
 
-def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     trials(1).query("label == 1").to_csv(tmp_path / "targets.csv", index=False)

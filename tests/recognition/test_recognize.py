@@ -36,7 +36,7 @@ def write_checkpoint(path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two untrained checkpoints, the second speakers' wavs and features, and a trial list."""
     home = tmp_path_factory.mktemp("recognize")
     write_checkpoint(home / "model.pth", 0)
@@ -86,7 +86,9 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
 
 
-def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(home: Path, evaluated: dict, capsys) -> None:
+def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(
+    home: Path, evaluated: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = json.loads((home / "model.threshold.json").read_text())
     assert kept["trials"] == "trials.txt" and kept["thresholds"]["1"] == evaluated["threshold"]
     assert Recognizer(home / "model.pth").threshold == evaluated["threshold"]
@@ -99,7 +101,9 @@ def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(home: P
     (home / "other.threshold.json").unlink()
 
 
-def test_a_read_only_folder_only_warns(home: Path, monkeypatch, capsys) -> None:
+def test_a_read_only_folder_only_warns(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -122,7 +126,7 @@ def test_the_threshold_rises_with_the_number_of_voices(home: Path, evaluated: di
     assert recognizer.threshold_among(10**9) == recognizer.threshold_among(1000)
 
 
-def test_compare(home: Path, evaluated: dict, capsys) -> None:
+def test_compare(home: Path, evaluated: dict, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = wav(home, 30, 0), wav(home, 31, 1)
     done = run(home, "compare", a, a, "--json")
     result = json.loads(done.stdout)
@@ -133,7 +137,7 @@ def test_compare(home: Path, evaluated: dict, capsys) -> None:
     assert text.startswith("two speakers: score ") and "threshold 2.0000; 0.90 s and 1.00 s" in text
 
 
-def test_enroll_list_identify_remove(home: Path, capsys) -> None:
+def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = home / "voices"
     done = run(home, "enroll", "--voices", folder, "Ana María", wav(home, 30, 0))
     assert done.stdout == "Ana María: 1 recording enrolled\n"
@@ -165,7 +169,7 @@ def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: P
     assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (3, 256)
 
 
-def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch) -> None:
+def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = "import sys, time; from pathlib import Path; from files import locked\nwith locked(Path(sys.argv[1])):\n"
     holder += "    print(flush=True); time.sleep(float(sys.argv[2]))"
     for held, patience in ((0.5, 60), (60, 0.2)):
@@ -205,7 +209,9 @@ def test_embed(home: Path, suffix: str) -> None:
     np.testing.assert_allclose(embeddings, Recognizer(home / "model.pth").embed_files(files), atol=1e-6)
 
 
-def test_any_rate_format_and_standard_input(home: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_any_rate_format_and_standard_input(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import av
 
     recognizer, samples = Recognizer(home / "model.pth"), voice(40, 1.5, 0)
@@ -231,7 +237,7 @@ def test_any_rate_format_and_standard_input(home: Path, tmp_path: Path, monkeypa
         assert capsys.readouterr().out.startswith("one speaker: score ")
 
 
-def test_a_long_recording_is_embedded_in_pieces(home: Path, monkeypatch) -> None:
+def test_a_long_recording_is_embedded_in_pieces(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer, samples = Recognizer(home / "model.pth"), voice(41, 2.0, 0)
     whole = recognizer.embed(samples, 16000)
     monkeypatch.setattr(recognizer_module, "PIECE_FRAMES", 70)
@@ -248,7 +254,7 @@ def test_speech_is_measured_without_pauses(tmp_path: Path) -> None:
     assert utterance.seconds == pytest.approx(1.8) and 0.2 < utterance.speech < 0.32
 
 
-def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys) -> None:
+def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "short.wav", voice(30, 0.3, 0), 16000, subtype="PCM_16")
     both = [str(tmp_path / "short.wav"), str(wav(home, 30, 0))]
     recognize.main(["compare", "--checkpoint", str(home / "model.pth"), "--threshold", "0.5", *both])
@@ -264,7 +270,7 @@ def test_waveforms_that_are_none() -> None:
         utterance_of(np.zeros(500), 16000)
 
 
-def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     good, junk = str(wav(home, 30, 0)), tmp_path / "junk.wav"
     junk.write_text("no sound")
@@ -310,7 +316,7 @@ def test_export_gives_what_the_network_gives(home: Path) -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-def test_export_names_the_packages_it_lacks(home: Path, monkeypatch) -> None:
+def test_export_names_the_packages_it_lacks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install onnx onnxscript"):
         recognize.main(["export", "--checkpoint", str(home / "model.pth"), str(home / "x.onnx")])

@@ -42,20 +42,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_voice_is_its_own_and_stays_the_same():
+def test_a_voice_is_its_own_and_stays_the_same() -> None:
     first, second = say(1), say(2)
     assert not np.array_equal(first, second[: len(first)])
     np.testing.assert_array_equal(say(1), first)  # whatever another engine has said in between
 
 
-def test_speech_is_16_khz_and_does_not_clip():
+def test_speech_is_16_khz_and_does_not_clip() -> None:
     speech = say(3, texts=2)
     assert speech.dtype == np.float32
     assert 2.5 < len(speech) / 16000 < 8  # twice five words
     assert 0.02 < np.abs(speech).max() < 0.99
 
 
-def test_files_have_voxcelebs_layout_and_format(corpus: Path):
+def test_files_have_voxcelebs_layout_and_format(corpus: Path) -> None:
     for tree, speakers in (("vox2_dev", {"train000", "train001"}), ("vox1_test", {"test000", "test001"})):
         folder = corpus / TREES[tree].wav
         assert {path.name for path in folder.iterdir()} == speakers
@@ -69,7 +69,7 @@ def test_files_have_voxcelebs_layout_and_format(corpus: Path):
             assert 0.25 * 32768 < np.abs(samples.astype(int)).max() < 0.95 * 32768
 
 
-def test_same_bytes_for_a_seed_with_any_number_of_workers(corpus: Path, tmp_path: Path):
+def test_same_bytes_for_a_seed_with_any_number_of_workers(corpus: Path, tmp_path: Path) -> None:
     write_demo(tmp_path / "again", seed=1, workers=2, **SIZE)
     assert files_of(tmp_path / "again") == files_of(corpus)
     write_demo(tmp_path / "other", seed=2, workers=2, **SIZE)
@@ -77,7 +77,7 @@ def test_same_bytes_for_a_seed_with_any_number_of_workers(corpus: Path, tmp_path
     assert other.keys() == first.keys() and all(other[name] != first[name] for name in first)
 
 
-def test_trials_are_distinct_pairs_half_of_them_targets_across_videos(corpus: Path):
+def test_trials_are_distinct_pairs_half_of_them_targets_across_videos(corpus: Path) -> None:
     trials = [line.split() for line in (corpus / TRIALS_NAME).read_text().splitlines()]
     assert len({frozenset(trial[1:]) for trial in trials}) == len(trials)
     assert sum(label == "1" for label, *_ in trials) == len(trials) / 2 > 0
@@ -88,14 +88,14 @@ def test_trials_are_distinct_pairs_half_of_them_targets_across_videos(corpus: Pa
     assert [label for label, *_ in trials] != sorted((label for label, *_ in trials), reverse=True)
 
 
-def test_trials_of_twenty_speakers():
+def test_trials_of_twenty_speakers() -> None:
     names = [f"test{index:03d}" for index in range(20)]
     trials = draw_trials(names, np.random.default_rng(0))
     assert len(trials) == len(set(trials)) == 800
     assert trials == draw_trials(names, np.random.default_rng(0))
 
 
-def test_channel_keeps_length_and_differs_between_videos():
+def test_channel_keeps_length_and_differs_between_videos() -> None:
     rng = np.random.default_rng(0)
     speech = np.sin(np.arange(16000) / 7)
     first, second = (draw_channel(rng).record(speech, np.random.default_rng(5)) for _ in range(2))
@@ -104,7 +104,7 @@ def test_channel_keeps_length_and_differs_between_videos():
     assert not np.allclose(first / np.abs(first).max(), second / np.abs(second).max(), atol=0.05)
 
 
-def test_continues_after_a_kill(corpus: Path, tmp_path: Path):
+def test_continues_after_a_kill(corpus: Path, tmp_path: Path) -> None:
     code = "import sys, pathlib, corpora.demo; corpora.demo.write_demo(pathlib.Path(sys.argv[1]), 1, 2, 2, workers=1)"
     root, repository = tmp_path / "demo", PROJECT
     environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed engine leaves its folder there
@@ -124,7 +124,7 @@ def test_continues_after_a_kill(corpus: Path, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path):
+def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another seed or size"):
         write_demo(corpus, seed=2, **SIZE)
     (tmp_path / TREES["vox1_dev"].wav).mkdir(parents=True)
@@ -132,13 +132,15 @@ def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path):
         write_demo(tmp_path, seed=1, **SIZE)
 
 
-def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # its import now fails
     with pytest.raises(UserError, match="pip install -r requirements-demo.txt"):
         write_demo(tmp_path, seed=1, **SIZE)
 
 
-def test_the_statistics_are_scored_on_what_the_evaluators_draw(corpus: Path, tmp_path: Path, monkeypatch):
+def test_the_statistics_are_scored_on_what_the_evaluators_draw(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(corpus, tmp_path / demo.ROOT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "N_WAY", 2)

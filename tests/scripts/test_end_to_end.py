@@ -20,7 +20,7 @@ TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ (wavs, features, a trial list) and saved_model/ (a trained run 0)."""
     home = tmp_path_factory.mktemp("home")
     write_wavs(home / "data", "vox2_dev", range(6), 4)
@@ -172,7 +172,7 @@ def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     assert "2 epochs and 0 episodes are done" in done.stdout and (folder / "checkpoint_003.pth").exists()
 
 
-def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import configure
 
     assert (PROJECT / "configure.py").read_text().splitlines()[1].startswith("save_path = ")

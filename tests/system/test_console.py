@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_other_words_are_refused(word: str) -> None:
 
 
 @pytest.fixture
-def shared_memory(monkeypatch, tmp_path: Path):
+def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
     """A function that makes shared memory as large and as free as it is told."""
 
     def of(total: int, free: int) -> None:
@@ -48,7 +49,9 @@ def shared_memory(monkeypatch, tmp_path: Path):
 
 
 @pytest.mark.skipif(not console.SHARED_MEMORY.exists(), reason="no /dev/shm here")
-def test_waiting_batches_fit_in_shared_memory(shared_memory, capsys, monkeypatch) -> None:
+def test_waiting_batches_fit_in_shared_memory(
+    shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = 300 * 40 * 200 * 4  # bytes of a 100-way episode of 1 + 2 utterances
     for total, workers, prefetch in ((24_000, 8, 4), (200, 8, 2), (100, 8, 1), (64, 4, 1), (30, 1, 1), (16, 0, None)):
         shared_memory(total * MB, total * MB)
@@ -65,7 +68,13 @@ def test_waiting_batches_fit_in_shared_memory(shared_memory, capsys, monkeypatch
 
 @pytest.mark.skipif(not console.SHARED_MEMORY.exists(), reason="no /dev/shm here")
 @pytest.mark.parametrize("total, told", [(64 * MB, True), (8192 * MB, False)])
-def test_a_loaders_death_names_a_small_shared_memory(shared_memory, capsys, monkeypatch, total, told) -> None:
+def test_a_loaders_death_names_a_small_shared_memory(
+    shared_memory: Callable[[int, int], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    total: int,
+    told: bool,
+) -> None:
     def main(argv: list[str]) -> None:
         raise RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error.")
 
@@ -79,7 +88,9 @@ def test_a_loaders_death_names_a_small_shared_memory(shared_memory, capsys, monk
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
-def test_more_memory_than_there_is_is_told_in_one_line(capsys, monkeypatch, ask) -> None:
+def test_more_memory_than_there_is_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], object]
+) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit) as left:
         console.run(lambda argv: ask())
@@ -87,7 +98,7 @@ def test_more_memory_than_there_is_is_told_in_one_line(capsys, monkeypatch, ask)
     assert capsys.readouterr().err.startswith("train.py: out of memory; ask for less at once")
 
 
-def test_an_error_of_the_program_keeps_its_traceback(monkeypatch) -> None:
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(RuntimeError, match="size of tensor a"):
         console.run(lambda argv: torch.zeros(2) + torch.zeros(3))

@@ -26,7 +26,7 @@ torchrun = functools.partial(run_script, launcher=TORCHRUN)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/: 16 utterances, so that an epoch has two episodes, one for each rank; and a few to score."""
     home = tmp_path_factory.mktemp("ranks")
     write_wavs(home / "data", "vox2_dev", range(4), 4)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,19 +21,19 @@ SHAPES = {"support": (1, 100, 1, 40, 200), "query": (2, 100, 1, 40)}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a VoxCeleb2 tree of 101 speakers with 6 utterances each."""
     root = tmp_path_factory.mktemp("numbers")
     write_features(root / TREES["vox2_dev"].feat, n_speakers=101, n_utterances=6)
     return root
 
 
-def run_of(data: Path, tmp_path: Path, monkeypatch, *flags: object) -> Run:
+def run_of(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Run:
     """Run train.py with no other flags than these and its folders'; return its Run."""
     made: list[Run] = []
 
     class SpiedRun(Run):
-        def __init__(self, *args, **options):
+        def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             made.append(self)
 
@@ -52,7 +53,7 @@ def test_defaults_of_train() -> None:
     assert {name: args[name] for name in expected} == expected
 
 
-def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch) -> None:
+def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(data, tmp_path, monkeypatch)
     assert run._episodes.per_epoch == 606 // ((1 + 2) * 100)
     episodes = [run._episodes[1, index] for index in range(12)]
@@ -72,13 +73,13 @@ def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch) -> N
 
 @pytest.mark.parametrize("use_variable", [[], ["--use_variable", True], ["--use_variable", False]])
 def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
-    data, tmp_path, monkeypatch, use_variable
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_variable: list
 ) -> None:
     run = run_of(data, tmp_path, monkeypatch, "--loss_type", "softmax", "--nb_class_train", 5, *use_variable)
     assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
-def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypatch) -> None:
+def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 5, "--use_variable", False)
     assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
@@ -86,12 +87,14 @@ def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypat
 class Scripted(nn.Module):
     """A model whose loss is what the test says, times one; its gradient in the class vectors is constant."""
 
-    def __init__(self, gradient: torch.Tensor | None = None):
+    def __init__(self, gradient: torch.Tensor | None = None) -> None:
         super().__init__()
         self.encoder, self.objective = Encoder("resnet18"), Objective("prototypical", True, 101, 256)
         self.gradient, self.loss = gradient, 1.0
 
-    def forward(self, support, query, speaker, trunk_dtype) -> Terms:
+    def forward(
+        self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor, trunk_dtype: torch.dtype
+    ) -> Terms:
         vectors = self.objective.class_vectors
         slope = torch.zeros_like(vectors) if self.gradient is None else self.gradient
         product = (vectors * slope).sum()
@@ -99,7 +102,7 @@ class Scripted(nn.Module):
 
 
 @pytest.fixture
-def scripted(data: Path, tmp_path: Path, monkeypatch) -> Run:
+def scripted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run with train.py's defaults for SGD and scheduler, and a scripted model."""
     episodes = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 2, "--n_query", 1)._episodes
     monkeypatch.setattr(episodes, "per_epoch", 2)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory) -> FeatureIndex:
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     tree, rng = tmp_path_factory.mktemp("training") / "feat", np.random.default_rng(0)
     for s in range(4):
         for u in range(6):
@@ -63,7 +64,9 @@ def undisturbed(features: FeatureIndex) -> tuple[Run, list]:
 
 
 @pytest.mark.parametrize("n_done", [1, 3, 5])
-def test_a_run_stopped_anywhere_goes_on_bit_by_bit(features, undisturbed, tmp_path: Path, n_done: int) -> None:
+def test_a_run_stopped_anywhere_goes_on_bit_by_bit(
+    features: FeatureIndex, undisturbed: tuple[Run, list], tmp_path: Path, n_done: int
+) -> None:
     stopped = new_run(features)
     stop_after(stopped, n_done)
     stopped.save(tmp_path / "x.pth", speakers=features.speakers)
@@ -82,21 +85,23 @@ def test_a_run_stopped_anywhere_goes_on_bit_by_bit(features, undisturbed, tmp_pa
     assert run.scheduler.state_dict() == resumed.scheduler.state_dict()
 
 
-def test_the_same_seed_trains_the_same_with_loader_processes(features, undisturbed) -> None:
+def test_the_same_seed_trains_the_same_with_loader_processes(
+    features: FeatureIndex, undisturbed: tuple[Run, list]
+) -> None:
     run = new_run(features, CPU._replace(num_workers=2))
     for _ in range(2):
         run.train_epoch(lambda: None)
     assert all(torch.equal(a, b) for a, b in zip(state(undisturbed[0]), state(run), strict=True))
 
 
-def test_the_plateau_scheduler_sees_epoch_means(features) -> None:
+def test_the_plateau_scheduler_sees_epoch_means(features: FeatureIndex) -> None:
     run, seen = new_run(features), []
     run.scheduler.step = seen.append
     means = [run.train_epoch(lambda: None).terms.loss for _ in range(2)]
     assert seen == means
 
 
-def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(features) -> None:
+def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(features: FeatureIndex) -> None:
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
         run = new_run(features, CPU._replace(dtype=dtype))
@@ -106,7 +111,7 @@ def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(features) -> None:
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episode(features) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episode(features: FeatureIndex) -> None:
     run = new_run(features)
     run.train_epoch(lambda: None)
     run.model.encoder.projection.weight.data.fill_(float("inf"))
@@ -114,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episode(features)
         run.train_epoch(lambda: None)
 
 
-def test_a_checkpoint_of_other_speakers_is_refused(features, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_speakers_is_refused(features: FeatureIndex, tmp_path: Path) -> None:
     new_run(features).save(tmp_path / "x.pth")
     episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
     other = Run(EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, 9, 256)), episodes, CPU, lr=0.1)
@@ -131,7 +136,7 @@ class DoubleEpisodes(TrainingEpisodes):
 
 
 @pytest.mark.parametrize("use_GC", [True, False])
-def test_a_releases_file_goes_on_as_a_plain_loop_does(features, tmp_path: Path, use_GC: bool) -> None:
+def test_a_releases_file_goes_on_as_a_plain_loop_does(features: FeatureIndex, tmp_path: Path, use_GC: bool) -> None:
     """The plain loop is the release's: contiguous, unfused, class vectors in the optimiser whether used or not."""
     torch.manual_seed(3)
     model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
@@ -161,7 +166,7 @@ def test_a_releases_file_goes_on_as_a_plain_loop_does(features, tmp_path: Path, 
         assert (ours - expected).norm() <= 1e-6 * (expected - old).norm()
 
 
-def test_only_the_trunk_computes_in_bfloat16(features) -> None:
+def test_only_the_trunk_computes_in_bfloat16(features: FeatureIndex) -> None:
     run, seen = new_run(features, CPU._replace(dtype=torch.bfloat16)), {}
     encoder, objective = run.model.encoder, run.model.objective
     encoder.trunk.register_forward_hook(lambda _, x, y: seen.setdefault("maps", []).append(y.detach()))
@@ -185,7 +190,7 @@ def test_only_the_trunk_computes_in_bfloat16(features) -> None:
 class NoFloat64(TorchFunctionMode):
     """A device without float64, as MPS is: what parameters were computed with is on it, until cpu() copies it."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None) -> object:
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         result = func(*args, **(kwargs or {}))
         given = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
         on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in given)
@@ -198,7 +203,7 @@ class NoFloat64(TorchFunctionMode):
         return result
 
 
-def test_nothing_is_float64_before_it_is_on_the_cpu(features, tmp_path: Path) -> None:
+def test_nothing_is_float64_before_it_is_on_the_cpu(features: FeatureIndex, tmp_path: Path) -> None:
     run, rows = new_run(features), np.arange(8)
     with NoFloat64():
         run.train_epoch(lambda: None)
