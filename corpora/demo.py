@@ -59,9 +59,9 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
     folders += [root / TREES["vox1_test"].wav / f"test{index:03d}" for index in range(n_test)]
     speakers = [Speaker(folder, (seed, index)) for index, folder in enumerate(folders)]
     missing = [speaker for speaker in speakers if not all(path.exists() for path in speaker.utterances())]
-    with progress(desc="voices", total=len(missing), unit="speaker") as bar:
-        for _ in unordered_map(write_speaker, missing, workers, chunk=1):
-            bar.update()
+    written = unordered_map(write_speaker, missing, workers, chunk=1)
+    for _ in progress(written, desc="voices", total=len(missing), unit="speaker"):
+        pass
     trials = draw_trials([folder.name for folder in folders[n_train:]], np.random.default_rng((seed, len(folders))))
     with replacing(root / TRIALS_NAME) as temporary:
         temporary.write_text("".join(f"{trial}\n" for trial in trials))

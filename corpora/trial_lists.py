@@ -108,8 +108,9 @@ def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) 
     drawn = []
     for names, quota in zip(speakers, quotas, strict=True):
         couples = (_couple(at, len(names)) for at in rng.sample(range(math.comb(len(names), 2)), quota))
-        drawn.append([(names[a], names[b]) for a, b in couples])
-    return _shuffled(rng, drawn)
+        drawn += [(names[a], names[b]) for a, b in couples]
+    rng.shuffle(drawn)
+    return drawn
 
 
 def _nontargets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:
@@ -124,8 +125,9 @@ def _nontargets(rng: random.Random, speakers: Sequence[Sequence[str]], count: in
     for (a, b), quota in zip(couples, quotas, strict=True):
         left, right = speakers[a], speakers[b]
         cells = rng.sample(range(len(left) * len(right)), quota)
-        drawn.append([(left[cell // len(right)], right[cell % len(right)]) for cell in cells])
-    return _shuffled(rng, drawn)
+        drawn += [(left[cell // len(right)], right[cell % len(right)]) for cell in cells]
+    rng.shuffle(drawn)
+    return drawn
 
 
 def _couple(at: int, n: int) -> tuple[int, int]:
@@ -152,9 +154,3 @@ def _spread(rng: random.Random, count: int, capacities: Sequence[int], kind: str
             quotas[box] += given
             count -= given
     return quotas
-
-
-def _shuffled(rng: random.Random, groups: list[list[tuple[str, str]]]) -> list[tuple[str, str]]:
-    pairs = list(itertools.chain.from_iterable(groups))
-    rng.shuffle(pairs)
-    return pairs

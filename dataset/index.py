@@ -223,11 +223,9 @@ def _scan(tree: Path, old: Table | None) -> Table:
         location[kept] = old.location[at[kept]]
     new = np.flatnonzero(location[:, 0] == 0)
     paths = [(int(row), tree / os.fsdecode(names[row] + suffixes[row])) for row in new]
-    with console.progress(total=len(paths), unit="file", desc=f"indexing {tree.name}") as bar:
-        located = unordered_map(_locate, paths, chunk=256) if len(paths) >= PARALLEL_FROM else map(_locate, paths)
-        for row, where in located:
-            location[row] = where._replace(changed=_settled(where.changed))
-            bar.update()
+    located = unordered_map(_locate, paths, chunk=256) if len(paths) >= PARALLEL_FROM else map(_locate, paths)
+    for row, where in console.progress(located, total=len(paths), unit="file", desc=f"indexing {tree.name}"):
+        location[row] = where._replace(changed=_settled(where.changed))
     return Table(names, suffixes, location, np.array(list(folders)), np.array(list(folders.values()), np.int64))
 
 

@@ -66,23 +66,19 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
     Each rank of a machine has a GPU of its own.
     """
     several = ranks.local_world_size() > 1
-    gpu = ranks.local_rank() if several else gpu
-    if name == "auto":
-        if not (use_cuda and torch.cuda.is_available()):
-            return torch.device("cpu")
-        device = torch.device("cuda", gpu)
-    else:
-        try:
-            device = torch.device(name)
-            known = device.type in ("cpu", "cuda") or (device.type == "mps" and torch.backends.mps.is_available())
-        except RuntimeError:
-            known = False
-        if not known:
-            raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
     if several and name.startswith("cuda:"):
         raise UsageError(f"--device {name}: the ranks of a machine have a GPU each; say --device cuda")
-    if device == torch.device("cuda"):
-        device = torch.device("cuda", gpu)
+    if name == "auto":
+        name = "cuda" if use_cuda and torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{ranks.local_rank() if several else gpu}"
+    try:
+        device = torch.device(name)
+        known = device.type in ("cpu", "cuda") or (device.type == "mps" and torch.backends.mps.is_available())
+    except RuntimeError:
+        known = False
+    if not known:
+        raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
