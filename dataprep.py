@@ -30,7 +30,7 @@ from system import console
 from system.console import UsageError, UserError
 from system.files import locked
 
-NEEDS = {  # flag -> the flags that it has a meaning with
+NEEDS = {  # flag -> flags of which one or more must be given with it
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
     "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
     "delete_archives": ["extract", "librispeech"], "delete_m4a": ["convert"],

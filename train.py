@@ -99,7 +99,9 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
-    validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # refused before the work
+    validation = (
+        Validation(args.val_trials, root, compute) if args.val_trials else None
+    )  # before training: the list may be bad
     objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
     model = EpisodeLoss(first_encoder(args), objective)
     if args.sync_bn:
@@ -137,7 +139,7 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
                 eer = validation(run.model.encoder)
             report_eer(folder, run.epoch, eer)
 
-    validate()  # the last time's end may have cut it short
+    validate()  # the run before may have been stopped while it validated
     while run.epoch < args.max_epoch:
         result = run.train_epoch(after_episode)
         report(folder, run.epoch, result)

@@ -85,7 +85,8 @@ def open_zip(archive: Archive, root: Path) -> Iterator[tuple[BinaryIO, zipfile.Z
         with opened:
             places = {}
             for member in opened.infolist():
-                ordinary = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not said
+                kind = stat.S_IFMT(member.external_attr >> 16)  # 0: the archive does not say
+                ordinary = kind in (0, stat.S_IFREG, stat.S_IFDIR)
                 refuse_unsafe(member.orig_filename, ordinary, root / archive.name)
                 if member.filename.startswith(archive.inside) and not member.is_dir():
                     places[member] = root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)

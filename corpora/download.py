@@ -79,7 +79,7 @@ def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retr
 
 
 class _Retry(Retry):
-    """Says why a request is repeated."""
+    """urllib3's Retry that also prints why a request is repeated."""
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         """Wait before the next attempt."""
@@ -136,7 +136,7 @@ class _Client:
         return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.source.host}"
 
     def transfer(self, file: Wanted, bar: tqdm) -> None:
-        """Bring what the partial file lacks, going on where a connection breaks; a byte more renews the patience."""
+        """Bring what the partial file lacks, going on where a connection breaks; progress restores all retries."""
         retry = self.retry
         while True:
             before = self.held(file)
@@ -147,7 +147,7 @@ class _Client:
                     retry = (self.retry if self.held(file) > before else retry).increment("GET", error=error)
                 except MaxRetryError:
                     raise self.refusal(file, _reason(error)) from None
-                time.sleep(min(1, LONGEST_PAUSE))  # besides, since Retry repeats for the first time at once
+                time.sleep(min(1, LONGEST_PAUSE))  # Retry itself does not pause before its first repetition
                 retry.sleep()
 
     def receive(self, file: Wanted, bar: tqdm) -> None:
@@ -201,7 +201,7 @@ class _Client:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong first: the errors that follow from it name the address, and with it the key."""
+    """Return the text of the innermost cause: the errors around it contain the address, and with it the key."""
     while error.__context__:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Who serves VoxCeleb today, and how a key, a password or a token travels there without being seen elsewhere."""
+"""The servers of VoxCeleb; a key, password or token is sent to its own server only and is never printed."""
 
 import base64
 import os

@@ -18,7 +18,7 @@ from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
 from system.files import replacing, utterances
 
-RETRIES = 2  # a list may well be missing at a source: no long patience
+RETRIES = 2  # fewer than for archives: a source may not have a list
 
 
 def count_trials(path: Path) -> int:
@@ -138,7 +138,7 @@ def _couple(at: int, n: int) -> tuple[int, int]:
 
 
 def _spread(rng: random.Random, count: int, capacities: Sequence[int], kind: str) -> list[int]:
-    """Split `count` as evenly as the capacities allow; what cannot be split goes at random."""
+    """Split `count` as evenly as the capacities allow; the remainder goes to boxes drawn at random."""
     if count > sum(capacities):
         raise UserError(
             f"{TREES['vox1_test'].wav} gives {sum(capacities):,} {kind} trials, {count:,} were asked for: "

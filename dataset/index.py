@@ -20,7 +20,7 @@ from system.console import UserError
 from system.files import is_folder, replacing, walk
 from system.workers import unordered_map
 
-RACY_NS = 2 * 10**9  # what changed so shortly before it was looked at may change again under the same time stamp
+RACY_NS = 2 * 10**9  # what changed this shortly before it was read may change again without a new time stamp
 PARALLEL_FROM = 2000  # files: below, starting worker processes costs more than it saves
 
 

@@ -1,8 +1,8 @@
 """The checkpoint file: its form, writing it whole, reading it without running anything of it.
 
 The file is the paper's release's: {'epoch', 'state_dict', 'optimizer'} at saved_model/baseline_NNN/checkpoint_EEE.pth,
-with the release's names in state_dict. Ours adds what continuing exactly and scoring honestly need; a file without
-the additions loads all the same.
+with the release's names in state_dict. Our files add what continues a run exactly and what leaves the training
+speakers out of a test; a file without the additions loads too.
 """
 
 import io

@@ -24,7 +24,7 @@ def styles(n: int) -> list[dict[str, Any]]:
 
 
 def as_text(name: str) -> str:
-    """Return a user's name as matplotlib draws it as it is: no formula between dollars, in legends with _ first too."""
+    """Return a name that matplotlib draws literally: dollars begin no formula, a leading _ hides no legend entry."""
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

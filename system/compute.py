@@ -34,7 +34,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> No
 
 
 def choose_compute(args: argparse.Namespace) -> Compute:
-    """Choose device, precision and loader processes by the flags, meet the other ranks, and seed torch."""
+    """Choose device, precision and loader processes by the flags, join the other ranks, and seed torch."""
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
         torch.use_deterministic_algorithms(True)
@@ -53,7 +53,7 @@ def inference(device: str = "auto") -> Compute:
 
 
 def _ready(device: torch.device) -> torch.device:
-    """Make CUDA compute there, and in float32 as said: without TF32 a score is the same on every device."""
+    """Make a CUDA device the current one and switch TF32 off, so that scores in float32 agree between devices."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

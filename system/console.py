@@ -164,7 +164,7 @@ def one_line(message: str) -> str:
 
 
 def _drop_unwritten_output() -> None:
-    """Spare the user a second complaint, by Python at its exit, about output that cannot be written."""
+    """Discard output that cannot be written, so that Python does not report it a second time at its exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -21,7 +21,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-TEMPORARY_SUFFIX = ".tmp"  # a file so named is unfinished, whoever left it
+TEMPORARY_SUFFIX = ".tmp"  # ends the names of unfinished files
 
 
 class Folder(NamedTuple):

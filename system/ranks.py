@@ -1,7 +1,7 @@
 """Ranks: the processes that torchrun starts, what they share out and what they agree on.
 
-A program's ranks work together once each has called init(). Without torchrun, and before, there is one rank, the first,
-and nothing here waits for anybody. Torch is imported where there are more: extracting features does not need it else.
+A program's ranks work together once each has called init(). Without torchrun, and before init(), there is one rank, the
+first, and no function waits. Torch is imported only where there are several ranks: extraction by one does without it.
 """
 
 import os
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies is noticed
+PATIENCE = timedelta(
+    hours=6
+)  # one rank may index a million files while the others wait; a rank that dies ends the wait
 
 _joined = False
 

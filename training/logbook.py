@@ -36,7 +36,7 @@ def warn_of_changed_flags(folder: Path, arguments: dict[str, object]) -> None:
     except FileNotFoundError:  # a release's checkpoint has none beside it
         return
     except (ValueError, KeyError, TypeError):
-        console.warn(f"{path}: damaged, so nobody can tell whether the flags are those the run had; it is written anew")
+        console.warn(f"{path}: damaged, so the flags cannot be compared with those before; it is written anew")
         return
     listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
     if ranks_before != ranks.world_size():

@@ -22,7 +22,7 @@ from system.console import UserError
 from system.workers import from_loaders, in_shared_memory, loader_options
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
-SETTLE_EVERY = 20  # episodes between two looks at the losses: each waits for the device
+SETTLE_EVERY = 20  # episodes between two readings of the losses, each of which waits for the device
 
 
 class EpisodeLoss(nn.Module):
@@ -89,7 +89,7 @@ class Run:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, "min", factor=0.1, patience=3, threshold=1e-4, min_lr=1e-5
         )
-        # Each rank normalises by its own batch, as the paper's single GPU; the first rank's running statistics count.
+        # Each rank normalises by its own batch, as the paper's one GPU; the first rank's running statistics are kept.
         self._replica = DistributedDataParallel(model) if ranks.world_size() > 1 else model
         self._order = EpisodeOrder(episodes.per_epoch, ranks.rank(), ranks.world_size())
         self._loader = DataLoader(
@@ -101,7 +101,7 @@ class Run:
             **loader_options(compute.num_workers, episodes.max_bytes),
         )
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
-        self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms nobody looked at yet
+        self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms are not in _sums yet
         self._last = (0, 0)  # the episode that this rank trained last
 
     def save(self, path: Path, **facts: Any) -> None:
@@ -150,7 +150,7 @@ class Run:
             self._sums.copy_(torch.tensor(checkpoint.sums, dtype=torch.float64))
 
     def _restore_optimizer(self, checkpoint: Checkpoint) -> None:
-        """Take over momentum and learning rate; what else a file says of the optimiser is not the run's to obey.
+        """Take over momentum and learning rate; all other settings in the file's optimiser state are ignored.
 
         Each momentum buffer gets its parameter's memory format: the fused step walks both in the order of memory.
         """
@@ -218,7 +218,7 @@ class Run:
         self._unsettled.append((self._last, torch.stack(terms).detach()))
 
     def _settle(self) -> None:
-        """Add up the terms not looked at yet, of all ranks; UserError naming the episode if a loss is not finite."""
+        """Add the unsettled terms of all ranks to the sums; UserError naming the episode if a loss is not finite."""
         if not self._unsettled:
             return
         episodes, terms = zip(*self._unsettled, strict=True)
@@ -229,7 +229,7 @@ class Run:
         if first_spoilt < self._episodes.per_epoch:
             raise UserError(self._not_finite("the loss is not finite", (self.epoch + 1, first_spoilt)))
         ranks.all_reduce_sum(rows)
-        for row in rows:  # one by one: the sums do not depend on when they were looked at
+        for row in rows:  # one by one, so that their rounding does not depend on how often this is called
             self._sums += row
 
     def _not_finite(self, what: str, at: tuple[int, int]) -> str:

@@ -31,7 +31,7 @@ class Saver:
             signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: object) -> None:
-        # Asked twice: leave at once, the last checkpoint stays. Torchrun passes on to its ranks what they also get.
+        # A second signal ends the run without saving. Under torchrun one Ctrl-C arrives twice.
         if self._signal and ranks.world_size() == 1:
             raise KeyboardInterrupt
         self._signal = number
@@ -58,7 +58,7 @@ class Saver:
         if not (asked or due):
             return
         self._run.save(unfinished_path(self._folder), **self._facts)
-        ranks.barrier()  # torchrun stops them all as soon as one leaves: not while the first is writing
+        ranks.barrier()  # torchrun kills all ranks as soon as one ends: all wait until the first has written
         self._due = time.monotonic() + self._period
         self._leave_if(asked, f"after episode {self._run.episode}")
 
