@@ -99,9 +99,7 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
-    validation = (
-        Validation(args.val_trials, root, compute) if args.val_trials else None
-    )  # before training: the list may be bad
+    validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # now: the list may be bad
     objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
     model = EpisodeLoss(first_encoder(args), objective)
     if args.sync_bn:

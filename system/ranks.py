@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-PATIENCE = timedelta(
-    hours=6
-)  # one rank may index a million files while the others wait; a rank that dies ends the wait
+PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies ends the wait
 
 _joined = False
 
