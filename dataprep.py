@@ -10,6 +10,7 @@ VoxCeleb, with a key from mm.kaist.ac.kr/datasets/voxceleb, from Hugging Face, o
 Speech without an account, one's own recordings, and synthetic voices to try everything on:
 
     python dataprep.py --save_path DIR --librispeech train-clean-5 dev-clean-2
+    python dataprep.py --save_path DIR --musan --rirs  # noise and rooms, for train.py --augment
     python dataprep.py --save_path DIR --import_dir FOLDER --split test --make_trials 2000
     python dataprep.py --save_path DIR --demo
 
@@ -25,7 +26,7 @@ import getpass
 from pathlib import Path
 
 from configure import save_root
-from corpora import archives, check, convert, download, librispeech, recordings, sources, trial_lists, voxceleb
+from corpora import archives, check, convert, download, librispeech, noise, recordings, sources, trial_lists, voxceleb
 from system import console
 from system.console import UsageError, UserError
 from system.files import locked
@@ -33,10 +34,10 @@ from system.files import locked
 NEEDS = {  # flag -> flags of which one or more must be given with it
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
     "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
-    "delete_archives": ["extract", "librispeech"], "delete_m4a": ["convert"],
-    "librispeech_url": ["librispeech"], "split": ["import_dir"], "speaker_from": ["import_dir"],
+    "delete_archives": ["extract", "librispeech", "musan", "rirs"], "delete_m4a": ["convert"],
+    "openslr_url": ["librispeech", "musan", "rirs"], "split": ["import_dir"], "speaker_from": ["import_dir"],
 }  # fmt: skip
-ACTIONS = ["download", "trial_list", "librispeech", "import_dir", "extract", "demo", "convert", "make_trials", "check"]
+ACTIONS = ("download trial_list librispeech musan rirs import_dir extract demo convert make_trials check").split()
 LOCK_NAME = ".dataprep.lock"  # held by the one run that may write below save_path
 LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials says how many
 
@@ -89,7 +90,9 @@ def add_other_speech(parser: console.Parser) -> None:
     group = parser.add_argument_group("other speech")
     group.add_argument("--librispeech", nargs="+", choices=librispeech.SUBSETS, metavar="SUBSET",
                        help=f"fetch and convert: {', '.join(librispeech.SUBSETS)}")  # fmt: skip
-    group.add_argument("--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")
+    group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
+    group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
+    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")
     group.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
     group.add_argument("--split", choices=recordings.SPLITS, help="tree that --import_dir fills (train)")
     group.add_argument("--speaker_from", metavar="DEPTH_OR_REGEX",
@@ -129,6 +132,10 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         write_demo(root, args.seed)
     if args.librispeech:
         problems += bring_librispeech(args, root)
+    for name, corpus in noise.CORPORA.items():
+        if getattr(args, name):
+            base = args.openslr_url or librispeech.BASE
+            noise.bring_noise(corpus, root, base, args.delete_archives, args.jobs, args.retries)
     if args.import_dir:
         rule, split = args.speaker_from or "1", args.split or "train"
         problems += recordings.import_folder(args.import_dir, root, split, rule, args.num_workers)
@@ -158,8 +165,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
 
 def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
     """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return problems."""
-    base = args.librispeech_url or librispeech.BASE
-    librispeech.fetch_subsets(args.librispeech, root, base, args.jobs, args.retries)
+    librispeech.fetch_subsets(args.librispeech, root, args.openslr_url or librispeech.BASE, args.jobs, args.retries)
     failures = []
     for subset in args.librispeech:
         failures += librispeech.extract_subset(subset, root, args.delete_archives, args.num_workers)

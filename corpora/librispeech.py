@@ -37,7 +37,7 @@ class Member(NamedTuple):
 def fetch_subsets(subsets: Sequence[str], root: Path, base: str, jobs: int, retries: int) -> None:
     """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
     for page in sorted({SUBSETS[subset] for subset in subsets}):
-        source = Source(f"{base.rstrip('/')}/{page}/{{name}}", "try another mirror by --librispeech_url")
+        source = Source(f"{base.rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
         names = [archive_name(subset) for subset in subsets if SUBSETS[subset] == page]
         names = [name for name in names if not is_spent(root, name) and not (root / name).exists()]
         if names:

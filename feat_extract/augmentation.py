@@ -22,6 +22,7 @@ from system import console
 from system.console import UsageError
 
 KINDS = ("noise", "reverb", "babble", "speed", "specaugment")
+SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
 SPEEDS = (10, 9, 11)  # in tenths of the recorded one
 MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
 
@@ -44,9 +45,9 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--augment", type=_kinds, default=[], metavar="KINDS", help=f"some of {','.join(KINDS)} (none)")
     add("--augment_prob", type=console.positive, default=default.prob, metavar="P",
         help=f"of noise, music, babble or reverb in a crop ({default.prob})")  # fmt: skip
-    for name in ("noise_snr", "music_snr", "babble_snr"):
-        least, greatest = getattr(default, name)
-        add(f"--{name}", type=float, nargs=2, default=[least, greatest], metavar="DB",
+    for flag in SNR_FLAGS:
+        least, greatest = getattr(default, flag[2:])
+        add(flag, type=float, nargs=2, default=[least, greatest], metavar="DB",
             help=f"least and greatest ({least:g} {greatest:g})")  # fmt: skip
     add("--noise_dir", help="recordings of noise; those below music and speech, as in MUSAN, are music and babble")
     add("--rir_dir", help="recorded impulse responses, such as RIRS_NOISES/simulated_rirs")
@@ -59,7 +60,7 @@ def choose_augmentation(args: argparse.Namespace) -> Augmentation:
             raise UsageError(f"--{flag} means nothing without --augment {' or '.join(sorted(of_kinds))}")
     if args.augment_prob > 1:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
-    ranges = {name: tuple(getattr(args, name)) for name in ("noise_snr", "music_snr", "babble_snr")}
+    ranges = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
     for name, (least, greatest) in ranges.items():
         if not least <= greatest:
             raise UsageError(f"--{name} {least:g} {greatest:g}: give the least first")

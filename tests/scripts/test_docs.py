@@ -34,7 +34,7 @@ PAGES = [
 LANGUAGES = {"sh", "python", "text", "bibtex"}  # of code blocks; the commands stand in those of sh
 LAUNCHERS = ("python", "torchrun", "make", "pip")  # what a command within a sentence begins with
 NOT_OURS = (["python3", "-m", "venv"], ["source", ".venv/bin/activate"], ["git", "clone"])
-PARSED_ONLY = {"--download", "--extract", "--librispeech"}  # they need a network or VoxCeleb
+PARSED_ONLY = {"--download", "--extract", "--librispeech", "--musan"}  # they need a network or VoxCeleb
 SMALL = {  # appended: the later of two equal flags counts
     "train.py": ["--nb_class_train", "3", "--max_epoch", "1"],
     "identification.py": ["--nb_class_test", "3", "--nb_episode", "4"],
@@ -160,7 +160,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path
     trials = [f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names[::2] for b in names[1::2]]
     (home / "data" / TRIALS_NAME).write_text("".join(trials))
     write_lists(home, [trial.split() for trial in trials])
-    for at, name in enumerate([*RECORDINGS, *(f"recordings/{s}/{i}/1.wav" for s in ("train", "test") for i in "123")]):
+    disturbances = [f"data/{folder}/a.wav" for folder in ("musan/noise", "musan/music", "RIRS_NOISES/simulated_rirs")]
+    own = [f"recordings/{split}/{speaker}/1.wav" for split in ("train", "test") for speaker in "123"]
+    for at, name in enumerate([*RECORDINGS, *own, *disturbances]):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(home / name, voice(at, 1.5, at), 16000)
     script("feat_extract/feature_extraction.py").main(["--save_path", str(home / "data"), "--num_workers", "1"])

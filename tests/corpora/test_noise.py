@@ -1,0 +1,84 @@
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from archive_set import run, tone, wav
+from mirror_server import Mirror
+
+FILES = {
+    "musan": ("musan/noise/free-sound/noise-1.wav", "musan/music/fma/music-1.wav", "musan/speech/us-gov/speech-1.wav"),
+    "RIRS_NOISES": ("RIRS_NOISES/simulated_rirs/smallroom/Room001/Room001-00001.wav",),
+}
+
+
+def serve(folder: Path, more: str = "") -> dict[str, bytes]:
+    """Write the two archives as OpenSLR serves them, with a member of another name; return what they hold."""
+    content = {name: wav(tone(0.2, at)) for at, name in enumerate(sum(FILES.values(), ()))}
+    content["musan/README"] = b"A music, speech and noise corpus"
+    (folder / "17").mkdir(parents=True)
+    (folder / "28").mkdir()
+    with tarfile.open(folder / "17" / "musan.tar.gz", "w:gz") as tar:
+        for name in [name for name in content if name.startswith("musan")] + [more] * bool(more):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content.get(name, b"!"))
+            tar.addfile(entry, io.BytesIO(content.get(name, b"!")))
+    with zipfile.ZipFile(folder / "28" / "rirs_noises.zip", "w") as archive:
+        archive.writestr("RIRS_NOISES/", b"")
+        for name in FILES["RIRS_NOISES"]:
+            archive.writestr(name, content[name])
+    return content
+
+
+def found(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for folder in FILES for path in (root / folder).rglob("*.*")}
+
+
+def test_noise_and_rooms_are_fetched_and_extracted_once(tmp_path: Path) -> None:
+    served, root = tmp_path / "served", tmp_path / "root"
+    content = serve(served)
+    with Mirror(served) as mirror:
+        mirror.faults["17/musan.tar.gz"] = ["drop"]
+        command = ("--save_path", root, "--musan", "--rirs", "--openslr_url", mirror.url)
+        output = run(*command)
+        assert output.returncode == 0, output.stderr
+        assert "musan: 4 files extracted" in output.stdout and "RIRS_NOISES: 1 files extracted" in output.stdout
+        assert found(root) == {name: data for name, data in content.items() if "." in name}
+        assert (root / "musan" / "README").read_bytes() == content["musan/README"]
+        asked = len(mirror.requests)
+        assert run(*command, "--delete_archives").returncode == 0 and run(*command).returncode == 0
+        assert len(mirror.requests) == asked and not list(root.glob("*.gz")) and not list(root.glob("*.zip"))
+        for path in sorted((root / "musan").rglob("*"), reverse=True):  # lost later: fetched again
+            path.unlink() if path.is_file() else path.rmdir()
+        (root / "musan").rmdir()
+        assert run(*command).returncode == 0 and found(root).keys() == content.keys() - {"musan/README"}
+
+
+def test_a_damaged_archive_leaves_no_folder_and_the_next_run_mends_it(tmp_path: Path) -> None:
+    served, root = tmp_path / "served", tmp_path / "root"
+    serve(served)
+    whole = (served / "17" / "musan.tar.gz").read_bytes()
+    root.mkdir()
+    (root / "musan.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (root / "rirs_noises.zip").write_bytes(b"no zip")
+    with Mirror(served) as mirror:
+        for flag, name, folder in (("--musan", "musan.tar.gz", "musan"), ("--rirs", "rirs_noises.zip", "RIRS_NOISES")):
+            command = ("--save_path", root, flag, "--openslr_url", mirror.url)
+            output = run(*command)
+            assert output.returncode == 1 and len(output.stderr.splitlines()) == 1
+            assert f"{name}: " in output.stderr and "remove it and run again" in output.stderr
+            assert not (root / folder).exists()
+            (root / name).unlink()
+            assert run(*command).returncode == 0
+    assert found(root) and not list(root.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("more", ["../outside.txt", "/outside.txt"])
+def test_a_member_outside_the_folder_is_refused(tmp_path: Path, more: str) -> None:
+    served, root = tmp_path / "served", tmp_path / "root"
+    serve(served, more)
+    with Mirror(served) as mirror:
+        output = run("--save_path", root, "--musan", "--openslr_url", mirror.url)
+    assert output.returncode == 1 and "leads outside the folder" in output.stderr
+    assert not (root / "musan").exists() and not list(tmp_path.rglob("outside.txt"))
