@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import librosa
 import numpy as np
@@ -137,14 +137,10 @@ class Mfccs:
         for row in range(len(features)):
             samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
             padded = np.pad(samples, (0, N_FFT + STEP * (len(features.utterance(row)) - 1) - len(samples)))
-            framing: dict[str, Any] = {
-                "n_fft": N_FFT,
-                "win_length": WINDOW,
-                "hop_length": STEP,
-                "n_mels": N_MELS,
-                "center": False,
-            }
-            self._frames.append(librosa.feature.mfcc(y=padded, sr=SAMPLE_RATE, n_mfcc=N_MFCC, **framing).T)
+            mel = librosa.feature.melspectrogram(
+                y=padded, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WINDOW, hop_length=STEP, n_mels=N_MELS, center=False
+            )
+            self._frames.append(librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=N_MFCC).T)
 
     def statistics(self, segments: Segments) -> np.ndarray:
         """Return mean and deviation over the frames of each of n segments: (n, 2 * N_MFCC), of length 1."""

@@ -7,11 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.metrics import calibrated_metrics
-from plotting.style import COLOURS, new_figure
-from plotting.verification import BINS, read_scores
+from plotting.style import new_figure
+from plotting.verification import KINDS, draw_histograms, read_scores
 from system.console import UserError
-
-KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched: for print in grey
 
 
 def draw_calibration(inputs: dict[str, Path]) -> Figure:
@@ -23,12 +21,14 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
     figure, parts = new_figure(rows=len(inputs), columns=2, width=9.5, height=3.3 * len(inputs) + 0.2)
     for (name, path), left, right in zip(inputs.items(), parts[::2], parts[1::2], strict=True):
         llr, labels = read_llr(path)
-        kinds = llr[~labels], llr[labels]
-        _draw_histograms(left, kinds)
-        _draw_tippett(right, kinds)
+        draw_histograms(left, llr, labels)
+        left.axvline(0, color="black", linewidth=0.8)
+        left.set(title=name, xlabel="LLR")
+        left.set_ylim(top=1.25 * left.get_ylim()[1])  # room for the legend
+        left.legend(fontsize=8, frameon=False, loc="upper left")
+        _draw_tippett(right, (llr[~labels], llr[labels]))
         rates = calibrated_metrics(llr, labels)
         errors = f"{100 * rates.misses:.1f} % misses, {100 * rates.false_alarms:.1f} % false alarms"
-        left.set_title(name)
         right.set_title(f"Cllr {rates.cllr:.3f}, at best {rates.min_cllr:.3f}; at 0: {errors}", fontsize=9)
     return figure
 
@@ -43,18 +43,6 @@ def read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(llr).all() or labels.all() or not labels.any():
         raise UserError(f"{path}: the picture needs finite LLRs of target and of non-target trials")
     return llr, labels
-
-
-def _draw_histograms(axes: Axes, kinds: tuple[np.ndarray, np.ndarray]) -> None:
-    bins = np.histogram_bin_edges(np.concatenate(kinds), BINS)
-    for llr, (name, colour, _, hatch) in zip(kinds, KINDS, strict=True):
-        axes.hist(
-            llr, bins.tolist(), density=True, alpha=0.45, color=colour, hatch=hatch, label=f"{len(llr):,} {name} trials"
-        )
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="LLR", ylabel="density")
-    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def _draw_tippett(axes: Axes, kinds: tuple[np.ndarray, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
@@ -18,6 +19,7 @@ DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances
 DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
 SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
 BINS = 60
+KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched: for print in grey
 
 
 class System(NamedTuple):
@@ -71,18 +73,24 @@ def draw_scores(inputs: dict[str, Path]) -> Figure:
     for system, axes in zip(systems, parts, strict=True):
         threshold, fpr, fnr = roc(system.scores, system.labels)
         eer = verification_metrics(system.scores, system.labels)
-        bins = np.histogram_bin_edges(system.scores, BINS)
-        for kind, colour, hatch in ((False, COLOURS[0], ""), (True, COLOURS[1], "////")):  # hatched: for print in grey
-            name, of_kind = "target" if kind else "non-target", system.scores[system.labels == kind]
-            axes.hist(of_kind, bins.tolist(), density=True, alpha=0.45, color=colour, hatch=hatch, label=name)
+        draw_histograms(axes, system.scores, system.labels)
         cheapest = threshold[np.argmin(0.01 * fnr + 0.99 * fpr)]
         axes.axvline(eer.threshold, color="black", label=f"EER {100 * eer.eer:.2f} % at {eer.threshold:.3f}")
         if np.isfinite(cheapest):
             label = f"minDCF(0.01) {eer.min_dcf_01:.3f} at {cheapest:.3f}"
             axes.axvline(cheapest, color="black", linestyle="--", label=label)
-        axes.set(title=system.name, xlabel="score", ylabel="density")
+        axes.set(title=system.name, xlabel="score")
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
+    """Draw histograms of the scores (n,) of non-target and of target trials, labels (n,) true."""
+    bins = np.histogram_bin_edges(scores, BINS).tolist()
+    for of_kind, (name, colour, _, hatch) in zip((scores[~labels], scores[labels]), KINDS, strict=True):
+        name = f"{len(of_kind):,} {name} trials"
+        axes.hist(of_kind, bins, density=True, alpha=0.45, color=colour, hatch=hatch, label=name)
+    axes.set(ylabel="density")
 
 
 def draw_length(inputs: dict[str, Path]) -> Figure:
