@@ -3,9 +3,8 @@
     python EER_full.py --n_folder 0 --cp_num 100 --data_type vox2
     python EER_full.py --checkpoint FILE --trials LIST --save_scores scores.csv --json
 
-Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings. The score at
-the EER is kept beside the checkpoint as checkpoint_EEE.threshold.json, with those for a choice among several enrolled
-speakers: recognize.py decides at them.
+Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings.
+--calibrate True keeps checkpoint_EEE.calibration.json as EER_short.py does, for whole utterances only.
 --as_norm N scores the trials a second time, normalised by the N training speakers nearest to either side.
 """
 
@@ -14,9 +13,8 @@ from pathlib import Path
 
 from configure import TRIALS_NAME, save_root
 from evaluation import evaluator
-from evaluation.decision import save_threshold, thresholds
 from evaluation.embedding import Segments
-from system import console, ranks
+from system import console
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -36,9 +34,7 @@ def main(argv: list[str]) -> None:
     task = evaluator.task_of(setting, *lists)
     if n_seen := evaluator.of_seen_speakers(task, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
-    (scores,) = evaluator.verify(setting, task, {"whole": Segments.whole(setting.features, task.test)}, args)
-    if task.trials.labelled and ranks.is_first():
-        save_threshold(setting.path, path, thresholds(scores.plain, task.trials.label))
+    evaluator.verify(setting, task, {"whole": Segments.whole(setting.features, task.test)}, args)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
     python EER_short.py --n_folder 0 --cp_num 100 --test_length 100
     python EER_short.py --checkpoint FILE --test_length 200 --seed 1 --json
     python EER_short.py --test_length 50 100 200 300 500 full --save_scores curve.csv
+    python EER_short.py --test_length 50 100 200 300 500 full --calibrate True
 
 Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
 are drawn once, kept beside the checkpoint as short_trials_seedN.txt, and used again as long as the speakers and
 utterances are the same. Each trial's test window starts at a random place of its own.
 With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`.
+--calibrate True fits the log-likelihood ratio (LLR) that a score between so many seconds of speech stands for, and
+keeps it as checkpoint_EEE.calibration.json: recognize.py decides by it, and later evaluations report how good it is.
+Its own report is of held-out speakers: fitted on one half of them and measured on the other, both ways.
 """
 
 import argparse

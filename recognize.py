@@ -10,8 +10,9 @@
 
 Recordings may have any rate, length and format that soundfile or FFmpeg's libraries read; "-" is standard input.
 The checkpoint is the newest of saved_model/baseline_000 unless --checkpoint, --n_folder or --cp_num names another.
-Decisions are taken at --threshold or, without it, at the threshold of EER_full.py's last evaluation of the checkpoint:
-the EER's for a pair, a higher one among several enrolled speakers, with whom an unknown voice has more chances.
+Decisions go by probabilities: the log-likelihood ratio (LLR) that the checkpoint's calibration gives a score between so
+many seconds of speech, and the --prior probability that the recordings are one speaker's, or that the speaker is among
+the enrolled. EER_short.py --calibrate True keeps a calibration; --threshold decides at a cosine score without one.
 """
 
 import argparse
@@ -21,9 +22,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from evaluation import evaluator
-from recognition import voices
+from recognition import decision, voices
 from recognition.export import export_onnx
 from recognition.recognizer import Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
@@ -31,7 +33,7 @@ from system import console
 from system.console import UsageError, UserError
 from system.files import replacing
 
-__all__ = ["Recognizer"]
+__all__ = ["Recognizer", "read_utterance"]
 
 MIN_SPEECH = 0.5  # seconds; below, an embedding says little
 RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
@@ -68,33 +70,38 @@ def main(argv: list[str]) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print score, decision and durations of two recordings."""
-    recognizer = _recognizer(args)
-    threshold = _threshold(args, recognizer, 1)
-    a, b = utterances = _read(args.files)
-    score = float(recognizer.score(*recognizer.embed_utterances(utterances)))
-    same = score >= threshold
-    result = {"score": score, "threshold": threshold, "same_speaker": same, "seconds": [a.seconds, b.seconds]}
+    """Print score, LLR, probability, decision and seconds of speech of two recordings."""
+    rule = _rule(args)
+    utterances = _read(args.files, rule.recognizer)
+    a, b = rule.recognizer.embed_utterances(utterances)
+    seconds = [utterance.speech for utterance in utterances]
+    figures = rule.figures(b, seconds[1], a[None], np.array(seconds[:1]))
+    same = rule.accepts(figures)
+    values = {name: float(column[0]) for name, column in figures.items()} | rule.setting
+    if args.json:
+        print(json.dumps({"same_speaker": same} | values | {"seconds": seconds}))
+        return
+    words = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     verdict = "one speaker" if same else "two speakers"
-    text = f"{verdict}: score {score:.4f}, threshold {threshold:.4f}; {a.seconds:.2f} s and {b.seconds:.2f} s"
-    print(json.dumps(result) if args.json else text)
+    print(f"{verdict}: {words}; {seconds[0]:.2f} s and {seconds[1]:.2f} s of speech")
 
 
 def enroll(args: argparse.Namespace) -> None:
     """Add recordings to a speaker's voice file, which is made if need be."""
     path = voices.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
-    embeddings = recognizer.embed_utterances(_read(args.files))
+    utterances = _read(args.files, recognizer)
+    embeddings, seconds = recognizer.embed_utterances(utterances), [utterance.speech for utterance in utterances]
     with voices.changing(args.voices):
         voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
         voices.check_owner(voice, recognizer.digest)
-        voice = voice.extended(embeddings, args.files)
+        voice = voice.extended(embeddings, args.files, seconds)
         voices.save_voice(args.voices, voice)
     print(f"{voice} enrolled")
 
 
 def list_voices(args: argparse.Namespace) -> None:
-    """Print the speakers of a folder and how many recordings each has."""
+    """Print the speakers of a folder, how many recordings each has and how much speech."""
     for voice in voices.load_voices(args.voices):
         print(f"{voice}, checkpoint {voice.digest[:12]}")
 
@@ -110,27 +117,24 @@ def remove(args: argparse.Namespace) -> None:
 
 
 def identify(args: argparse.Namespace) -> None:
-    """Print for each recording the nearest enrolled speaker, or that it is unknown, and the ranking."""
-    recognizer = _recognizer(args)
-    enrolled = voices.load_voices(args.voices, recognizer.digest)
-    threshold = _threshold(args, recognizer, len(enrolled))
-    utterances = _read(args.files)
-    prototypes = np.stack([voice.prototype for voice in enrolled])
-    scores = recognizer.score(recognizer.embed_utterances(utterances)[:, None], prototypes)  # (files, speakers)
-    answers = [_answer(*of_file, enrolled, threshold) for of_file in zip(utterances, scores, strict=True)]
+    """Print for each recording who speaks, or that it is nobody enrolled, and the likeliest speakers."""
+    rule = _rule(args)
+    enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
+    utterances = _read(args.files, rule.recognizer)
+    embeddings = rule.recognizer.embed_utterances(utterances)
+    answers = [_answer(rule, *of_file, enrolled) for of_file in zip(utterances, embeddings, strict=True)]
     if args.json:
-        print(json.dumps({"threshold": threshold, "files": answers}))
-        return
-    for answer in answers:
-        ranking = ", ".join(f"{entry['speaker']} {entry['score']:.4f}" for entry in answer["ranking"][:RANKS_SHOWN])
-        print(f"{answer['file']} ({answer['seconds']:.2f} s): {answer['speaker'] or voices.UNKNOWN} [{ranking}]")
+        print(json.dumps(rule.setting | {"files": answers}))
+    else:
+        print(*map(_in_words, answers), sep="\n")
 
 
 def embed(args: argparse.Namespace) -> None:
     """Write the embeddings of recordings as arrays `files` (n,), `embeddings` (n, 256), or as a row for each file."""
     if args.output.suffix not in (".npz", ".csv"):
         raise UsageError(f"--output {args.output}: the name ends in .npz or .csv")
-    embeddings = _recognizer(args).embed_utterances(_read(args.files))
+    recognizer = _recognizer(args)
+    embeddings = recognizer.embed_utterances(_read(args.files, recognizer))
     with replacing(args.output) as temporary:
         if args.output.suffix == ".npz":
             with open(temporary, "wb") as file:
@@ -166,7 +170,9 @@ def _command(
     if voices:
         parser.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
     if decides:
-        parser.add_argument("--threshold", type=float, help="least score of one speaker (the checkpoint's own)")
+        basis = parser.add_mutually_exclusive_group()
+        basis.add_argument("--prior", type=_prior, default=0.5, help="probability before listening, 0..1 (0.5)")
+        basis.add_argument("--threshold", type=float, help="decide at this cosine score instead")
         parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
 
@@ -176,30 +182,58 @@ def _recognizer(args: argparse.Namespace) -> Recognizer:
     return Recognizer(path, args.device)
 
 
-def _threshold(args: argparse.Namespace, recognizer: Recognizer, n_voices: int) -> float:
-    """Return the score to decide at; UsageError where neither the user nor an evaluation has set one."""
-    threshold = recognizer.threshold_among(n_voices) if args.threshold is None else args.threshold
-    if threshold is None:
-        raise UsageError("this checkpoint has no threshold yet: give --threshold, or run EER_full.py, which keeps one")
-    return threshold
+def _rule(args: argparse.Namespace) -> decision.Rule:
+    """Return how to decide; UserError if neither a calibration nor the user says so."""
+    rule = decision.Rule(_recognizer(args), args.prior, args.threshold)
+    if rule.threshold is None:
+        rule.recognizer.calibrated()
+    return rule
 
 
-def _read(files: Sequence[str]) -> list[Utterance]:
-    """Read the recordings, with a warning for each that holds too little speech."""
-    utterances = []
+def _prior(text: str) -> float:
+    """Read a probability that is neither 0 nor 1."""
+    value = console.positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not below 1")
+    return value
+
+
+def _read(files: Sequence[str], recognizer: Recognizer) -> list[Utterance]:
+    """Read the recordings, with a warning for each that holds less speech than scores are known to be good for."""
+    utterances, least = [], MIN_SPEECH
+    if recognizer.calibration:
+        least = recognizer.calibration.test_seconds[0]
     for file in console.progress(files, unit="file", desc="reading"):
         utterances.append(read_utterance(file))
-        if utterances[-1].speech < MIN_SPEECH:
-            console.warn(f"{file}: {utterances[-1].speech:.2f} s of speech; below {MIN_SPEECH} s a score says little")
+        if utterances[-1].speech < least:
+            console.warn(f"{file}: {utterances[-1].speech:.2f} s of speech; below {least:.2f} s a score says little")
     return utterances
 
 
-def _answer(utterance: Utterance, scores: np.ndarray, enrolled: list[voices.Voice], threshold: float) -> dict:
-    """Return what --json prints of a recording: scores (S,) ranked, and the nearest speaker, None if unknown."""
-    order = np.argsort(-scores, kind="stable")
-    ranking = [{"speaker": enrolled[at].name, "score": float(scores[at])} for at in order]
-    speaker = ranking[0]["speaker"] if ranking[0]["score"] >= threshold else None
-    return {"file": utterance.name, "seconds": utterance.seconds, "speaker": speaker, "ranking": ranking}
+def _answer(
+    rule: decision.Rule, utterance: Utterance, embedding: np.ndarray, enrolled: list[voices.Voice]
+) -> dict[str, object]:
+    """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled."""
+    prototypes = np.stack([voice.prototype for voice in enrolled])
+    seconds = np.array([voice.seconds.sum() for voice in enrolled])
+    figures = rule.figures(embedding, utterance.speech, prototypes, seconds)
+    table = pandas.DataFrame({"speaker": [voice.name for voice in enrolled]} | figures)
+    table = table.sort_values(list(figures)[::-1], ascending=False)  # equal LLRs: by the score
+    answer = {"file": utterance.name, "seconds": utterance.speech}
+    answer["speaker"] = table["speaker"].iloc[0] if rule.accepts(figures) else None
+    if rule.threshold is None:
+        answer["unknown"] = decision.unknown(figures)
+    return answer | {"ranking": table.to_dict("records")}
+
+
+def _in_words(answer: dict) -> str:
+    """Return an answer as a line: the speaker, and the likeliest ones, unknown among them."""
+    figure = "probability" if "unknown" in answer else "score"
+    ranking = [(entry["speaker"], entry[figure]) for entry in answer["ranking"]]
+    if "unknown" in answer:
+        ranking = sorted([*ranking, (voices.UNKNOWN, answer["unknown"])], key=lambda entry: -entry[1])
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in ranking[:RANKS_SHOWN])
+    return f"{answer['file']} ({answer['seconds']:.2f} s of speech): {answer['speaker'] or voices.UNKNOWN} [{shown}]"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from system import console
@@ -25,7 +26,6 @@ FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # what lies above is taken for this: z is infinite at 1
 MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
 PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
-SPLIT_SEED = 0  # of the speakers' two halves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,11 @@ class Calibration:
         """
         return -math.log(self.n_target + 1), math.log(self.n_nontarget + 1)
 
-    def llr(self, score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> np.ndarray:
+    def llr(self, score: ArrayLike, enrol_seconds: ArrayLike, test_seconds: ArrayLike) -> np.ndarray:
         """Return the LLRs (...) float64 of cosine scores and seconds of speech (...); shapes broadcast."""
-        clamped = np.clip(enrol_seconds, *self.enrol_seconds), np.clip(test_seconds, *self.test_seconds)
-        llr = self.intercept + _features(score, *clamped) @ np.array(self.weights)
+        enrol = np.clip(np.asarray(enrol_seconds), *self.enrol_seconds)
+        test = np.clip(np.asarray(test_seconds), *self.test_seconds)
+        llr = self.intercept + _features(np.asarray(score), enrol, test) @ np.array(self.weights)
         return np.clip(llr, *self.bounds)
 
 
@@ -129,36 +130,8 @@ def _check_fit(calibration: Calibration, labels: np.ndarray, *trials: np.ndarray
                 )
 
 
-def split_half_llr(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    enrol_seconds: np.ndarray,
-    test_seconds: np.ndarray,
-    enrol_speaker: np.ndarray,
-    test_speaker: np.ndarray,
-) -> np.ndarray:
-    """Return the LLR (n,) of each trial by a calibration fitted on other speakers; NaN where that cannot be.
-
-    The speakers are split at random into two halves; the trials within a half are given LLRs by the fit on those
-    within the other. Trials across the halves have no LLR. Arguments are those of `fit`, and the speakers' numbers
-    (n,) of both sides. UserError as for `fit`.
-    """
-    speakers = np.unique([enrol_speaker, test_speaker])
-    if len(speakers) < 4:
-        raise UserError(f"calibration: {len(speakers)} speakers cannot be split into halves of two or more")
-    first = np.random.default_rng(SPLIT_SEED).permutation(speakers)[: len(speakers) // 2]
-    enrol_in_first, test_in_first = np.isin(enrol_speaker, first), np.isin(test_speaker, first)
-    halves = enrol_in_first & test_in_first, ~enrol_in_first & ~test_in_first
-    llr = np.full(len(scores), np.nan)
-    for fitted_on, measured_on in (halves, halves[::-1]):
-        calibration = fit(*(column[fitted_on] for column in (scores, labels, enrol_seconds, test_seconds)))
-        measured = (column[measured_on] for column in (scores, enrol_seconds, test_seconds))
-        llr[measured_on] = calibration.llr(*measured)
-    return llr
-
-
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
-    """Return the probabilities (..., S + 1) that a recording is of each of S voices, and last, of none of them.
+    """Return the probability (..., S) that a recording is of each of S voices; what lacks to 1 is that of none.
 
     Bayes' rule, with a prior probability (0..1, both excluded) that it is of one of the voices, shared evenly.
 
@@ -166,9 +139,8 @@ def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
         llr: (..., S) of the recording against each voice; with one voice, the question is one speaker or two.
         prior: of the voices together.
     """
-    among = llr + math.log(prior / llr.shape[-1])
     none = np.full((*llr.shape[:-1], 1), math.log1p(-prior))
-    return softmax(np.concatenate([among, none], axis=-1), axis=-1)
+    return softmax(np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1), axis=-1)[..., :-1]
 
 
 def calibration_path(checkpoint: Path) -> Path:
@@ -207,13 +179,12 @@ def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
 
 def _checked(content: dict) -> Calibration:
     """Return the calibration that a file holds; ValueError, TypeError or KeyError if it holds none."""
-    weights, enrol, test = (tuple(map(float, content[name])) for name in ("weights", "enrol_seconds", "test_seconds"))
-    calibration = Calibration(
-        float(content["intercept"]), weights, enrol, test, int(content["n_target"]), int(content["n_nontarget"])
-    )
-    sound = len(weights) == len(FEATURES) and len(enrol) == len(test) == 2 and min(enrol[0], test[0]) > 0
-    if not sound or not np.isfinite([*weights, *enrol, *test, calibration.intercept]).all():
+    weights = tuple(map(float, content["weights"]))
+    (e0, e1), (t0, t1) = (map(float, content[name]) for name in ("enrol_seconds", "test_seconds"))
+    counts = int(content["n_target"]), int(content["n_nontarget"])
+    calibration = Calibration(float(content["intercept"]), weights, (e0, e1), (t0, t1), *counts)
+    if len(weights) != len(FEATURES) or min(e0, t0) <= 0 or min(counts) < MIN_TRIALS:
         raise ValueError
-    if min(calibration.n_target, calibration.n_nontarget) < MIN_TRIALS:
+    if not np.isfinite([*weights, e0, e1, t0, t1, calibration.intercept]).all():
         raise ValueError
     return calibration

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader, Dataset
 
-from configure import N_MELS
+from configure import FRAMES_PER_SECOND, N_MELS
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
@@ -68,6 +68,11 @@ class Enrolment(NamedTuple):
         """The first utterance (n,) of each trial's model: its speaker is the model's."""
         return self.segments.row[np.searchsorted(self.model, self.of_trial)]
 
+    @property
+    def seconds(self) -> np.ndarray:
+        """How long (n,) the segments of each trial's model are together."""
+        return np.bincount(self.model, self.segments.length)[self.of_trial] / FRAMES_PER_SECOND
+
     def embeddings(self, of_segments: torch.Tensor) -> torch.Tensor:
         """Return the unit-length embeddings (m, D) of the models, the means of their segments' (e, D)."""
         if len(self.model) == self.model[-1] + 1:
@@ -80,9 +85,12 @@ class Scores(NamedTuple):
     """The scores of n trials at one test length."""
 
     length: str  # in words
+    enrol_seconds: np.ndarray  # (n,) of the enrolments
+    test_seconds: np.ndarray  # (n,) of the test segments
     plain: np.ndarray  # (n,) cosines
     normalised: np.ndarray | None  # (n,) as-norm
     seconds: float  # of audio, each segment once
+    llr: np.ndarray | None = None  # (n,) log-likelihood ratios, NaN for trials that have none
 
 
 class Frames(Protocol):

@@ -13,13 +13,14 @@ from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
 from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed_once, join_segments, unique_segments
+from evaluation.llr import Sides, llr_rates, with_llr
 from evaluation.metrics import eer_interval, verification_metrics
 from evaluation.normalisation import AdaptiveNorm, cohort_of
 from model.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
-from system.console import UsageError
+from system.console import UsageError, UserError
 
 
 class Setting(NamedTuple):
@@ -106,6 +107,8 @@ def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, 
     trials = read_trials(path, blind=True)
     if n_repeated := len(trials.enrol) - len(set(zip(*(trials if trials.labelled else trials[1:]), strict=True))):
         console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; each counts")
+    if args.calibrate and not trials.labelled:
+        raise UsageError(f"{path}: its trials have no labels, so they calibrate nothing")
     if not (trials.labelled or args.save_scores):
         raise UsageError(f"{path}: its trials have no labels, so no error rate; write the scores by --save_scores FILE")
     return trials, read_enrolment(args.enroll) if args.enroll else None
@@ -132,11 +135,14 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     add = common.add_argument
     add("--enroll", type=Path, metavar="FILE", help="lines MODEL UTTERANCE...: the trials' left sides are such models")
     add("--as_norm", type=console.integer(2), metavar="N", help="normalise by the N nearest training speakers, too")
-    add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score as CSV")
+    add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score and durations as CSV")
+    add("--calibrate", type=console.boolean, default=False, help="fit log-likelihood ratios and keep them (False)")
 
 
-def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace) -> list[Scores]:
+def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace) -> None:
     """Score n trials at one test length or several, tell the error rates, write --save_scores and --json.
+
+    UserError if --calibrate is asked for and the trials support no calibration; their scores are written all the same.
 
     Args:
         setting: the network and its data.
@@ -144,18 +150,23 @@ def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argpa
         tests: (n,) test segments by their length in words.
         args: the flags.
     """
+    if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
+        raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     norm = adaptive_norm(setting, args) if args.as_norm else None
     scores = score_task(setting, task, tests, norm)
     report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
-    results = [rates(of_length, setting, task) for of_length in scores] if task.trials.labelled else []
-    if len(results) > 1:
-        results = [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]
-    report.say_rates(results)
-    if args.save_scores and ranks.is_first():
-        report.write_scores(args.save_scores, task.trials, scores)
-    if results:
-        report.say_json({"lengths": results} if len(results) > 1 else results[0], args)
-    return scores
+    labels, speaker = task.trials.label, setting.features.speaker
+    speakers = speaker[task.enrol.row], speaker[task.test]
+    try:
+        scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
+    finally:
+        result = rates_of_all(scores, labels, speakers) if task.trials.labelled else {}
+        if result:
+            report.say_rates(result)
+        if args.save_scores and ranks.is_first():
+            report.write_scores(args.save_scores, task.trials, scores)
+        if result:
+            report.say_json(result, args)
 
 
 def score_task(
@@ -169,6 +180,8 @@ def score_task(
     return [
         Scores(
             length,
+            task.enrol.seconds,
+            test.length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm.scores(embeddings, left, right) if norm else None,
             seconds_of([task.enrol.segments, test]),
@@ -194,10 +207,20 @@ def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
     return AdaptiveNorm(cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)
 
 
-def rates(scores: Scores, setting: Setting, task: Task) -> dict:
+def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sides) -> dict:
+    """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all."""
+    results = [rates(of_length, labels, speakers) for of_length in scores]
+    if len(results) == 1:
+        return results[0]
+    result: dict = {"lengths": [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]}
+    if ratios := [s.llr for s in scores if s.llr is not None]:
+        result["llr"] = llr_rates(np.concatenate(ratios), np.tile(labels, len(scores)))
+    return result
+
+
+def rates(scores: Scores, label: np.ndarray, speakers: Sides) -> dict:
     """Return the error rates of n labelled trials at one test length, the EERs in percent, as --json names them."""
-    label, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
-    result = _rates(scores.plain, label, speakers) | {
+    result: dict = _rates(scores.plain, label, speakers) | {
         "n_trials": len(label),
         "n_target": int(label.sum()),
         "n_speakers": len(np.unique(np.concatenate(speakers))),
@@ -205,10 +228,12 @@ def rates(scores: Scores, setting: Setting, task: Task) -> dict:
     }
     if scores.normalised is not None:
         result["as_norm"] = _rates(scores.normalised, label, speakers)
+    if scores.llr is not None:
+        result["llr"] = llr_rates(scores.llr, label)
     return result
 
 
-def _rates(scores: np.ndarray, label: np.ndarray, speakers: list[np.ndarray]) -> dict[str, float]:
+def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sides) -> dict[str, float]:
     """Return the error rates of scores (n,), the EERs in percent, as --json names them."""
     rates = verification_metrics(scores, label)
     low, high = eer_interval(scores, label, *speakers)

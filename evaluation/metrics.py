@@ -35,15 +35,6 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
     )
 
 
-def threshold_at(rate: float, scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the score that a given share (0..1) of the non-target trials reaches; one of them at least does.
-
-    Scores and labels (n,) are those of `verification_metrics`.
-    """
-    others = np.sort(scores[~labels.astype(bool)])[::-1]
-    return float(others[max(0, round(rate * len(others)) - 1)])
-
-
 def eer_interval(
     scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray, seed: int = 0
 ) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import pandas
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
+from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, join_segments, unique_segments
 from system.files import replacing
 
@@ -33,13 +34,38 @@ def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]
     )
 
 
-def say_rates(results: Sequence[dict]) -> None:
-    """Print a line for the error rates at each test length, and one for those after as-norm where there are any."""
-    for rates in results:
-        prefix = f"test {rates['length']}: " if len(results) > 1 else ""
+def say_rates(result: dict) -> None:
+    """Print a line for the error rates at each test length, and one for those after as-norm and for LLRs if any."""
+    several = "lengths" in result
+    for rates in result["lengths"] if several else [result]:
+        prefix = f"test {rates['length']}: " if several else ""
         print(f"{prefix}{_in_words(rates)}")
         if "as_norm" in rates:
             print(f"{prefix}as-norm {_in_words(rates['as_norm'])}")
+        if "llr" in rates:
+            print(f"{prefix}{_llr_in_words(rates['llr'])}")
+    if several and "llr" in result:
+        print(f"all lengths: {_llr_in_words(result['llr'])}")
+
+
+def say_calibration(calibration: Calibration, path: Path) -> None:
+    """Say in one line what the calibration kept at `path` was fitted on and covers."""
+    (e0, e1), (t0, t1), (low, high) = calibration.enrol_seconds, calibration.test_seconds, calibration.bounds
+    print(
+        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials, covers {e0:.2f} to "
+        f"{e1:.2f} s enrolled and {t0:.2f} to {t1:.2f} s of test; LLRs from {low:.1f} to {high:.1f}"
+    )
+
+
+def say_held_out(ratios: Sequence[np.ndarray]) -> None:
+    """Say in one line how many LLRs are by fits on other speakers; `ratios` (n,) of each length, NaN for the others."""
+    llr = np.concatenate(ratios)
+    across = np.isnan(llr).sum()
+    only = "" if len(ratios) > 1 else "; only this test length is covered, EER_short.py with several covers short ones"
+    print(
+        "LLRs below: the speakers in two halves, fitted on one and measured on the other, both ways; "
+        f"{len(llr) - across:,} trials, {across:,} across the halves left out{only}"
+    )
 
 
 def _in_words(rates: dict[str, float]) -> str:
@@ -50,10 +76,20 @@ def _in_words(rates: dict[str, float]) -> str:
     )
 
 
-def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
-    """Write a row for each trial and test length: label, enrol, test, length, score, score_as_norm.
+def _llr_in_words(rates: dict[str, float]) -> str:
+    costs = (f"DCF({p}) {rates[f'dcf_{p}']:.4f} (at best {rates[f'min_dcf_{p}']:.4f})" for p in ("0.01", "0.05"))
+    return (
+        f"LLR of {rates['n_trials']:,} trials: EER {rates['eer']:.2f} %, at 0 misses {rates['misses']:.2f} % and false "
+        f"alarms {rates['false_alarms']:.2f} %, Cllr {rates['cllr']:.4f} (at best {rates['min_cllr']:.4f}), "
+        f"{', '.join(costs)}"
+    )
 
-    There is no label where the list has none, and no length where there is one only.
+
+def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
+    """Write a row for each trial and test length.
+
+    Columns are label (if the list has labels), enrol, test, length (if there are several), score, score_as_norm (if
+    asked for), enrol_seconds, test_seconds and llr (if there is a calibration; empty for trials that have none).
     """
     tables = []
     for of_length in scores:
@@ -62,6 +98,8 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
         columns |= {"length": of_length.length} if len(scores) > 1 else {}
         columns |= {"score": of_length.plain}
         columns |= {"score_as_norm": of_length.normalised} if of_length.normalised is not None else {}
+        columns |= {"enrol_seconds": of_length.enrol_seconds, "test_seconds": of_length.test_seconds}
+        columns |= {"llr": of_length.llr} if of_length.llr is not None else {}
         tables.append(pandas.DataFrame(columns))
     with replacing(path) as temporary:
         pandas.concat(tables).to_csv(temporary, index=False, errors="surrogateescape")

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from evaluation.decision import load_threshold, threshold_for
+from evaluation.calibration import Calibration, load_calibration
 from evaluation.embedding import Segments, embed
 from model.checkpoint import load_checkpoint
 from model.encoder import EMBEDDING_SIZE, Encoder
 from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
 from system.compute import inference
+from system.console import UserError
 from system.files import sha256
 
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
@@ -24,8 +26,7 @@ class Recognizer:
     Attributes:
         encoder: the network, in evaluation mode.
         digest: SHA-256 of the checkpoint file.
-        threshold: cosine score from which two recordings count as one speaker's, by EER_full.py's last evaluation
-            of this checkpoint; None if there was none. See threshold_among for more voices than one.
+        calibration: that of the last evaluation of this checkpoint with --calibrate True; None if there was none.
     """
 
     def __init__(self, checkpoint: str | Path, device: str = "auto"):
@@ -33,8 +34,7 @@ class Recognizer:
         self._compute = inference(device)
         self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder().folded()
         self.digest = sha256(Path(checkpoint))
-        self._thresholds = load_threshold(Path(checkpoint), self.digest)
-        self.threshold = self.threshold_among(1)
+        self.calibration = load_calibration(Path(checkpoint), self.digest)
 
     def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
         """Return the embedding (256,) float32 of length one of a waveform.
@@ -45,13 +45,6 @@ class Recognizer:
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
-    def threshold_among(self, n_voices: int) -> float | None:
-        """Return the score from which a recording counts as the nearest of n_voices enrolled speakers'.
-
-        An unknown speaker passes about as often as with one voice at the EER. None as for `threshold`.
-        """
-        return threshold_for(self._thresholds, n_voices) if self._thresholds else None
-
     def embed_files(self, files: Iterable[str | Path]) -> np.ndarray:
         """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad."""
         return self.embed_utterances([read_utterance(file) for file in files])
@@ -60,6 +53,30 @@ class Recognizer:
         """Return the cosine scores (...) float64, -1..1, of embeddings a and b (..., 256); shapes broadcast."""
         a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
         return (a * b).sum(axis=-1)
+
+    def llr(self, a: np.ndarray, b: np.ndarray, seconds_a: ArrayLike, seconds_b: ArrayLike) -> np.ndarray:
+        """Return how much likelier embeddings a and b (..., 256) are if they are one speaker's than if they are two's.
+
+        The natural logarithm of the ratio (...) float64; shapes broadcast. The longer side counts as the enrolment,
+        so the order of a and b does not matter. UserError if the checkpoint has no calibration.
+
+        Args:
+            a: embeddings, as for `score`.
+            b: the same.
+            seconds_a: of speech (...) that a was made of; Utterance.speech holds them.
+            seconds_b: of speech that b was made of.
+        """
+        enrolment, test = np.maximum(seconds_a, seconds_b), np.minimum(seconds_a, seconds_b)
+        return self.calibrated().llr(self.score(a, b), enrolment, test)
+
+    def calibrated(self) -> Calibration:
+        """Return the calibration; UserError if the checkpoint has none."""
+        if self.calibration is None:
+            raise UserError(
+                "this checkpoint has no calibration yet: EER_short.py --test_length 50 100 200 300 500 full "
+                "--calibrate True keeps one; or decide at a cosine by --threshold"
+            )
+        return self.calibration
 
     def embed_utterances(self, utterances: Sequence[Utterance]) -> np.ndarray:
         """Return the embeddings (n, 256) float32 of length one of n utterances.

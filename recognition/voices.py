@@ -27,31 +27,42 @@ class Voice(NamedTuple):
     name: str
     embeddings: np.ndarray  # (n, 256) float32 of length one, one for each recording
     files: np.ndarray  # (n,) str, the recordings' names
+    seconds: np.ndarray  # (n,) float64, speech in each recording
     digest: str  # SHA-256 of the checkpoint that embedded them
 
     def __str__(self) -> str:
-        return f"{self.name}: {len(self.files)} recording{'s' * (len(self.files) != 1)}"
+        n = len(self.files)
+        return f"{self.name}: {n} recording{'s' * (n != 1)}, {self.seconds.sum():.2f} s of speech"
 
     @property
     def prototype(self) -> np.ndarray:
         """The mean (256,) of the unit-length embeddings (paper, section 3.2)."""
         return self.embeddings.mean(axis=0)
 
-    def extended(self, embeddings: np.ndarray, files: Sequence[str]) -> "Voice":
-        """Return the voice with further recordings (n, 256); one that is enrolled already is left out, with a line."""
+    def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Sequence[float]) -> "Voice":
+        """Return the voice with further recordings; one that is enrolled already is left out, with a line.
+
+        Args:
+            embeddings: (n, 256) of length one.
+            files: names of the n recordings.
+            seconds: of speech in each.
+        """
         voice = self
-        for embedding, file in zip(embeddings, files, strict=True):
+        for embedding, file, speech in zip(embeddings, files, seconds, strict=True):
             if (voice.embeddings @ embedding > SAME_RECORDING).any():
                 console.warn(f"{file}: enrolled for {self.name} already, left out")
                 continue
-            both = np.concatenate([voice.embeddings, embedding[None]]), np.append(voice.files, file)
-            voice = voice._replace(embeddings=both[0], files=both[1])
+            voice = voice._replace(
+                embeddings=np.concatenate([voice.embeddings, embedding[None]]),
+                files=np.append(voice.files, file),
+                seconds=np.append(voice.seconds, speech),
+            )
         return voice
 
 
 def new_voice(name: str, digest: str) -> Voice:
     """Return a voice without recordings."""
-    return Voice(name, np.zeros((0, EMBEDDING_SIZE), np.float32), np.zeros(0, "U1"), digest)
+    return Voice(name, np.zeros((0, EMBEDDING_SIZE), np.float32), np.zeros(0, "U1"), np.zeros(0), digest)
 
 
 def voice_path(folder: Path, name: str) -> Path:
@@ -66,7 +77,8 @@ def voice_path(folder: Path, name: str) -> Path:
 def save_voice(folder: Path, voice: Voice) -> None:
     """Write a voice to its file, whole or not at all."""
     with replacing(voice_path(folder, voice.name)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, embeddings=voice.embeddings, files=voice.files, checkpoint=np.array(voice.digest))
+        digest = np.array(voice.digest)
+        np.savez(file, embeddings=voice.embeddings, files=voice.files, seconds=voice.seconds, checkpoint=digest)
 
 
 @contextmanager
@@ -81,15 +93,20 @@ def load_voice(path: Path) -> Voice:
     """Read a voice file, running nothing of it; UserError naming the file if it is none."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            embeddings, files, digest = content["embeddings"], content["files"], content["checkpoint"]
+            arrays = {name: content[name] for name in content.files}
+        embeddings, files, digest = arrays["embeddings"], arrays["files"], arrays["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):
         raise UserError(f"{path}: not a voice file; remove it and enrol the speaker again") from None
+    if "seconds" not in arrays:
+        raise UserError(f"{path}: of a version that kept no seconds of speech; remove it and enrol the speaker again")
+    seconds = arrays["seconds"]
     shapes = files.ndim == 1 and files.size > 0 and embeddings.shape == (files.size, EMBEDDING_SIZE)
-    if not shapes or files.dtype.kind != "U" or embeddings.dtype != np.float32:
+    kinds = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
+    if not shapes or not kinds or seconds.shape != files.shape:
         raise UserError(f"{path}: not a voice file (embeddings {embeddings.dtype} {embeddings.shape})")
-    if not np.isfinite(embeddings).all():
-        raise UserError(f"{path}: not a voice file (it holds NaN or infinite values)")
-    return Voice(path.name.removesuffix(SUFFIX), embeddings, files, str(digest))
+    if not (np.isfinite(embeddings).all() and np.isfinite(seconds).all() and (seconds >= 0).all()):
+        raise UserError(f"{path}: not a voice file (it holds NaN, infinite values or negative durations)")
+    return Voice(path.name.removesuffix(SUFFIX), embeddings, files, seconds, str(digest))
 
 
 def load_voices(folder: Path, digest: str | None = None) -> list[Voice]:

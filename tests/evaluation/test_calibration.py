@@ -6,32 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_ratios import drawn, fit_columns
 
 from evaluation import calibration
-from evaluation.calibration import Calibration, fit, load_calibration, probabilities, save_calibration, split_half_llr
+from evaluation.calibration import Calibration, fit, load_calibration, probabilities, save_calibration
 from evaluation.metrics import calibrated_metrics, cllr
 from system.console import UserError
-
-
-def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return n trials, half of them target ones, and their true LLRs.
-
-    z = atanh(score) is normal with mean 0.5 or -0.5 and variance 1 / (1 + 0.4 log enrol + 0.8 log test): the LLR is
-    z times the inverse of the variance, which is less for shorter speech.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2 == 0
-    enrol, test = np.exp(rng.uniform(np.log(2), np.log(10), n)), np.exp(rng.uniform(np.log(0.5), np.log(5), n))
-    precision = 1 + 0.4 * np.log(enrol) + 0.8 * np.log(test)
-    z = rng.normal(np.where(labels, 0.5, -0.5), precision**-0.5)
-    speaker = rng.integers(n_speakers, size=n)
-    other = np.where(labels, speaker, (speaker + rng.integers(1, n_speakers, n)) % n_speakers)
-    trials = {"scores": np.tanh(z), "labels": labels, "enrol_seconds": enrol, "test_seconds": test}
-    return trials | {"enrol_speaker": speaker, "test_speaker": other}, z * precision
-
-
-def fit_columns(trials: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return [trials[name] for name in ("scores", "labels", "enrol_seconds", "test_seconds")]
 
 
 def llr_of(fitted: Calibration, trials: dict[str, np.ndarray]) -> np.ndarray:
@@ -151,44 +131,15 @@ def test_scores_that_tell_nothing_at_one_of_the_durations_are_refused(side: str,
         fit(*with_scores(trials, np.where(short, -trials["scores"], trials["scores"])))
 
 
-def test_halves_are_measured_by_a_fit_on_other_speakers() -> None:
-    trials, true = drawn(20_000, 8)
-    ours = split_half_llr(**trials)
-    measured = np.isfinite(ours)
-    halves = trials["enrol_speaker"], trials["test_speaker"]
-    assert measured[trials["labels"]].all()
-    assert 0.4 < measured[~trials["labels"]].mean() < 0.6  # the others are across the halves
-    assert cllr(ours[measured], trials["labels"][measured]) == pytest.approx(
-        cllr(true[measured], trials["labels"][measured]), abs=0.005
-    )
-    # A half's own trials have no say in its LLRs: the speakers with those of speaker 0 are its half.
-    half = np.unique(np.concatenate([side[measured & ((halves[0] == 0) | (halves[1] == 0))] for side in halves]))
-    assert len(half) == 20
-    spoilt = trials["scores"].copy()
-    within = np.isin(halves[0], half) & np.isin(halves[1], half)
-    spoilt[within] = np.tanh(2 * np.arctanh(spoilt[within]))
-    again = split_half_llr(**(trials | {"scores": spoilt}))
-    other = measured & ~within
-    assert np.abs(again[other] - ours[other]).mean() > 0.1  # fitted on the spoilt half
-    fitted_on_other = fit(*(column[other] for column in fit_columns(trials)))
-    expected = fitted_on_other.llr(*(column[within] for column in (spoilt, *fit_columns(trials)[2:])))
-    np.testing.assert_allclose(again[within], expected, atol=1e-8)
-
-
-def test_three_speakers_have_no_halves() -> None:
-    trials, _ = drawn(3000, 9, n_speakers=3)
-    with pytest.raises(UserError, match="3 speakers cannot be split"):
-        split_half_llr(**trials)
-
-
 def test_probabilities_by_hand() -> None:
     # One voice, prior 0.5: the odds are the likelihood ratio. Prior 0.1: a ninth of it.
-    assert probabilities(np.array([math.log(4)]), 0.5) == pytest.approx([0.8, 0.2])
-    assert probabilities(np.array([math.log(4)]), 0.1) == pytest.approx([4 / 13, 9 / 13])
-    # Three voices, prior 0.6, 0.2 each: 0.2 * 5, 0.2 * 1, 0.2 * 0.5 against 0.4.
+    assert probabilities(np.array([math.log(4)]), 0.5) == pytest.approx([0.8])
+    assert probabilities(np.array([math.log(4)]), 0.1) == pytest.approx([4 / 13])
+    # Three voices, prior 0.6, 0.2 each: 0.2 * 5, 0.2 * 1, 0.2 * 0.5 against 0.4 for none.
     ratios = np.log(np.array([[5, 1, 0.5], [1, 1, 1]]))
-    expected = np.array([[1, 0.2, 0.1, 0.4], [0.2, 0.2, 0.2, 0.4]])
-    np.testing.assert_allclose(probabilities(ratios, 0.6), expected / expected.sum(axis=1, keepdims=True))
+    expected = np.array([[1, 0.2, 0.1], [0.2, 0.2, 0.2]]) / [[1.7], [1]]
+    np.testing.assert_allclose(probabilities(ratios, 0.6), expected)
+    assert probabilities(np.array([800.0, -800.0]), 0.5) == pytest.approx([1, 0])
 
 
 @pytest.fixture

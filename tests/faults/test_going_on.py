@@ -82,16 +82,16 @@ def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> 
 
 def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> None:
     folder = home / RUN
-    put(folder / "checkpoint_002.threshold.json", "{}")
-    put(folder / "checkpoint_001.threshold.json", "{}")
+    put(folder / "checkpoint_002.calibration.json", "{}")
+    put(folder / "checkpoint_001.calibration.json", "{}")
     put(unfinished_path(folder), b"some")
     before, log = files_of(folder), (folder / "log.csv").read_bytes()
     back = [*TRAIN, "--use_checkpoint", "True", "--cp_num", "1"]
     outcome = in_process(train.main, [*back, "--max_epoch", "1"], home)
     assert outcome.status == 0 and "3 files from after epoch 1 are set aside in abandoned_1" in outcome.stderr
-    later = {"checkpoint_002.pth", "checkpoint_002.threshold.json", "unfinished_epoch.pth"}
+    later = {"checkpoint_002.pth", "checkpoint_002.calibration.json", "unfinished_epoch.pth"}
     assert {name: before[name] for name in later} | {"log.csv": log} == files_of(folder / "abandoned_1")
-    assert not later & set(os.listdir(folder)) and "checkpoint_001.threshold.json" in os.listdir(folder)
+    assert not later & set(os.listdir(folder)) and "checkpoint_001.calibration.json" in os.listdir(folder)
 
     again = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "2"]
     outcome = in_process(train.main, again, home)

@@ -55,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Ana", "Ben", "Cleo"):
         embeddings = rng.normal(size=(2, 256)).astype(np.float32)
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        save_voice(home / "voices", new_voice(name, "ab" * 32).extended(unit, ["1.wav", "2.wav"]))
+        save_voice(home / "voices", new_voice(name, "ab" * 32).extended(unit, ["1.wav", "2.wav"], [1.0, 2.0]))
     return home
 
 
@@ -135,7 +135,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     trials(1).assign(llr="a").to_csv(tmp_path / "words.csv", index=False)
     trials(1).assign(llr=lambda t: t["score"].where(t["label"] == 1)).to_csv(tmp_path / "half.csv", index=False)
     trials(1).assign(score=np.nan).to_csv(tmp_path / "nan.csv", index=False, na_rep="nan")
-    save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"]))
+    save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"], [1.0]))
     for arguments, kind, message in (
         (["det", "absent.csv"], UserError, "absent.csv: no such score file"),
         (["det", str(tmp_path / "other.csv")], UserError, "other.csv: not a file of scores"),

@@ -17,8 +17,9 @@ from conftest import PROJECT, run_script, voice, write_wavs
 
 import recognize
 from configure import TREES
-from evaluation import decision
+from evaluation.calibration import Calibration, save_calibration
 from evaluation.metrics import verification_metrics
+from feat_extract.fbank import log_mel
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
@@ -27,20 +28,30 @@ from recognize import Recognizer
 from system.console import UsageError, UserError
 
 SPEAKERS = range(30, 33)
+CALIBRATION = Calibration(-2.0, (2.5, -0.2, 0.1, 0.4, 0.5), (0.8, 2.0), (0.5, 1.5), 9000, 9000)
 
 
-def write_checkpoint(path: Path, seed: int) -> None:
+def write_checkpoint(path: Path, seed: int, spread: bool = False) -> None:
+    """Write an untrained network; with `spread`, embeddings of SPEAKERS point in all directions, not nearly in one."""
     torch.manual_seed(seed)
     encoder = Encoder("resnet18")
+    if spread:
+        for norm in (module for module in encoder.modules() if hasattr(module, "running_mean")):
+            norm.momentum = 1.0
+        features = np.stack([log_mel(voice(speaker, 0.9, at)).T for speaker in SPEAKERS for at in range(3)])
+        with torch.inference_mode():
+            encoder.train()(torch.from_numpy(features[:, None]))
     save_checkpoint(path, Checkpoint(1, state_dict_of(encoder, None), speakers=["id00001"], data_type="vox2"))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two untrained checkpoints, the second speakers' wavs and features, and a trial list."""
+    """A folder with untrained checkpoints, one of them calibrated, speakers' wavs and features, and a trial list."""
     home = tmp_path_factory.mktemp("recognize")
     write_checkpoint(home / "model.pth", 0)
     write_checkpoint(home / "other.pth", 1)
+    write_checkpoint(home / "calibrated.pth", 2, spread=True)
+    save_calibration(home / "calibrated.pth", CALIBRATION)
     write_wavs(home / "data", "vox1_test", SPEAKERS, 3, seconds=0.9)
     run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=home)
     names = [wav.relative_to(wavs(home)) for wav in sorted(wavs(home).rglob("*.wav"))]
@@ -86,61 +97,92 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
 
 
-def test_the_evaluations_threshold_decides_and_belongs_to_its_checkpoint(
-    home: Path, evaluated: dict, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = json.loads((home / "model.threshold.json").read_text())
-    assert kept["trials"] == "trials.txt" and kept["thresholds"]["1"] == evaluated["threshold"]
-    assert Recognizer(home / "model.pth").threshold == evaluated["threshold"]
-    assert Recognizer(home / "other.pth").threshold is None
-    (home / "other.threshold.json").write_text(json.dumps(kept))
-    assert Recognizer(home / "other.pth").threshold is None and "of another checkpoint" in capsys.readouterr().err
-    for damaged in ("[1]", json.dumps(kept | {"thresholds": {"1": 0.5}}), json.dumps(kept | {"thresholds": 0.5})):
-        (home / "other.threshold.json").write_text(damaged)
-        assert Recognizer(home / "other.pth").threshold is None and "not a threshold file" in capsys.readouterr().err
-    (home / "other.threshold.json").unlink()
+def ratio(score: float, enrolment: float, test: float) -> float:
+    """Return the LLR by CALIBRATION, worked out from its figures."""
+    z, e, t = (
+        np.arctanh(np.clip(score, -0.999, 0.999)),
+        np.log(np.clip(enrolment, 0.8, 2)),
+        np.log(np.clip(test, 0.5, 1.5)),
+    )
+    return float(np.clip(-2 + 2.5 * z - 0.2 * e + 0.1 * t + 0.4 * z * e + 0.5 * z * t, -np.log(9001), np.log(9001)))
 
 
-def test_a_read_only_folder_only_warns(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(decision, "replacing", refuse)
-    decision.save_threshold(home / "other.pth", Path("trials.txt"), {1: 0.4})
-    assert "other.threshold.json: the threshold could not be kept (Permission denied)" in capsys.readouterr().err
-    decision.save_threshold(home / "other.pth", Path("trials.txt"), {1: float("inf")})
-    assert "inf: decides nothing" in capsys.readouterr().err
-
-
-def test_the_threshold_rises_with_the_number_of_voices(home: Path, evaluated: dict) -> None:
-    rng = np.random.default_rng(0)
-    scores, labels = np.concatenate([rng.normal(3, 1, 4000), rng.normal(0, 1, 40_000)]), np.arange(44_000) < 4000
-    kept = decision.thresholds(scores, labels)
-    for n in (1, 5, 30, 100):  # an unknown voice beside n others, drawn anew: as often accepted as at the EER, 6.7 %
-        best = rng.normal(0, 1, (20_000, n)).max(axis=1)
-        assert (best >= decision.threshold_for(kept, n)).mean() == pytest.approx(0.067, abs=0.02)
-    recognizer = Recognizer(home / "model.pth")
-    assert recognizer.threshold_among(1) == evaluated["threshold"] <= recognizer.threshold_among(7)
-    assert recognizer.threshold_among(10**9) == recognizer.threshold_among(1000)
-
-
-def test_compare(home: Path, evaluated: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrated = "--checkpoint", home / "calibrated.pth"
     a, b = wav(home, 30, 0), wav(home, 31, 1)
-    done = run(home, "compare", a, a, "--json")
-    result = json.loads(done.stdout)
-    assert result["score"] == pytest.approx(1, abs=1e-6) and result["same_speaker"] is True
-    assert result["threshold"] == evaluated["threshold"] and result["seconds"] == [0.9, 0.9]
-    call(home, "compare", a, b, "--threshold", 2)
+    (one, other), speech = (
+        Recognizer(home / "calibrated.pth").embed_files([a, b]),
+        [read_utterance(f).speech for f in (a, b)],
+    )
+    assert speech[0] < speech[1]
+    result = json.loads(run(home, "compare", *calibrated, a, b, "--json").stdout)
+    assert list(result) == ["same_speaker", "score", "llr", "probability", "prior", "seconds"]
+    assert result["score"] == pytest.approx(one @ other, abs=1e-6) and result["seconds"] == pytest.approx(speech)
+    assert result["llr"] == pytest.approx(ratio(result["score"], speech[1], speech[0]), abs=1e-9)  # the longer enrols
+    odds = np.exp(result["llr"])
+    assert result["prior"] == 0.5 and result["probability"] == pytest.approx(odds / (1 + odds))
+    assert result["same_speaker"] is bool(odds >= 1)
+    for prior in (0.001, 0.999):
+        call(home, "compare", *calibrated, b, a, "--prior", prior, "--json")
+        again = json.loads(capsys.readouterr().out)
+        assert again["llr"] == pytest.approx(result["llr"], abs=1e-5)
+        assert again["probability"] == pytest.approx(odds * prior / (1 - prior + odds * prior), rel=1e-3)
+        assert again["same_speaker"] is (prior == 0.999)
+    call(home, "compare", *calibrated, a, b)
+    figures = (
+        f"score {result['score']:.4f}, llr {result['llr']:.4f}, probability {result['probability']:.4f}, prior 0.5"
+    )
     text = capsys.readouterr().out
-    assert text.startswith("two speakers: score ") and "threshold 2.0000; 0.90 s and 1.00 s" in text
+    assert figures in text and f"; {speech[0]:.2f} s and {speech[1]:.2f} s of speech\n" in text
+    assert text.startswith("one speaker: " if odds >= 1 else "two speakers: ")
+
+
+def test_a_threshold_decides_where_there_is_no_calibration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = wav(home, 30, 0), wav(home, 31, 1)
+    done = run(home, "compare", "--checkpoint", "other.pth", a, b, check=1)
+    assert "no calibration yet: EER_short.py" in done.stderr and "--calibrate True" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for threshold, same in ((-1, True), (2, False)):
+        call(home, "compare", "--checkpoint", home / "other.pth", a, b, "--threshold", threshold, "--json")
+        result = json.loads(capsys.readouterr().out)
+        assert list(result) == ["same_speaker", "score", "threshold", "seconds"]
+        assert result["same_speaker"] is same and result["threshold"] == threshold
+    call(
+        home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 2
+    )  # goes before the calibration
+    assert capsys.readouterr().out.startswith("two speakers: score ")
+    for flags, message in ((["--prior", 1], "not below 1"), (["--prior", 0.5, "--threshold", 0], "not allowed with")):
+        assert message in run(home, "compare", a, b, *flags, check=2).stderr
+
+
+def test_a_calibration_belongs_to_its_checkpoint(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Recognizer(home / "calibrated.pth").calibration == CALIBRATION
+    kept = (home / "calibrated.calibration.json").read_text()
+    (home / "other.calibration.json").write_text(kept)
+    assert Recognizer(home / "other.pth").calibration is None and "of another checkpoint" in capsys.readouterr().err
+    (home / "other.calibration.json").unlink()
+
+
+def test_ratios_of_a_recognizer(home: Path) -> None:
+    recognizer = Recognizer(home / "calibrated.pth")
+    clips = recognizer.embed_files([wav(home, speaker, 0) for speaker in SPEAKERS])
+    llr = recognizer.llr(clips[:, None], clips, np.array([[0.6], [1.0], [3.0]]), np.array([1.2, 0.2, 2.0]))
+    seconds = [[(1.2, 0.6), (0.6, 0.2), (2, 0.6)], [(1.2, 1), (1, 0.2), (2, 1)], [(3, 1.2), (3, 0.2), (3, 2)]]
+    scores = recognizer.score(clips[:, None], clips)
+    expected = [[ratio(scores[i, j], *seconds[i][j]) for j in range(3)] for i in range(3)]
+    np.testing.assert_allclose(llr, expected, atol=1e-5)
+    alone = recognizer.embed_files([wav(home, 32, 0)])[0]  # neither the batch nor the order matters
+    assert recognizer.llr(alone, clips[0], 1.0, 1.2) == pytest.approx(
+        recognizer.llr(clips[0], clips[2], 1.2, 1.0), abs=1e-5
+    )
+    with pytest.raises(UserError, match="no calibration yet"):
+        Recognizer(home / "other.pth").llr(alone, alone, 1, 1)
 
 
 def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = home / "voices"
     done = run(home, "enroll", "--voices", folder, "Ana María", wav(home, 30, 0))
-    assert done.stdout == "Ana María: 1 recording enrolled\n"
+    assert done.stdout == "Ana María: 1 recording, 0.90 s of speech enrolled\n"
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0))
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0), wav(home, 31, 1))
     again = capsys.readouterr()
@@ -155,7 +197,7 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
     assert [entry["file"] for entry in result["files"]] == [str(clip) for clip in clips]
     call(home, "identify", "--voices", folder, clips[2], "--threshold", 1.5)
     text = capsys.readouterr().out
-    assert f"{clips[2]} (0.90 s): unknown [" in text and "Ben 0." in text
+    assert f"{clips[2]} (0.90 s of speech): unknown [" in text and "Ben 0." in text
     assert run(home, "remove", "--voices", folder, "Ben").stdout == "Ben: removed\n"
     assert [path.name for path in folder.glob("[!.]*")] == ["Ana María.npz"]
 
@@ -170,7 +212,8 @@ def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: P
 
 
 def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    holder = "import sys, time; from pathlib import Path; from files import locked\nwith locked(Path(sys.argv[1])):\n"
+    holder = "import sys, time; from pathlib import Path; from system.files import locked\n"
+    holder += "with locked(Path(sys.argv[1])):\n"
     holder += "    print(flush=True); time.sleep(float(sys.argv[2]))"
     for held, patience in ((0.5, 60), (60, 0.2)):
         command = [sys.executable, "-c", holder, str(tmp_path / ".voices.lock"), str(held)]
@@ -183,6 +226,54 @@ def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.M
             process.kill()
 
 
+def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrated = "--checkpoint", home / "calibrated.pth"
+    folder, names = ["--voices", tmp_path], ("Ana", "Ben", "Cleo")
+    for name, files in zip(names, ([0, 1], [0], [0]), strict=True):
+        call(home, "enroll", *calibrated, *folder, name, *(wav(home, 30 + names.index(name), at) for at in files))
+    clip = wav(home, 30, 2)
+    capsys.readouterr()
+    seen = {}
+    for prior in (0.5, 0.9, 0.0001):
+        call(home, "identify", *calibrated, *folder, clip, wav(home, 31, 1), "--prior", prior, "--json")
+        result = json.loads(capsys.readouterr().out)
+        assert result["prior"] == prior and len(result["files"]) == 2
+        answer = seen[prior] = result["files"][0]
+        weights = {entry["speaker"]: prior / 3 * np.exp(entry["llr"]) for entry in answer["ranking"]} | {
+            None: 1 - prior
+        }
+        total = sum(weights.values())
+        assert answer["unknown"] == pytest.approx(weights[None] / total)
+        for entry in answer["ranking"]:
+            assert entry["probability"] == pytest.approx(weights[entry["speaker"]] / total)
+        assert answer["speaker"] == max(weights, key=weights.get)
+        ranks = [entry["probability"] for entry in answer["ranking"]]
+        assert ranks == sorted(ranks, reverse=True) and {entry["speaker"] for entry in answer["ranking"]} == set(names)
+    assert seen[0.0001]["speaker"] is None and seen[0.9]["speaker"] is not None
+    speech = sum(read_utterance(wav(home, 30, at)).speech for at in (0, 1))
+    (ana,) = (entry for entry in seen[0.5]["ranking"] if entry["speaker"] == "Ana")  # by the speech of both recordings
+    assert ana["llr"] == pytest.approx(ratio(ana["score"], speech, seen[0.5]["seconds"]), abs=1e-9)
+    call(home, "identify", *calibrated, *folder, clip, "--prior", "0.0001")
+    line = capsys.readouterr().out
+    assert line.startswith(f"{clip} ({seen[0.5]['seconds']:.2f} s of speech): unknown [unknown ")
+    assert all(name in line for name in names)
+
+
+def test_equal_probabilities_are_ranked_by_the_score() -> None:
+    """At the bound of the LLR the nearer voice goes first."""
+    steep = Calibration(0.0, (90.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
+    voices = np.eye(256, dtype=np.float32)[:2]
+    recognizer = SimpleNamespace(calibration=steep, score=lambda a, b: b @ a, calibrated=lambda: steep)
+    recognizer.llr = lambda a, b, *seconds: steep.llr(b @ a, *seconds)
+    enrolled = [SimpleNamespace(name=n, prototype=v, seconds=np.ones(1)) for n, v in zip("AB", voices, strict=True)]
+    clip = np.zeros(256, np.float32)
+    clip[:2] = 0.6, 0.8
+    rule = recognize.decision.Rule(recognizer, 0.5, None)
+    answer = recognize._answer(rule, SimpleNamespace(name="x.wav", speech=1.0), clip, enrolled)
+    assert [entry["speaker"] for entry in answer["ranking"]] == ["B", "A"] and answer["speaker"] == "B"
+    assert answer["ranking"][0]["llr"] == answer["ranking"][1]["llr"] == pytest.approx(np.log(100))
+
+
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
     files = [str(wav(home, 30, at)) for at in (0, 1)]
     recognize.main(["enroll", "--checkpoint", str(home / "model.pth"), "--voices", str(tmp_path), "A", *files])
@@ -191,6 +282,7 @@ def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path:
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(voice_.prototype, embeddings.mean(axis=0), atol=1e-6)
     assert voice_.files.tolist() == files
+    np.testing.assert_allclose(voice_.seconds, [read_utterance(file).speech for file in files])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
@@ -259,7 +351,7 @@ def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys: pytest.Ca
     both = [str(tmp_path / "short.wav"), str(wav(home, 30, 0))]
     recognize.main(["compare", "--checkpoint", str(home / "model.pth"), "--threshold", "0.5", *both])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "short.wav: 0.30 s of speech; below 0.5 s" in line
+    assert "short.wav: 0.30 s of speech; below 0.50 s a score says little" in line
 
 
 def test_waveforms_that_are_none() -> None:
@@ -276,15 +368,19 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     junk.write_text("no sound")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "Eve.npz").write_bytes(b"PK junk")
-    (tmp_path / "odd").mkdir()
+    for name in ("odd", "older", "negative"):
+        (tmp_path / name).mkdir()
     arrays = {"embeddings": np.ones((1, 256), np.float32), "files": np.array("a.wav"), "checkpoint": np.array("ab")}
-    np.savez(tmp_path / "odd" / "Eve.npz", **arrays)
+    np.savez(tmp_path / "odd" / "Eve.npz", **arrays, seconds=np.ones(1))
+    arrays["files"] = np.array(["a.wav"])
+    np.savez(tmp_path / "older" / "Eve.npz", **arrays)
+    np.savez(tmp_path / "negative" / "Eve.npz", **arrays, seconds=-np.ones(1))
     network, voices = ["--checkpoint", "model.pth"], ["--voices", str(tmp_path / "v")]
     recognize.main(["enroll", *network, *voices, "Ana", good])
     for arguments, kind, message in (
         (["compare", *network, good, "absent.wav"], UserError, "absent.wav: no such recording"),
         (["compare", *network, good, str(junk), "--threshold", "0"], UserError, "junk.wav: no readable audio"),
-        (["compare", "--checkpoint", "other.pth", good, good], UsageError, "give --threshold, or run EER_full.py"),
+        (["identify", "--checkpoint", "other.pth", *voices, good], UserError, "no calibration yet"),
         (["enroll", "--checkpoint", "other.pth", *voices, "Ana", good], UserError, "enrolled with another checkpoint"),
         (["identify", "--checkpoint", "other.pth", *voices, good, "--threshold", "0"], UserError, "another checkpoint"),
         (["enroll", *network, *voices, "../Ana", good], UserError, "a name has"),
@@ -292,6 +388,13 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         (["list", "--voices", "nowhere"], UserError, "nowhere: no such folder of voices"),
         (["list", "--voices", str(tmp_path / "broken")], UserError, "Eve.npz: not a voice file"),
         (["list", "--voices", str(tmp_path / "odd")], UserError, "Eve.npz: not a voice file"),
+        (["list", "--voices", str(tmp_path / "older")], UserError, "Eve.npz: of a version that kept no seconds"),
+        (
+            ["identify", *network, "--voices", str(tmp_path / "older"), good, "--threshold", "0"],
+            UserError,
+            "enrol the speaker again",
+        ),
+        (["list", "--voices", str(tmp_path / "negative")], UserError, "Eve.npz: not a voice file"),
         (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
         (["embed", *network, good, "-o", "vectors.txt"], UsageError, "ends in .npz or .csv"),
     ):

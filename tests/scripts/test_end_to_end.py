@@ -15,6 +15,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
 from evaluation.metrics import verification_metrics
 from model.checkpoint import load_checkpoint
+from system.files import sha256
 
 TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
 
@@ -68,9 +69,55 @@ def test_full_evaluation(home: Path) -> None:
     assert (result["n_trials"], result["n_target"], result["n_speakers"]) == (210, 63, 3)
     assert f"EER {result['eer']:.2f} %" in done.stdout
     scores = pandas.read_csv(home / "s.csv")
-    assert list(scores.columns) == ["label", "enrol", "test", "score"]
+    assert list(scores.columns) == ["label", "enrol", "test", "score", "enrol_seconds", "test_seconds"]
     rates = verification_metrics(scores["score"].to_numpy(), scores["label"].to_numpy())
     assert 100 * rates.eer == pytest.approx(result["eer"], abs=1e-9)
+
+
+def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
+    lengths = ("25", "50", "full")
+    flags = ["--test_length", *lengths, "--calibrate", "True", "--save_scores", "held_out.csv", "--json"]
+    done = run_script("EER_short.py", *flags, cwd=home)
+    result, scores = result_of(done), pandas.read_csv(home / "held_out.csv")
+    columns = "label enrol test length score enrol_seconds test_seconds llr"
+    assert list(scores.columns) == columns.split() and len(scores) == 3 * 1000
+    assert scores[scores["length"] == "25"]["test_seconds"].unique().tolist() == [0.25]
+    frames = scores[["enrol", "enrol_seconds"]].drop_duplicates().head(20)
+    for name, seconds in frames.itertuples(index=False):  # whole, at 100 frames a second
+        tree = TREES["vox1_dev" if name < "id00030" else "vox1_test"].feat
+        assert len(read_feature((home / "data" / tree / name).with_suffix(".pkl"))) == round(100 * seconds)
+    kept = json.loads((home / "saved_model" / "baseline_000" / "checkpoint_002.calibration.json").read_text())
+    assert kept["n_target"] == kept["n_nontarget"] == 1500 and kept["test_seconds"][0] == 0.25
+    assert kept["checkpoint_sha256"] == sha256(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
+    measured = scores.dropna(subset="llr")
+    assert f"{len(measured):,} trials, {3000 - len(measured):,} across the halves left out" in done.stdout
+    for of_length in [*result["lengths"], {"length": "all", "llr": result["llr"]}]:
+        at = (measured["length"] == of_length["length"]) | (of_length["length"] == "all")
+        llr, label = measured["llr"][at], measured["label"][at] == 1
+        rates = of_length["llr"]
+        assert rates["misses"] == pytest.approx(100 * (llr[label] < 0).mean())
+        assert rates["false_alarms"] == pytest.approx(100 * (llr[~label] >= 0).mean())
+        bits = np.log2(1 + np.exp(-llr[label])).mean() + np.log2(1 + np.exp(llr[~label])).mean()
+        assert rates["cllr"] == pytest.approx(bits / 2) and rates["min_cllr"] <= rates["cllr"]
+        start = "all lengths: " if of_length["length"] == "all" else f"test {of_length['length']}: "
+        assert f"{start}LLR of {at.sum():,} trials: EER {rates['eer']:.2f} %, at 0 misses" in done.stdout
+    later = run_script("EER_short.py", *flags[:4], "--save_scores", "kept.csv", "--json", cwd=home)
+    assert "left out" not in later.stdout.splitlines()[-2] and "fitted on 3,000 trials" in later.stdout
+    again = pandas.read_csv(home / "kept.csv")
+    assert again["llr"].notna().all() and result_of(later)["llr"]["n_trials"] == 3000
+    np.testing.assert_allclose(again["score"], scores["score"], atol=1e-6)
+
+
+def test_trials_that_support_no_calibration_have_their_scores_written(home: Path) -> None:
+    checkpoint = shutil.copy(home / "saved_model" / "baseline_000" / "checkpoint_002.pth", home / "copy.pth")
+    flags = ["--checkpoint", checkpoint, "--calibrate", "True", "--save_scores", "whole.csv"]
+    done = run_script("EER_full.py", *flags, cwd=home, check=1)
+    assert done.stderr == "EER_full.py: calibration: 3 speakers cannot be split into halves of two or more\n"
+    assert "EER " in done.stdout and len(pandas.read_csv(home / "whole.csv")) == 210
+    assert not (home / "copy.calibration.json").exists()
+    (home / "blind.txt").write_text("id00030/video0/00000.wav id00031/video0/00000.wav\n")
+    done = run_script("EER_full.py", *flags, "--trials", "blind.txt", cwd=home, check=2)
+    assert "blind.txt: its trials have no labels, so they calibrate nothing" in done.stderr
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
@@ -193,7 +240,7 @@ def test_the_releases_checkpoint_gives_its_scores_on_real_speech(shared: Path, t
         soundfile.write(path, samples, rate, subtype="PCM_16")
     run_script("feat_extract/feature_extraction.py", cwd=tmp_path)
     listed = shared / "corpus" / "trial_pair_Verification.txt"
-    checkpoint = shutil.copy(shared / "golden" / "release_checkpoint.pth", tmp_path)  # its threshold is kept beside it
+    checkpoint = shutil.copy(shared / "golden" / "release_checkpoint.pth", tmp_path)  # what is kept lies beside it
     flags = ["--checkpoint", checkpoint, "--trials", listed, "--save_scores", "s.csv", "--json"]
     result = result_of(run_script("EER_full.py", *flags, cwd=tmp_path))
     expected = json.loads((shared / "golden" / "release_scores.json").read_text())
