@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree, wavs_and_features
 from configure import TRAIN_FRAMES
-from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.index import FeatureIndex
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops
 from system import console
@@ -84,7 +84,7 @@ def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:
 
 def load(episodes: TrainingEpisodes, num_workers: int) -> None:
     """Load an epoch as train.py does."""
-    order = EpisodeOrder(episodes.per_epoch)
+    order = episode_order(1, 0, episodes.per_epoch)
     for _ in DataLoader(episodes, batch_size=None, sampler=order, num_workers=num_workers):
         pass
 

@@ -4,7 +4,6 @@ Shapes: K shots, W ways (speakers), Q queries of a speaker, T frames. An episode
 worker processes, ranks and interrupted runs all draw the same ones.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -121,23 +120,12 @@ class TrainingEpisodes(Dataset):
         return torch.from_numpy(crops)
 
 
-class EpisodeOrder:
-    """The order in which one rank goes through an epoch: a sampler of (epoch, index) for TrainingEpisodes.
+def episode_order(epoch: int, start: int, per_epoch: int, rank: int = 0, n_ranks: int = 1) -> list[tuple[int, int]]:
+    """Return the episodes (epoch, index) that one rank takes of an epoch of which `start` are done, in order.
 
-    Rank r of n takes the episodes r, r + n, r + 2 n, ... All ranks take equally many; the last episodes of an epoch,
-    fewer than n, are not trained on.
+    Rank r of n takes start + r, start + r + n, ... All ranks take equally many; the last episodes of an epoch, fewer
+    than n, are not trained on. UsageError where an epoch has no episode for each rank.
     """
-
-    def __init__(self, per_epoch: int, rank: int = 0, n_ranks: int = 1):
-        """Take part as rank `rank` of n_ranks; UsageError where there is no episode for each."""
-        if per_epoch < n_ranks:
-            raise UsageError(f"an epoch has {per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
-        self.per_epoch, self.rank, self.n_ranks = per_epoch, rank, n_ranks
-        self.epoch, self.start = 1, 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        first = self.start + self.rank
-        return ((self.epoch, first + self.n_ranks * step) for step in range(len(self)))
-
-    def __len__(self) -> int:
-        return (self.per_epoch - self.start) // self.n_ranks
+    if per_epoch < n_ranks:
+        raise UsageError(f"an epoch has {per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
+    return [(epoch, start + rank + n_ranks * step) for step in range((per_epoch - start) // n_ranks)]

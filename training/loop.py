@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader
 
-from dataset.episodes import Episode, EpisodeOrder, TrainingEpisodes
+from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from loss import Objective, Terms
 from model.checkpoint import CLASS_VECTORS, Checkpoint, parameters_of, save_checkpoint, state_dict_of
 from model.encoder import Encoder
@@ -91,15 +91,8 @@ class Run:
         )
         # Each rank normalises by its own batch, as the paper's one GPU; the first rank's running statistics are kept.
         self._replica = DistributedDataParallel(model) if ranks.world_size() > 1 else model
-        self._order = EpisodeOrder(episodes.per_epoch, ranks.rank(), ranks.world_size())
-        self._loader = DataLoader(
-            episodes,
-            batch_size=None,
-            sampler=self._order,
-            collate_fn=in_shared_memory,
-            pin_memory=compute.device.type == "cuda",
-            **loader_options(compute.num_workers, episodes.max_bytes),
-        )
+        self._rest_of_epoch()  # refuses too many ranks
+        self._loader_options = loader_options(compute.num_workers, episodes.max_bytes)
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
         self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms are not in _sums yet
         self._last = (0, 0)  # the episode that this rank trained last
@@ -173,16 +166,27 @@ class Run:
             raise ValueError(f"its learning rate is {theirs['lr']}")
         ours["lr"] = theirs["lr"]
 
+    def _rest_of_epoch(self) -> list[tuple[int, int]]:
+        """Return the episodes that this rank has yet to train in the epoch after `self.epoch`."""
+        return episode_order(self.epoch + 1, self.episode, self._episodes.per_epoch, ranks.rank(), ranks.world_size())
+
     def train_epoch(self, after_episode: Callable[[], None]) -> EpochResult:
         """Train the rest of the epoch after `self.epoch`; `after_episode` may save, or raise to stop."""
         self.model.train()
-        self._order.epoch, self._order.start = self.epoch + 1, self.episode
+        loader = DataLoader(
+            self._episodes,
+            batch_size=None,
+            sampler=self._rest_of_epoch(),
+            collate_fn=in_shared_memory,
+            pin_memory=self._compute.device.type == "cuda",
+            **self._loader_options,
+        )
         lr, utterances, waited = self.optimizer.param_groups[0]["lr"], 0, 0.0
         started = asked = time.perf_counter()
         with console.progress(
             total=self._episodes.per_epoch, initial=self.episode, unit="episode", desc=f"epoch {self.epoch + 1}"
         ) as bar:
-            for episode in from_loaders(self._loader):
+            for episode in from_loaders(loader):
                 waited += time.perf_counter() - asked
                 self._train_episode(episode)
                 utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker) * ranks.world_size()

@@ -10,7 +10,7 @@ from conftest import run_script, voice, write_features, write_wavs
 from torch.utils.data import DataLoader
 
 from configure import TREES
-from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
@@ -224,8 +224,8 @@ def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_augmented_episodes_do_not_depend_on_the_loader_processes(root: Path, workers: int) -> None:
     episodes, plain = (TrainingEpisodes(index(root), **EPISODES, augmenter=a) for a in (augmented(root, *KINDS), None))
-    order = EpisodeOrder(5)
-    loaded = list(DataLoader(episodes, batch_size=None, sampler=order, num_workers=workers))
+    loaded = list(DataLoader(episodes, batch_size=None, sampler=episode_order(1, 0, 5), num_workers=workers))
+    assert len(loaded) == 5
     for i, episode in enumerate(loaded):
         again = TrainingEpisodes(index(root), **EPISODES, augmenter=augmented(root, *KINDS))[1, i]
         assert all(torch.equal(a, b) for a, b in zip(episode, again, strict=True))

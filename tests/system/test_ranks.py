@@ -11,7 +11,7 @@ import torch
 from conftest import PROJECT, TORCHRUN, run_script, voice, write_wavs
 
 from configure import TREES
-from dataset.episodes import EpisodeOrder, TrainingEpisodes
+from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.index import FeatureIndex
 from loss import Objective
 from model.checkpoint import Checkpoint, load_checkpoint, parameters_of
@@ -103,10 +103,10 @@ def test_a_mistake_is_told_in_one_line(home: Path) -> None:
 
 
 def test_ranks_take_episodes_in_turns_and_equally_many() -> None:
-    orders = [EpisodeOrder(8, rank, 3) for rank in range(3)]
-    assert [list(order) for order in orders] == [[(1, 0), (1, 3)], [(1, 1), (1, 4)], [(1, 2), (1, 5)]]
-    for order in orders:
-        order.epoch, order.start = 2, 4  # saved by a run of two ranks
-    assert [list(order) for order in orders] == [[(2, 4)], [(2, 5)], [(2, 6)]]
+    assert [episode_order(1, 0, 8, rank, 3) for rank in range(3)] == [
+        [(1, 0), (1, 3)], [(1, 1), (1, 4)], [(1, 2), (1, 5)]
+    ]  # fmt: skip
+    saved_by_two = [episode_order(2, 4, 8, rank, 3) for rank in range(3)]
+    assert saved_by_two == [[(2, 4)], [(2, 5)], [(2, 6)]]
     with pytest.raises(UsageError, match="an epoch has 2 episodes, too few for 3 ranks"):
-        EpisodeOrder(2, 0, 3)
+        episode_order(1, 0, 2, 0, 3)
