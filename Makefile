@@ -21,6 +21,7 @@ soak: .venv/dev.installed
 lint: .venv/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Installs again only when the requirements have changed.
 .venv/%.installed: requirements-%.txt requirements.txt | $(BIN)/python

@@ -20,6 +20,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -212,7 +213,7 @@ def _read(files: Sequence[str], recognizer: Recognizer) -> list[Utterance]:
 
 def _answer(
     rule: decision.Rule, utterance: Utterance, embedding: np.ndarray, enrolled: list[voices.Voice]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled."""
     prototypes = np.stack([voice.prototype for voice in enrolled])
     seconds = np.array([voice.seconds.sum() for voice in enrolled])

@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
         jobs = [(file, Path(scratch, f"{index}.wav")) for index, file in enumerate(files)]
         ways: timing.Ways = {
             f"in {cpu_count()} processes, their start included": lambda: list(unordered_map(in_process, jobs)),
-            "in process, 1 core": lambda: [in_process(job) for job in jobs],
+            "in process, 1 core": lambda: list(map(in_process, jobs)),
         }
         if shutil.which("ffmpeg"):
-            ways["ffmpeg spawned, one at a time"] = lambda: [by_ffmpeg(job) for job in jobs]
+            ways["ffmpeg spawned, one at a time"] = lambda: list(map(by_ffmpeg, jobs))
         else:
             console.warn("ffmpeg is not installed, so there is nothing to compare with")
         timing.compare("m4a to wav", "files", len(jobs), ways, args)
@@ -58,7 +58,8 @@ def in_process(job: tuple[Path, Path]) -> None:
 
 def by_ffmpeg(job: tuple[Path, Path]) -> None:
     """Convert as the 2020 release does, but without a shell."""
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", job[0], "-ac", "1", "-ar", str(SAMPLE_RATE), job[1]]
+    m4a, wav = map(str, job)
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", m4a, "-ac", "1", "-ar", str(SAMPLE_RATE), wav]
     subprocess.run(command, check=True)
 
 

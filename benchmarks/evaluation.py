@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
@@ -63,11 +64,11 @@ def main(argv: list[str]) -> None:
         starts = window_starts(features.n_frames(rows), args.test_length, args.seed)
         test = Segments(rows, starts, np.full(len(rows), args.test_length))
         some = np.random.default_rng(args.seed).choice(len(rows), args.trials, replace=False)
-        sides = [Segments(*(column[some] for column in side)) for side in (enrol, test)]
-        scores = {}
+        left, right = (Segments(*(column[some] for column in side)) for side in (enrol, test))
+        scores: dict[str, np.ndarray] = {}
         ways = {
             "this project": lambda: scores.update(ours=score(encoder.folded(), features, enrol, test, compute)),
-            "one by one": lambda: scores.update(plain=one_by_one(encoder, features, *sides, compute.device)),
+            "one by one": lambda: scores.update(plain=one_by_one(encoder, features, left, right, compute.device)),
         }
         seconds = timing.measure(ways, args.repeats)
         amounts = {"this project": len(rows), "one by one": len(some)}
@@ -98,7 +99,7 @@ def embed_one_by_one(
     encoder: Encoder, features: FeatureIndex, segments: Segments, device: torch.device
 ) -> torch.Tensor:
     """Embed as the 2020 release does: no batches, nothing laid out for the device."""
-    encoder = encoder.to(memory_format=torch.contiguous_format)
+    encoder = convert_conv2d_weight_memory_format(encoder, torch.contiguous_format)
     crops = (torch.from_numpy(features.crop(*map(int, segment)).T.copy()) for segment in zip(*segments, strict=True))
     with torch.no_grad():
         return torch.cat([encoder(crop[None, None].to(device)).cpu() for crop in crops])
@@ -108,8 +109,8 @@ def one_by_one(
     encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, device: torch.device
 ) -> np.ndarray:
     """Score as the 2020 release does: each trial reads and embeds its two utterances."""
-    sides = (embed_one_by_one(encoder, features, side, device) for side in (enrol, test))
-    return F.cosine_similarity(*sides).double().numpy()
+    left, right = (embed_one_by_one(encoder, features, side, device) for side in (enrol, test))
+    return F.cosine_similarity(left, right).double().numpy()
 
 
 def time_scoring() -> None:

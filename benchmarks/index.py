@@ -70,12 +70,12 @@ def write_tree(tree: Path) -> None:
         (tree / video).mkdir(parents=True)
     names = np.array(sorted(f"{videos[at % N_VIDEOS]}/{at // N_VIDEOS:05d}".encode() for at in range(N_UTTERANCES)))
     n_frames = np.random.default_rng(0).integers(400, 2000, N_UTTERANCES)
-    location = Location(n_frames, *(np.full(N_UTTERANCES, value) for value in (159, 4, 0, 0)))
+    columns = Location(0, 159, 4, 0, 0)._asdict() | {"n_frames": n_frames}
     folders = ["", *(f"id{speaker:05d}" for speaker in range(N_SPEAKERS)), *videos]
     table = Table(
         names,
         np.full(N_UTTERANCES, b".pkl"),
-        np.stack(location, axis=1),
+        np.stack(np.broadcast_arrays(*columns.values()), axis=1),
         np.array([folder.encode() for folder in folders]),
         np.array([(tree / folder).stat().st_mtime_ns for folder in folders]),
     )

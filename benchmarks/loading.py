@@ -94,8 +94,8 @@ def load_plainly(files: list[Path], n_episodes: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(n_episodes):
         crops = []
-        for file in rng.choice(files, N_WAY * (N_SHOT + N_QUERY)):
-            feat = pickle.loads(file.read_bytes())["feat"]
+        for at in rng.choice(len(files), N_WAY * (N_SHOT + N_QUERY)):
+            feat = pickle.loads(files[at].read_bytes())["feat"]
             start = rng.integers(len(feat) - TRAIN_FRAMES + 1)
             crops.append(torch.from_numpy(feat[start : start + TRAIN_FRAMES].T.astype(np.float32))[None])
         torch.stack(crops)

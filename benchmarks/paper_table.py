@@ -170,7 +170,8 @@ def write_table(args: argparse.Namespace, summary: list[dict]) -> None:
     lines = ["| | trials |" + "".join(f" {setting} |" for setting in settings), "|---" * (len(settings) + 2) + "|"]
     for name in dict.fromkeys(row["measure"] for row in summary):
         row = [cells.get((name, setting)) for setting in settings]
-        lines.append(f"| {name} (%) | {row[0]['trials']:,} |" + "".join(f" {_cell(cell)} |" for cell in row))
+        trials = next(cell["trials"] for cell in row if cell)
+        lines.append(f"| {name} (%) | {trials:,} |" + "".join(f" {_cell(cell)} |" for cell in row))
     seeds = ", ".join(map(str, args.seeds))
     caption = (
         f"{'Mean and standard deviation over the seeds' if len(args.seeds) > 1 else 'One run each, seed'} {seeds}; "

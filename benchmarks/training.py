@@ -87,6 +87,7 @@ class PlainLoop:
             s, q = (self._model.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (support, query))
             prototypes = F.normalize(s.mean(dim=0), dim=1)
             speaker = torch.arange(self._n_way, device=self._device)
+            assert self._model.objective.class_vectors is not None  # as new_model makes it
             vectors = F.normalize(self._model.objective.class_vectors, dim=1)
             loss = F.cross_entropy(q.flatten(0, 1) @ prototypes.T, speaker.repeat(N_QUERY)) + F.cross_entropy(
                 torch.cat([s, q]).flatten(0, 1) @ vectors.T, speaker.repeat(N_SHOT + N_QUERY)

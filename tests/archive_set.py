@@ -7,6 +7,7 @@ import subprocess
 import sys
 import wave
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -44,7 +45,8 @@ def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
 
 def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, bytes]:
     """Write parts, parts.txt and files.txt into `folder`; return what --extract must leave, path -> content."""
-    expected, parts, zips = {}, [], []
+    expected: dict[str, bytes] = {}
+    parts, zips = [], []
     for archive, inside, tree, make, suffix in (
         ("vox1_dev_wav", "wav", "voxceleb1/dev/wav", wav, "wav"),
         ("vox1_test_wav", "wav", "voxceleb1/test/wav", wav, "wav"),
@@ -72,7 +74,7 @@ def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, byt
     return expected
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: Mapping[str | zipfile.ZipInfo, bytes]) -> bytes:
     """Return a zip of members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:

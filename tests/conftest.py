@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothin
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from dataset.features import write_feature
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = PROJECT / "tests" / "golden"
+Thing = TypeVar("Thing")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def present(value: Thing | None) -> Thing:
+    """Return what must be there."""
+    assert value is not None
+    return value
 
 
 def run_script(

@@ -25,7 +25,9 @@ class Mirror:
         self.folder, self.key, self.ranges, self.redirect = folder, key, ranges, redirect
         self.size, self.rate = size, rate  # bytes, and bytes per second of each answer
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
-        self.faults, self.requests, self.encodings = defaultdict(list), [], set()
+        self.faults: dict[str, list[str | int]] = defaultdict(list)
+        self.requests: list[tuple] = []
+        self.encodings: set[str | None] = set()
 
     def __enter__(self) -> "Mirror":
         handler = type("Handler", (_Handler,), {"mirror": self})

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mirror_server import Mirror
@@ -119,7 +120,7 @@ def test_too_little_disk_is_told_before_the_first_byte(served: Path, tmp_path: P
 
 
 def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path) -> None:
-    cases = [
+    cases: list[tuple[dict[str, Any], tuple, str]] = [
         (dict(user="ann", password="right"), (None, "ann", SECRET), "HTTP 401.*--password"),
         (dict(user="ann", password="right"), (None, None, None), "HTTP 401.*--user"),
         (dict(key="right"), (SECRET, None, None), r"HTTP 403.*no such key.*\*\*\*.*--key"),

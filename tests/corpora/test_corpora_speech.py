@@ -30,7 +30,7 @@ needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg
 
 def differs_from_ffmpeg(path: Path) -> int:
     """Return the largest difference between the samples of a file as decoded here and by ffmpeg."""
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
     expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
     return np.abs(decode(path).astype(int) - expected).max()  # other lengths do not broadcast
 

@@ -71,7 +71,9 @@ def next_command(root: Path, *lists: str | Path) -> str:
     return output.stdout.rpartition("next: ")[2]
 
 
-def kill_and_finish(times: int, seed: int, root: Path, progress: Callable[[], int], *arguments: str | Path) -> None:
+def kill_and_finish(
+    times: int, seed: int, root: Path, progress: Callable[[], int], *arguments: str | Path
+) -> dict[str, bytes]:
     """Kill the command at random moments after it got on, then let it finish."""
     rng = random.Random(seed)
     for _ in range(times):
@@ -90,7 +92,7 @@ def test_kills_change_nothing(served: Served, lists: Lists, tmp_path: Path) -> N
     folder, expected = served
     quiet = {path.name: path.read_bytes() for path in folder.glob("vox*")}
     with Mirror(folder, rate=400_000) as mirror:
-        command = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--retries", "0", *lists)
+        command: tuple = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--retries", "0", *lists)
         found = kill_and_finish(7, 1, tmp_path, lambda: sum(map(len, tree(tmp_path).values())), *command)
     assert found == quiet
     command = ("--save_path", tmp_path, "--extract", *lists)
@@ -133,20 +135,20 @@ def test_wavs_lost_after_their_archives_are_told_with_the_way_out(
     served: Served, lists: Lists, tmp_path: Path, lost: str, words: str
 ) -> None:
     copy_archives(served, tmp_path)
-    lists = (*lists, "--parts", "vox2")
-    extract = ("--save_path", tmp_path, "--extract", *lists, "--convert")
-    assert run("--save_path", tmp_path, "--extract", *lists, "--delete_archives").returncode == 0
+    flags = (*lists, "--parts", "vox2")
+    extract = ("--save_path", tmp_path, "--extract", *flags, "--convert")
+    assert run("--save_path", tmp_path, "--extract", *flags, "--delete_archives").returncode == 0
     assert run(*extract, "--delete_m4a").returncode == 0  # nothing is lost while there are only the m4a
     before = tree(tmp_path / "voxceleb2")
     lose(tmp_path, lost)
     note = tmp_path / "vox2_dev_aac.zip.extracted"
     with Mirror(served[0]) as mirror:
-        download = ("--save_path", tmp_path, "--download", "--source", mirror.url, *lists)
+        download = ("--save_path", tmp_path, "--download", "--source", mirror.url, *flags)
         for command in (extract, download):
             output = run(*command)
             assert output.returncode == 1 and output.stderr.count("\n") == 1, output.stderr
             assert f"{words} its files are no longer in" in output.stderr and f"remove {note}" in output.stderr
-        assert f"{words} its files are no longer in" in run("--save_path", tmp_path, "--check", *lists).stdout
+        assert f"{words} its files are no longer in" in run("--save_path", tmp_path, "--check", *flags).stdout
         note.unlink()
         assert run(*download).returncode == 0
     assert run(*extract).returncode == 0 and tree(tmp_path / "voxceleb2", ".wav") == before

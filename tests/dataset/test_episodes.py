@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from system.console import UsageError
 
-PAPER = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
+PAPER: dict[str, Any] = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,8 @@ def test_the_same_seed_gives_the_same_episodes_with_any_number_of_workers(featur
 
 
 def test_seeds_epochs_and_indices_draw_differently(features: FeatureIndex) -> None:
-    numbers = [(1, 1, 0), (2, 1, 0), (1, 1, 1), (1, 2, 0)]
-    drawn = [TrainingEpisodes(features, **PAPER | {"seed": seed})[at].support for seed, *at in numbers]
+    numbers = [(1, (1, 0)), (2, (1, 0)), (1, (1, 1)), (1, (2, 0))]
+    drawn = [TrainingEpisodes(features, **PAPER | {"seed": seed})[at].support for seed, at in numbers]
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 

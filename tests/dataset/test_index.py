@@ -3,6 +3,7 @@ import pickle
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -13,7 +14,7 @@ from conftest import run_script, write_features
 import dataset.index
 from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
-from dataset.features import locate, write_feature
+from dataset.features import Location, locate, write_feature
 from dataset.index import FeatureIndex, n_starts
 from system.console import UserError
 
@@ -87,7 +88,12 @@ def test_a_window_can_start_wherever_the_repeated_utterance_still_covers_it() ->
 
 def count_located(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     located = []
-    monkeypatch.setattr(dataset.index, "locate", lambda path: located.append(path) or locate(path))
+
+    def counted(path: Path) -> Location:
+        located.append(path)
+        return locate(path)
+
+    monkeypatch.setattr(dataset.index, "locate", counted)
     return located
 
 
@@ -158,7 +164,7 @@ def test_episodes_of_replaced_files_are_those_of_a_new_tree(tree: Path, tmp_path
     for row in range(12):
         replace(old.path(row), 190 + 40 * row, row)
     shutil.copytree(tree, tmp_path / "new")
-    setting = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 1}
+    setting: dict[str, Any] = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 1}
     stale, fresh = (TrainingEpisodes(FeatureIndex([folder]), **setting) for folder in (tree, tmp_path / "new"))
     for at in range(1, 6):
         for ours, expected in zip(stale[1, at], fresh[1, at], strict=True):

@@ -76,7 +76,7 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
     for name in ("enrol_speaker", "test_speaker", "labels"):  # a trial is the same at both lengths
         trials[name][3000:] = trials[name][:3000]
     trials["scores"] = np.tanh(np.where(trials["labels"], 0.5, -0.5) + np.random.default_rng(0).normal(size=6000))
-    labels, speakers = trials["labels"][:3000], [trials[f"{side}_speaker"][:3000] for side in ("enrol", "test")]
+    labels, speakers = trials["labels"][:3000], (trials["enrol_speaker"][:3000], trials["test_speaker"][:3000])
     scores = of_lengths(trials)
     assert with_llr(scores, labels, speakers, checkpoint, False) == scores and not capsys.readouterr().out
     held_out = with_llr(scores, labels, speakers, checkpoint, True)
@@ -102,6 +102,6 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
 def test_other_ranks_write_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials, _ = drawn(6000, 13)
     monkeypatch.setattr(llr.ranks, "is_first", lambda: False)
-    speakers = [trials[f"{side}_speaker"][:3000] for side in ("enrol", "test")]
+    speakers = trials["enrol_speaker"][:3000], trials["test_speaker"][:3000]
     with_llr(of_lengths(trials)[:1], trials["labels"][:3000], speakers, checkpoint, True)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint_007.pth"]

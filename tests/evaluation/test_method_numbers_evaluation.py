@@ -32,7 +32,8 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 @pytest.fixture
 def setting(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """An evaluator's setting without a network: the tests look at what would be embedded."""
-    made = Setting(None, tmp_path / "checkpoint_100.pth", None, features, np.arange(N_SPEAKERS), None)
+    nothing: Any = None
+    made = Setting(nothing, tmp_path / "checkpoint_100.pth", nothing, features, np.arange(N_SPEAKERS), nothing)
     monkeypatch.setattr(evaluator, "set_up", lambda args: made)
     return made
 
@@ -40,7 +41,7 @@ def setting(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_short_test_is_the_papers(
     setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def verify(
         setting: evaluator.Setting, task: evaluator.Task, tests: dict[str, Segments], args: argparse.Namespace

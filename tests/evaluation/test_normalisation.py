@@ -26,7 +26,7 @@ def test_as_norm_is_what_its_definition_says() -> None:
     scores = AdaptiveNorm(cohort, size=3).scores(embeddings, left, right)
     for a, b, score in zip(left, right, scores, strict=True):
         sides = [embeddings[a] - cohort.mean(0), embeddings[b] - cohort.mean(0)]
-        raw, expected = float(F.cosine_similarity(*sides, dim=0)), 0.0
+        raw, expected = float(F.cosine_similarity(sides[0], sides[1], dim=0)), 0.0
         for side in sides:
             impostors = sorted(float(F.cosine_similarity(side, c - cohort.mean(0), dim=0)) for c in cohort)[-3:]
             expected += (raw - np.mean(impostors)) / np.std(impostors, ddof=1) / 2

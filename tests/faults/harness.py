@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,10 +105,10 @@ def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
         sys.argv = argv_before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return Outcome(left.value.code or 0, out.getvalue(), err.getvalue())
+    return Outcome(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen:
+def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """Start one of the project's scripts as a user does, as the head of a process group of its own."""
     script, *rest = map(str, arguments)
     return subprocess.Popen(

@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) ->
     stored = home / f"{TEST}.index.npz"
     sound = in_process(importlib.import_module("EER_full").main, FULL, home)
     table = dict(np.load(stored))
-    hostile = [
+    hostile: list[dict[str, Any]] = [
         table | {"location": -table["location"]},
         table | {"location": table["location"][:3]},
         table | {"location": table["location"][:, :3]},
@@ -261,7 +262,8 @@ def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) ->
         table | {"name": np.array([{}, []], object)},
         {"name": table["name"]},
     ]
-    for content in [*hostile, b"", b"junk", stored.read_bytes()[:500]]:
+    damaged: list[dict[str, Any] | bytes] = [*hostile, b"", b"junk", stored.read_bytes()[:500]]
+    for content in damaged:
         if isinstance(content, dict):
             stored.unlink()
             np.savez(stored, **content)

@@ -12,6 +12,7 @@ import sys
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -72,10 +73,11 @@ def only_user_errors(read: Callable[[], object]) -> None:
         assert str(error)
 
 
+LAYOUTS: list[tuple[int, str, Literal["C", "F"]]] = [(3, "<f4", "C"), (2, ">f8", "F"), (1, "<f8", "C")]
 FEATURES = [
     pickle.dumps({"feat": np.asarray(np.ones((n, 40)), dtype, order=order), "label": "id1"}, protocol)
     for protocol in range(6)
-    for n, dtype, order in ((3, "<f4", "C"), (2, ">f8", "F"), (1, "<f8", "C"))
+    for n, dtype, order in LAYOUTS
 ]
 SIZE = st.integers(0, 2**64 - 1) | st.integers(0, 70)
 NAMES = [b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"cnumpy.core.multiarray\n_reconstruct\n"]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import present
 from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
 
 import train
@@ -39,12 +40,12 @@ def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
     world: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(home / RUN)
-    whole, seen = train.Validation.__call__, []
+    whole, seen = train.Validation.__call__, list[bool]()
 
     def asked_to_stop(self: train.Validation, encoder: Encoder) -> float:
         seen.append(checkpoint_path(Path("..", "home") / RUN, 1).exists())
         os.kill(os.getpid(), signal.SIGTERM)
-        seen.append("validated all the same")
+        seen.append(False)  # validated all the same
         return whole(self, encoder)
 
     monkeypatch.setattr(train.Validation, "__call__", asked_to_stop)
@@ -71,7 +72,7 @@ def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> 
     process = start("train.py", *VALIDATED, "--num_workers", 1, cwd=home)
     while not checkpoint_path(home / RUN, 1).exists():
         time.sleep(0.002)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, present(process.stderr).read()
     os.killpg(process.pid, signal.SIGTERM)
     outcome = finish(process)
     assert outcome.status == 128 + signal.SIGTERM and outcome.is_one_line(), outcome.stderr

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TORCHRUN, write_wavs
+from conftest import TORCHRUN, present, write_wavs
 from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, soaked, start, trained_world
 
 from configure import TREES
@@ -86,8 +86,8 @@ def same_rows(home: Path, other: Path) -> bool:
 
 def wait_for(process: subprocess.Popen, words: str) -> None:
     """Wait until a script prints a line that begins so."""
-    while not process.stdout.readline().startswith(words):
-        assert process.poll() is None, process.stderr.read()
+    while not present(process.stdout).readline().startswith(words):
+        assert process.poll() is None, present(process.stderr).read()
 
 
 def in_the_first_epoch(home: Path, *flags: object) -> subprocess.Popen:
@@ -148,7 +148,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Pat
     folder = home / RUN.with_name("baseline_006")
     while not unfinished_path(folder).exists():
         time.sleep(0.01)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, present(process.stderr).read()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (other,) = (int(child) for child in children if rank_of(int(child)) == "1")
     os.kill(other, signal.SIGKILL)

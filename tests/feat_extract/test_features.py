@@ -3,6 +3,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_what_is_written_is_a_plain_pickle_of_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("n_frames", [1, 20, 150, 900])
 def test_every_protocol_and_float_type_is_read(
-    tmp_path: Path, protocol: int, dtype: str, order: str, n_frames: int
+    tmp_path: Path, protocol: int, dtype: str, order: Literal["C", "F"], n_frames: int
 ) -> None:
     feat = np.array(array(n_frames, dtype), order=order)
     path = dump(tmp_path / "x.pkl", {"feat": feat, "label": "id1"}, protocol)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from conftest import present
 
 from loss import Objective, class_logits, prototypes
 
@@ -28,7 +29,7 @@ def test_episodic_loss_with_two_shots_and_two_queries_by_hand() -> None:
 
 def test_global_classification_takes_supports_and_queries_and_adds_up() -> None:
     objective = Objective("prototypical", True, 3, 2)
-    objective.class_vectors.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 9.0], [-1.0, 0.0]]))
+    present(objective.class_vectors).data.copy_(torch.tensor([[1.0, 0.0], [0.0, 9.0], [-1.0, 0.0]]))
     support, query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
     terms = objective(support, query, torch.tensor([0, 1]))
 
@@ -45,5 +46,5 @@ def test_global_classification_takes_supports_and_queries_and_adds_up() -> None:
 def test_class_vectors_exist_where_a_term_needs_them() -> None:
     assert Objective("prototypical", False, 7, 4).class_vectors is None
     for loss_type, use_GC in (("prototypical", True), ("softmax", False)):
-        vectors = Objective(loss_type, use_GC, 7, 4).class_vectors
+        vectors = present(Objective(loss_type, use_GC, 7, 4).class_vectors)
         assert vectors.shape == (7, 4) and float(vectors.detach().abs().max()) <= math.sqrt(6 / 11)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from conftest import run_script
+from conftest import present, run_script
 from matplotlib import rcParams
 from matplotlib.font_manager import findfont, fontManager, get_font
 
@@ -86,13 +86,13 @@ def test_as_a_user_runs_it(home: Path) -> None:
 
 def test_det_names_each_system_and_its_rates(home: Path) -> None:
     figure = draw_det({"weak": home / "weak.csv", "strong": home / "strong.csv"})
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in present(figure.axes[0].get_legend()).get_texts()]
     assert [line.split(": EER")[0] for line in legend] == ["weak", "strong", "strong, as-norm"]
 
 
 def test_scores_mark_the_thresholds(home: Path) -> None:
     (axes,) = draw_scores({"weak": home / "weak.csv"}).axes
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    legend = [text.get_text() for text in present(axes.get_legend()).get_texts()]
     thresholds = {text.split()[0] for text in legend if "trials" not in text}
     assert thresholds == {"EER", "minDCF(0.01)"} and {"300 non-target trials", "300 target trials"} < {*legend}
 
@@ -100,7 +100,7 @@ def test_scores_mark_the_thresholds(home: Path) -> None:
 def test_length_curve_falls_and_whole_utterances_come_last(home: Path) -> None:
     (axes,) = draw_length({"curve": home / "curve.csv"}).axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "whole"]
-    eers = axes.lines[0].get_ydata()
+    eers = np.asarray(axes.lines[0].get_ydata())
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
 
 
@@ -108,12 +108,15 @@ def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: 
     scored = with_llr(pandas.concat([trials(at + 1) for at in range(3)])).dropna()
     target, other = (scored["llr"][scored["label"] == kind] for kind in (1, 0))
     left, right = draw_calibration({"some": home / "calibrated.csv"}).axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["450 non-target trials", "900 target trials"]
+    assert [text.get_text() for text in present(left.get_legend()).get_texts()] == [
+        "450 non-target trials",
+        "900 target trials",
+    ]
     errors = f"{100 * (target < 0).mean():.1f} % misses, {100 * (other >= 0).mean():.1f} % false alarms"
     assert left.get_title() == "some" and right.get_title().endswith(f"; at 0: {errors}")
     for line, of_kind in zip(right.lines[:2], (other, target), strict=True):  # Tippett: the share at each LLR or above
         x, first = np.unique(line.get_xdata(), return_index=True)
-        np.testing.assert_allclose(line.get_ydata()[first], [100 * (of_kind >= llr).mean() for llr in x])
+        np.testing.assert_allclose(np.asarray(line.get_ydata())[first], [100 * (of_kind >= llr).mean() for llr in x])
         assert line.get_drawstyle() == "steps-pre"
 
 
@@ -166,7 +169,7 @@ def test_names_are_drawn_as_typed(tmp_path: Path) -> None:
     figure = draw_det({as_text(name): tmp_path / "s.csv" for name in names})
     figure.savefig(tmp_path / "all.svg")  # a formula that does not parse would raise
     (legend,) = (axes.get_legend() for axes in figure.axes)
-    drawn = [text.get_text().lstrip("\u200b") for text in legend.get_texts()]
+    drawn = [text.get_text().lstrip("\u200b") for text in present(legend).get_texts()]
     for name, text in zip(names, drawn, strict=True):
         assert text.replace(r"\$", "$").startswith(f"{name}: EER") and "$" not in text.replace(r"\$", "")
 

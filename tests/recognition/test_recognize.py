@@ -7,13 +7,14 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, run_script, voice, write_wavs
+from conftest import PROJECT, present, run_script, voice, write_wavs
 
 import recognize
 from configure import TREES
@@ -36,8 +37,9 @@ def write_checkpoint(path: Path, seed: int, spread: bool = False) -> None:
     torch.manual_seed(seed)
     encoder = Encoder("resnet18")
     if spread:
-        for norm in (module for module in encoder.modules() if hasattr(module, "running_mean")):
-            norm.momentum = 1.0
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.momentum = 1.0
         features = np.stack([log_mel(voice(speaker, 0.9, at)).T for speaker in SPEAKERS for at in range(3)])
         with torch.inference_mode():
             encoder.train()(torch.from_numpy(features[:, None]))
@@ -167,7 +169,11 @@ def test_ratios_of_a_recognizer(home: Path) -> None:
     recognizer = Recognizer(home / "calibrated.pth")
     clips = recognizer.embed_files([wav(home, speaker, 0) for speaker in SPEAKERS])
     llr = recognizer.llr(clips[:, None], clips, np.array([[0.6], [1.0], [3.0]]), np.array([1.2, 0.2, 2.0]))
-    seconds = [[(1.2, 0.6), (0.6, 0.2), (2, 0.6)], [(1.2, 1), (1, 0.2), (2, 1)], [(3, 1.2), (3, 0.2), (3, 2)]]
+    seconds = [
+        [(1.2, 0.6), (0.6, 0.2), (2.0, 0.6)],
+        [(1.2, 1.0), (1.0, 0.2), (2.0, 1.0)],
+        [(3.0, 1.2), (3.0, 0.2), (3.0, 2.0)],
+    ]
     scores = recognizer.score(clips[:, None], clips)
     expected = [[ratio(scores[i, j], *seconds[i][j]) for j in range(3)] for i in range(3)]
     np.testing.assert_allclose(llr, expected, atol=1e-5)
@@ -218,7 +224,7 @@ def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.M
     for held, patience in ((0.5, 60), (60, 0.2)):
         command = [sys.executable, "-c", holder, str(tmp_path / ".voices.lock"), str(held)]
         with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
+            present(process.stdout).readline()
             monkeypatch.setattr(recognize.voices, "PATIENCE", patience)
             told = nullcontext() if held < patience else pytest.raises(UserError, match=f"process {process.pid} on")
             with told, recognize.voices.changing(tmp_path):
@@ -246,7 +252,7 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
         assert answer["unknown"] == pytest.approx(weights[None] / total)
         for entry in answer["ranking"]:
             assert entry["probability"] == pytest.approx(weights[entry["speaker"]] / total)
-        assert answer["speaker"] == max(weights, key=weights.get)
+        assert answer["speaker"] == max(weights, key=weights.__getitem__)
         ranks = [entry["probability"] for entry in answer["ranking"]]
         assert ranks == sorted(ranks, reverse=True) and {entry["speaker"] for entry in answer["ranking"]} == set(names)
     assert seen[0.0001]["speaker"] is None and seen[0.9]["speaker"] is not None
@@ -263,13 +269,16 @@ def test_equal_probabilities_are_ranked_by_the_score() -> None:
     """At the bound of the LLR the nearer voice goes first."""
     steep = Calibration(0.0, (90.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
     voices = np.eye(256, dtype=np.float32)[:2]
-    recognizer = SimpleNamespace(calibration=steep, score=lambda a, b: b @ a, calibrated=lambda: steep)
+    recognizer: Any = SimpleNamespace(calibration=steep, score=lambda a, b: b @ a, calibrated=lambda: steep)
     recognizer.llr = lambda a, b, *seconds: steep.llr(b @ a, *seconds)
-    enrolled = [SimpleNamespace(name=n, prototype=v, seconds=np.ones(1)) for n, v in zip("AB", voices, strict=True)]
+    enrolled: list[Any] = [
+        SimpleNamespace(name=n, prototype=v, seconds=np.ones(1)) for n, v in zip("AB", voices, strict=True)
+    ]
     clip = np.zeros(256, np.float32)
     clip[:2] = 0.6, 0.8
     rule = recognize.decision.Rule(recognizer, 0.5, None)
-    answer = recognize._answer(rule, SimpleNamespace(name="x.wav", speech=1.0), clip, enrolled)
+    utterance: Any = SimpleNamespace(name="x.wav", speech=1.0)
+    answer = recognize._answer(rule, utterance, clip, enrolled)
     assert [entry["speaker"] for entry in answer["ranking"]] == ["B", "A"] and answer["speaker"] == "B"
     assert answer["ranking"][0]["llr"] == answer["ranking"][1]["llr"] == pytest.approx(np.log(100))
 
@@ -370,7 +379,11 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     (tmp_path / "broken" / "Eve.npz").write_bytes(b"PK junk")
     for name in ("odd", "older", "negative"):
         (tmp_path / name).mkdir()
-    arrays = {"embeddings": np.ones((1, 256), np.float32), "files": np.array("a.wav"), "checkpoint": np.array("ab")}
+    arrays: dict[str, Any] = {
+        "embeddings": np.ones((1, 256), np.float32),
+        "files": np.array("a.wav"),
+        "checkpoint": np.array("ab"),
+    }
     np.savez(tmp_path / "odd" / "Eve.npz", **arrays, seconds=np.ones(1))
     arrays["files"] = np.array(["a.wav"])
     np.savez(tmp_path / "older" / "Eve.npz", **arrays)

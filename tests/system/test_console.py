@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_loaders_death_names_a_small_shared_memory(
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
 def test_more_memory_than_there_is_is_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], object]
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit) as left:
@@ -101,7 +102,7 @@ def test_more_memory_than_there_is_is_told_in_one_line(
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(RuntimeError, match="size of tensor a"):
-        console.run(lambda argv: torch.zeros(2) + torch.zeros(3))
+        console.run(lambda argv: int(torch.zeros(2) + torch.zeros(3)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the ranks are torchrun's, which is POSIX's")

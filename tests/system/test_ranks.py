@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, TORCHRUN, run_script, voice, write_wavs
+from conftest import PROJECT, TORCHRUN, present, run_script, voice, write_wavs
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from configure import TREES
 from dataset.episodes import TrainingEpisodes, episode_order
@@ -55,10 +56,12 @@ def gradients(start: Checkpoint, home: Path, at: tuple[int, int]) -> list[torch.
     episodes = TrainingEpisodes(features, n_way=4, n_shot=1, n_query=1, use_variable=True, seed=100)
     assert episodes.per_epoch == 2
     model = EpisodeLoss(start.encoder(), Objective("prototypical", True, 4, 256))
-    model.objective.class_vectors.data.copy_(start.class_vectors)
-    model.to(memory_format=torch.channels_last)  # other convolutions would round otherwise, and some ReLUs with them
+    present(model.objective.class_vectors).data.copy_(present(start.class_vectors))
+    convert_conv2d_weight_memory_format(
+        model, torch.channels_last
+    )  # other convolutions would round otherwise, and some ReLUs with them
     model(*episodes[at]).loss.backward()
-    return [parameter.grad for parameter in parameters_of(model.encoder, model.objective.class_vectors)]
+    return [present(parameter.grad) for parameter in parameters_of(model.encoder, model.objective.class_vectors)]
 
 
 def test_two_ranks_step_along_the_mean_of_their_episodes_gradients(home: Path) -> None:

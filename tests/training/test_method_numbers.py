@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_features
+from conftest import present, write_features
 from torch import nn
 
 import train
@@ -15,7 +15,7 @@ from configure import TREES
 from loss import Objective, Terms
 from model.encoder import Encoder
 from system.compute import Compute
-from training.loop import Run
+from training.loop import EpisodeLoss, Run
 
 SHAPES = {"support": (1, 100, 1, 40, 200), "query": (2, 100, 1, 40)}
 
@@ -67,7 +67,7 @@ def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pyte
     assert episodes[0].speaker.tolist() == drawn.tolist()
     torch.manual_seed(100)
     drawn_first = Objective("prototypical", True, 101, 256).class_vectors
-    assert torch.equal(run.model.objective.class_vectors, drawn_first)
+    assert torch.equal(present(run.model.objective.class_vectors), present(drawn_first))
     assert run.model.objective.episodic
 
 
@@ -84,18 +84,21 @@ def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypat
     assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
-class Scripted(nn.Module):
+class Scripted(EpisodeLoss):
     """A model whose loss is what the test says, times one; its gradient in the class vectors is constant."""
 
     def __init__(self, gradient: torch.Tensor | None = None) -> None:
-        super().__init__()
-        self.encoder, self.objective = Encoder("resnet18"), Objective("prototypical", True, 101, 256)
+        super().__init__(Encoder("resnet18"), Objective("prototypical", True, 101, 256))
         self.gradient, self.loss = gradient, 1.0
 
     def forward(
-        self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor, trunk_dtype: torch.dtype
+        self,
+        support: torch.Tensor,
+        query: torch.Tensor,
+        speaker: torch.Tensor,
+        trunk_dtype: torch.dtype = torch.float32,
     ) -> Terms:
-        vectors = self.objective.class_vectors
+        vectors = present(self.objective.class_vectors)
         slope = torch.zeros_like(vectors) if self.gradient is None else self.gradient
         product = (vectors * slope).sum()
         return Terms(product - product.detach() + self.loss, *(torch.zeros(4)))
@@ -112,7 +115,7 @@ def scripted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: Run) -> None:
     gradient = torch.randn(101, 256)
     scripted.model.gradient = gradient
-    vectors = scripted.model.objective.class_vectors
+    vectors = present(scripted.model.objective.class_vectors)
     hand, momentum = vectors.detach().double().clone(), torch.zeros(101, 256, dtype=torch.float64)
     scripted.train_epoch(lambda: None)  # two steps
     for _ in range(2):
@@ -125,6 +128,7 @@ def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: Run) -> N
 def rates(run: Run, losses: list[float]) -> list[float]:
     """Return the learning rates of epochs with these losses, as the run reports them."""
     found = []
+    assert isinstance(run.model, Scripted)
     for loss in losses:
         run.model.loss = loss
         found.append(run.train_epoch(lambda: None).lr)
@@ -157,7 +161,7 @@ def test_the_two_losses_are_means_of_cross_entropies_with_weights_one_and_one() 
 
     episodic = by_hand(query.flatten(0, 1), support[0], [0, 1, 2, 3] * 2)
     everything = torch.cat([support, query]).flatten(0, 1)
-    everywhere = by_hand(everything, objective.class_vectors.detach(), speaker.tolist() * 3)
+    everywhere = by_hand(everything, present(objective.class_vectors).detach(), speaker.tolist() * 3)
     terms = objective(support, query, speaker)
     assert terms.loss.item() == pytest.approx(1 * episodic + 1 * everywhere)
     assert terms.episodic_loss.item() == pytest.approx(episodic)
@@ -183,6 +187,6 @@ def test_the_network_begins_as_the_method_says() -> None:
             assert module.weight.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(module.weight.numel()))
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
-    for matrix in (encoder.projection.weight, objective.class_vectors):
+    for matrix in (encoder.projection.weight, present(objective.class_vectors)):
         bound = math.sqrt(6 / sum(matrix.shape))  # Xavier-uniform
         assert 0.999 * bound < matrix.abs().max().item() <= bound and abs(matrix.mean().item()) < 0.01 * bound
