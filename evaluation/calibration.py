@@ -23,7 +23,7 @@ from system.console import UserError
 from system.files import replacing, sha256
 
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
-MAX_COSINE = 0.999  # what lies above is taken for this: z is infinite at 1
+MAX_COSINE = 0.999  # cosines beyond it are clipped to it: z is infinite at 1
 MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
 PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
 
@@ -49,8 +49,8 @@ class Calibration:
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest LLR, -log(n_target + 1) and log(n_nontarget + 1).
 
-        Among n trials of a kind none need show what happens less than once in n + 1 (Laplace's rule of succession),
-        so no ratio beyond these is supported. Trials that share speakers support less: the bounds are wide ones.
+        An event that none of n trials shows may still happen at a rate of about 1 / (n + 1) (Laplace's rule of
+        succession), so the trials support no ratio beyond these. Trials that share speakers support less still.
         """
         return -math.log(self.n_target + 1), math.log(self.n_nontarget + 1)
 
@@ -131,7 +131,7 @@ def _check_fit(calibration: Calibration, labels: np.ndarray, *trials: np.ndarray
 
 
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
-    """Return the probability (..., S) that a recording is of each of S voices; what lacks to 1 is that of none.
+    """Return the probability (..., S) that a recording is of each of S voices; 1 less their sum is that of none.
 
     Bayes' rule, with a prior probability (0..1, both excluded) that it is of one of the voices, shared evenly.
 

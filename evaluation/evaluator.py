@@ -66,7 +66,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
 def set_up(args: argparse.Namespace) -> Setting:
     """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on."""
     compute = choose_compute(args)
-    path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # the newest may change any moment
+    path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root, trees = save_root(args.save_path), EVALUATION_TREES
     features = FeatureIndex([root / TREES[tree].feat for tree in trees])

@@ -81,8 +81,8 @@ class Recognizer:
     def embed_utterances(self, utterances: Sequence[Utterance]) -> np.ndarray:
         """Return the embeddings (n, 256) float32 of length one of n utterances.
 
-        Each is embedded whole, as EER_full.py does; of one beyond 5 minutes it is the direction of the mean of its
-        equal pieces' unit-length embeddings.
+        Each is embedded whole, as EER_full.py does. One beyond 5 minutes is cut into equal pieces; the mean of their
+        unit-length embeddings is scaled to length one.
         """
         if not utterances:
             return np.zeros((0, EMBEDDING_SIZE), np.float32)

@@ -40,7 +40,7 @@ class Voice(NamedTuple):
         return self.embeddings.mean(axis=0)
 
     def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Sequence[float]) -> "Voice":
-        """Return the voice with further recordings; one that is enrolled already is left out, with a line.
+        """Return the voice with further recordings; one that is enrolled already is left out, with a warning.
 
         Args:
             embeddings: (n, 256) of length one.

@@ -69,7 +69,7 @@ def walk(tree: Path) -> Iterator[Folder]:
 
 def _leads_to_folder(entry: os.DirEntry) -> bool:
     if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links to nowhere
-        entry.stat()  # raises where the link leads nowhere, of which is_dir() says False
+        entry.stat()  # raises if the link leads nowhere; is_dir() would return False
     return entry.is_dir()
 
 
@@ -133,7 +133,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a rename in the folder to the disk."""
+    """Flush a folder to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

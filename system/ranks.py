@@ -50,7 +50,7 @@ def _from_torchrun(name: str, alone: int) -> int:
 
 
 def init() -> None:
-    """Meet the other ranks that torchrun has started. A CUDA device, if one is used, is chosen before."""
+    """Join the other ranks that torchrun has started. Make a CUDA device, if one is used, the current one before."""
     global _joined
     if _from_torchrun("WORLD_SIZE", 1) == 1:
         return
@@ -68,7 +68,7 @@ def shard(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def scatter(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this rank's part of what the first one has; the others' items do not count."""
+    """Return this rank's part of what the first one has; the items given by others are ignored."""
     if world_size() == 1:
         return items
     from torch import distributed

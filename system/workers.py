@@ -61,9 +61,9 @@ def unordered_map(
 
 
 def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
-    """Yield what a torch DataLoader does; UserError if one of its processes is killed while it hands something over.
+    """Yield a torch DataLoader's batches; UserError if one of its processes is killed while it hands a batch over.
 
-    At other times torch raises a RuntimeError, wherever the main process is; console.run tells that.
+    If it is killed at another time torch raises a RuntimeError wherever the main process is: see console.run.
     """
     try:
         yield from loader
@@ -75,7 +75,7 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
     """Return a torch DataLoader's options for so many processes, and batches of at most so many bytes.
 
     Waiting batches lie in shared memory, of which containers often have 64 MB: where all would not fit, fewer wait
-    for each process and, if that is not enough, fewer processes load, which is told.
+    for each process and, if that is not enough, fewer processes load, with a warning.
     """
     room = workers * PREFETCH
     if SHARED_MEMORY.exists():
@@ -107,7 +107,7 @@ def in_shared_memory(tensors: Tensors) -> Tensors:
 def leave_signals_to_parent(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders.
 
-    It ends them when the loop over the loader ends; one with persistent workers would outlive it, and never exit.
+    The parent ends them when its loop over the loader ends. Persistent workers, which would go on, must not be used.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
