@@ -20,6 +20,8 @@ from corpora.voxceleb import Archive
 from system.console import UserError
 from system.files import locked
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cret/&word"
 Served = tuple[Path, dict[str, bytes]]  # archives, and what --extract must make of them
 Lists = tuple[str, Path, str, Path]  # flags

@@ -244,6 +244,7 @@ def write_speech(tree: Path, n_speakers: int, seed: int) -> None:
             write_feature(tree / f"id{s:05d}" / "v" / f"{u:05d}.pkl", feat, f"id{s:05d}")
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_of_replaced_files_are_those_of_a_new_tree(home: Path) -> None:
     shutil.copytree(home / "data", home / "new", ignore=shutil.ignore_patterns("*.index.npz"))
     scores, logs = [], []

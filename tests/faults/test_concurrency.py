@@ -12,6 +12,8 @@ from harness import RUN, TRAIN, copy_world, files_of, finish, start, trained_wor
 from configure import TREES
 from system.files import locked
 
+pytestmark = pytest.mark.slow
+
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 
 

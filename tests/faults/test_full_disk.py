@@ -26,6 +26,8 @@ import train
 from configure import TREES
 from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="quotas are POSIX's")
 AGAIN = ["train.py", *TRAIN, "--use_checkpoint", True, "--max_epoch", 3]
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]

@@ -18,6 +18,8 @@ from model.encoder import Encoder
 from plotting.training import read_log
 from training import logbook
 
+pytestmark = pytest.mark.slow
+
 VALIDATED = [*TRAIN, "--max_epoch", "2", "--val_trials", f"data/{TRIALS_NAME}", "--use_checkpoint", "auto"]
 
 

@@ -15,7 +15,7 @@ from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_trai
 from configure import TREES
 from model.checkpoint import checkpoint_path, unfinished_path
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")]
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 2]
 TRAINING = ["train.py", *TRAIN, "--max_epoch", 2, "--save_every_minutes", 1e-6]
 

@@ -12,6 +12,8 @@ from configure import TRIALS_NAME
 from evaluation import embedding
 from model.checkpoint import checkpoint_path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,6 +22,8 @@ from corpora.voices import Engine, draw_voice  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import TEMPORARY_SUFFIX  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"n_train": 2, "n_test": 2}
 TEXT = "The painter follows every river."
 

@@ -17,6 +17,8 @@ from evaluation.metrics import verification_metrics
 from model.checkpoint import load_checkpoint
 from system.files import sha256
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
 
 

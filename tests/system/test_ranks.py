@@ -20,7 +20,7 @@ from system.console import UsageError
 from training.loop import EpisodeLoss
 
 TRAIN = "--backbone resnet18 --nb_class_train 4 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="torchrun's own support is POSIX's")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="torchrun's own support is POSIX's")]
 
 
 torchrun = functools.partial(run_script, launcher=TORCHRUN)

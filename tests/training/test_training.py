@@ -20,6 +20,8 @@ from system.compute import Compute
 from system.console import UserError
 from training.loop import EpisodeLoss, Run
 
+pytestmark = pytest.mark.slow
+
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
 
