@@ -37,10 +37,15 @@ def unordered_map(
 
     `function` and the items must be picklable. Each worker runs its linear algebra on one thread, ignores Ctrl-C
     (the parent stops the work) and ends with its parent, however that dies. A worker that is killed ends the run
-    with a UserError; an exception inside `function` is raised here.
+    with a UserError; an exception inside `function` is raised here. Items that one worker would have to itself, since
+    there is one or they are one chunk, are worked on here: starting a process takes as long as hundreds of files.
     """
-    workers = workers or cpu_count()
-    source = iter(items)
+    workers, source = workers or cpu_count(), iter(items)
+    first = list(itertools.islice(source, chunk + 1))
+    source = itertools.chain(first, source)
+    if workers == 1 or len(first) <= chunk:
+        yield from map(function, source)
+        return
     chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
     inherited = dict(os.environ)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
