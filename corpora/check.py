@@ -6,7 +6,7 @@ from typing import NamedTuple
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.convert import pending
-from corpora.download import BAD_SUFFIX, PARTIAL_SUFFIX
+from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.trial_lists import count_trials
 from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
 from system.console import UserError

@@ -2,29 +2,17 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple
 
-from corpora.sources import Source
+from corpora.sources import Source, Wanted
 from system import console
 from system.console import UserError
 from system.files import check_room
 
-BLOCK = 1 << 18  # bytes taken from the network or the disk at a time
+BLOCK = 1 << 18  # bytes read at a time
 LONGEST_PAUSE = 60  # seconds between two attempts
-PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"
-
-Check = Callable[[Path], str | None]
-
-
-class Wanted(NamedTuple):
-    """A file to fetch: its name here, what is wrong with a fetched one (None: nothing), its name at the source."""
-
-    name: str
-    check: Check
-    remote: str
 
 
 def md5_of(path: Path) -> str:
@@ -58,7 +46,7 @@ def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retr
 
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (folder / file.name).exists()]
-    client = Client(source, folder, jobs, retries)
+    client = Client(source, folder, jobs, retries, LONGEST_PAUSE)
     with ThreadPool(jobs) as threads:  # they are daemons: Ctrl-C ends the program at once, wherever they wait
         size = sum(threads.imap(client.size, missing))
         here = sum(client.held(file) for file in missing)

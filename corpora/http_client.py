@@ -11,12 +11,11 @@ from tqdm import tqdm
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError
 
-from corpora import download
-from corpora.download import BAD_SUFFIX, BLOCK, PARTIAL_SUFFIX, Wanted
-from corpora.sources import Source
+from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX, Source, Wanted
 from system import console
 from system.console import UserError
 
+BLOCK = 1 << 18  # bytes taken from the network at a time
 TIMEOUT = 30  # seconds without a byte before a connection counts as dropped
 TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which asking again may help
 
@@ -34,12 +33,12 @@ class _Retry(Retry):
 class Client:
     """A source's files on their way into a folder; the threads of one download share it."""
 
-    def __init__(self, source: Source, folder: Path, jobs: int, retries: int):
-        self.source, self.folder = source, folder
+    def __init__(self, source: Source, folder: Path, jobs: int, retries: int, longest_pause: int):
+        self.source, self.folder, self.longest_pause = source, folder, longest_pause
         self.lock = threading.Lock()
         self.sizes: dict[str, int] = {}
         self.retry = _Retry(retries, status_forcelist=TRANSIENT, raise_on_status=False, backoff_factor=0.5)
-        self.retry.backoff_max = self.retry.retry_after_max = download.LONGEST_PAUSE
+        self.retry.backoff_max = self.retry.retry_after_max = longest_pause
         self.session = requests.Session()
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(max_retries=self.retry, pool_maxsize=jobs))
@@ -91,7 +90,7 @@ class Client:
                     retry = (self.retry if self.held(file) > before else retry).increment("GET", error=error)
                 except MaxRetryError:
                     raise self.refusal(file, _reason(error)) from None
-                time.sleep(min(1, download.LONGEST_PAUSE))  # Retry itself does not pause before its first repetition
+                time.sleep(min(1, self.longest_pause))  # Retry itself does not pause before its first repetition
                 retry.sleep()
 
     def receive(self, file: Wanted, bar: tqdm) -> None:

@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
 from corpora.convert import DecodeError, Failure, decode, write_wav
-from corpora.download import Wanted, fetch, with_md5
-from corpora.sources import Source
+from corpora.download import fetch, with_md5
+from corpora.sources import Source, Wanted
 from system import console
 from system.console import UserError
 from system.files import remove_unfinished_below

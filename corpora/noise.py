@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from corpora.archives import is_spent, note_spent, refuse_unsafe
-from corpora.download import Wanted, fetch
-from corpora.sources import Source
+from corpora.download import fetch
+from corpora.sources import Source, Wanted
 from system import console
 from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, is_folder

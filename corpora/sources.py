@@ -3,7 +3,10 @@
 import base64
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from system.console import UsageError
@@ -12,6 +15,17 @@ OFFICIAL = "https://cn01.mmai.io/download/voxceleb?file={name}"
 HUGGING_FACE = "/datasets/ProgramComputer/voxceleb/resolve/main/{group}/{name}"
 ASK_FOR_KEY = "ask for one at mm.kaist.ac.kr/datasets/voxceleb"
 TRIAL_LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}"
+
+
+PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of a file that is still growing, and of one that failed its check
+
+
+class Wanted(NamedTuple):
+    """A file to fetch: its name here, what is wrong with a fetched one (None: nothing), its name at the source."""
+
+    name: str
+    check: Callable[[Path], str | None]
+    remote: str
 
 
 @dataclass(frozen=True)

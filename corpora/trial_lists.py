@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from configure import TREES, TRIALS_NAME
-from corpora.download import Wanted, fetch
-from corpora.sources import Source
+from corpora.download import fetch
+from corpora.sources import Source, Wanted
 from corpora.voxceleb import TRIAL_LISTS
 from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
