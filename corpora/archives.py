@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 20  # bytes read at a time
+ENCODINGS = (".wav", ".m4a")  # of VoxCeleb's recordings; the archives of others may hold files of other kinds, too
 SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed
 
 
@@ -142,7 +143,10 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
                 _write_members(root / archive.name, opened, missing)
         print(f"{archive.name}: {len(missing):,} files extracted")
         if delete:
-            note_spent(root, archive.name, (member.filename.removeprefix(archive.inside) for member in places))
+            names = [member.filename.removeprefix(archive.inside) for member in places]
+            note_spent(
+                root, archive.name, (name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name)
+            )
     if delete:
         for part in archive.present(root):
             part.unlink()
@@ -156,9 +160,10 @@ def is_spent(root: Path, name: str) -> bool:
 def note_spent(root: Path, name: str, given: Iterable[str]) -> None:
     """Write down that an archive may be removed and need not be fetched again.
 
-    `given` are the files that it gave, <speaker>/..., of which the note keeps how many each speaker has.
+    `given` are the recordings that it gave, <speaker>/..., of which the note keeps how many each speaker has; two
+    that differ in their suffix alone are one.
     """
-    counts = Counter(file.partition("/")[0] for file in given)
+    counts = Counter(name.partition("/")[0] for name in {file.rpartition(".")[0] for file in given})
     with replacing(root / (name + SPENT_SUFFIX), durable=True) as note:
         lines = "".join(f"{speaker} {count}\n" for speaker, count in counts.items())
         note.write_text(lines, encoding="utf-8", errors="surrogateescape")
@@ -172,7 +177,7 @@ def refuse_lost(root: Path, name: str, tree: str) -> None:
     if not is_spent(root, name):
         return
     note, wavs = root / (name + SPENT_SUFFIX), root / TREES[tree].wav
-    here = utterances(wavs, ".wav").keys() | utterances(wavs, ".m4a").keys()
+    here = {utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)}
     held = Counter(utterance.partition("/")[0] for utterance in here)
     given = [line.rpartition(" ") for line in note.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
     lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given)

@@ -156,6 +156,18 @@ def test_wavs_lost_after_their_archives_are_told_with_the_way_out(
     assert run(*extract).returncode == 0 and tree(tmp_path / "voxceleb2", ".wav") == before
 
 
+def test_files_that_are_no_recordings_are_not_taken_for_lost_ones(tmp_path: Path) -> None:
+    recordings = {"wav/id1/v/a.wav": b"a", "wav/id1/v/b.WAV": b"b", "wav/id2/c.wav": b"c", "wav/id2/c.m4a": b"c"}
+    others = {"wav/id1/.DS_Store": b"x", "wav/id1/v/notes.txt": b"x", "wav/README": b"x", "wav/id1/v/._a.wav": b"x"}
+    (tmp_path / "vox1_test_wav_partaa").write_bytes(zipped(recordings | others))
+    extract = ("--save_path", tmp_path, "--extract", *private_lists(tmp_path))
+    assert run(*extract, "--delete_archives").returncode == 0
+    again = run(*extract)
+    assert again.returncode == 0 and again.stderr == ""
+    (tmp_path / "voxceleb1/test/wav/id1/v/b.WAV").unlink()
+    assert "1 of its files are no longer in" in run(*extract).stderr
+
+
 def test_an_empty_note_of_earlier_versions_tells_a_loss_of_all(served: Served, lists: Lists, tmp_path: Path) -> None:
     (tmp_path / "vox1_test_wav.zip.extracted").touch()
     output = run("--save_path", tmp_path, "--extract", "--parts", "vox1_test")
