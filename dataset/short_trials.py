@@ -77,8 +77,8 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
         with replacing(beside) as temporary:  # before the list: killed between the two, the next run draws again
             temporary.write_text(json.dumps({"sha256": digest, "drawn_from": drawn_from}) + "\n")
         write_trials(path, trials)
-    except PermissionError:
-        console.warn(f"{path}: the folder is read-only, so the drawn trials are not kept")
+    except OSError as error:  # a read-only disk, say: the trials can be scored all the same
+        console.warn(f"{path}: the drawn trials could not be kept ({error.strerror})")
     return trials
 
 

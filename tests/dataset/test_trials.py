@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -217,6 +218,20 @@ def test_a_list_that_is_not_ours_is_never_overwritten(features: FeatureIndex, tm
         with pytest.raises(UserError, match="kept.txt: changed, or not drawn here; move it away .* --trials"):
             stored_short_trials(path, features, np.arange(5), seed=3)
         assert path.read_bytes() == changed
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT], ids=errno.errorcode.get)
+def test_trials_that_cannot_be_kept_are_scored_all_the_same(
+    features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: int
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number), str(target))
+
+    monkeypatch.setattr(os, "replace", refused)
+    trials = stored_short_trials(tmp_path / "kept.txt", features, np.arange(5), seed=3)
+    assert same(trials, draw_short_trials(features, np.arange(5), seed=3)) and not list(tmp_path.iterdir())
+    error = capsys.readouterr().err
+    assert f"kept.txt: the drawn trials could not be kept ({os.strerror(number)})" in error and error.count("\n") == 1
 
 
 def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
