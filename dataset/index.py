@@ -198,7 +198,7 @@ def _unchanged(tree: Path, table: Table) -> np.ndarray:
     def modified(folder: bytes) -> int:
         try:
             return os.stat(os.path.join(os.fsencode(tree), folder)).st_mtime_ns
-        except FileNotFoundError:
+        except OSError:  # gone, or a file now; if it cannot be read, the walk will tell
             return -1
 
     now = np.array([modified(folder) for folder in table.folder.tolist()], np.int64)

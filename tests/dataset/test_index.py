@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import shutil
@@ -121,6 +122,28 @@ def test_a_folder_listed_right_after_a_change_is_not_relied_on(tree: Path) -> No
     write_feature(tree / "id00001" / "v0" / "00000.pkl", np.ones((400, 40)), "id00001")
     os.utime(tree / "id00001" / "v0", ns=(stamp, stamp))  # as on a file system with coarse time stamps
     assert FeatureIndex([tree]).n_frames(np.arange(12)).max() == 400
+
+
+def test_a_folder_that_has_become_a_file_is_gone(tree: Path) -> None:
+    FeatureIndex([tree])
+    shutil.rmtree(tree / "id00001")
+    (tree / "id00001").write_bytes(b"")
+    assert len(FeatureIndex([tree])) == 8
+
+
+def test_an_indexed_folder_that_can_no_longer_be_read_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FeatureIndex([tree])
+    stored, status = tree.with_name("feat.index.npz").read_bytes(), os.stat
+
+    def failing(path: str | bytes, **options: object) -> os.stat_result:
+        if os.fsencode(path).endswith(b"id00001"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return status(path, **options)
+
+    with monkeypatch.context() as broken, pytest.raises(UserError, match="^/.*id00001: cannot be read .Input/output"):
+        broken.setattr(os, "stat", failing)
+        FeatureIndex([tree])
+    assert tree.with_name("feat.index.npz").read_bytes() == stored and len(FeatureIndex([tree])) == 12
 
 
 def test_a_damaged_index_is_made_anew(tree: Path) -> None:
