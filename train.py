@@ -24,7 +24,7 @@ from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from feat_extract.augmentation import AugmentedCrops, add_augmentation_arguments, choose_augmentation
 from loss import LOSS_TYPES, Objective, Terms
-from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, run_folder
+from model.checkpoint import checkpoint_path, holds_run, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
 from system import console, ranks
@@ -157,8 +157,8 @@ def first_encoder(args: argparse.Namespace) -> Encoder:
 
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
-    holds_run = ranks.broadcast_object(lambda: any(folder.glob("*.pth")))
-    if holds_run if args.use_checkpoint == "auto" else args.use_checkpoint:
+    begun = ranks.broadcast_object(lambda: holds_run(folder))
+    if begun if args.use_checkpoint == "auto" else args.use_checkpoint:
         path, checkpoint = ranks.broadcast_object(lambda: newest_checkpoint(folder, args.cp_num))
         if checkpoint.backbone != args.backbone:
             raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
@@ -173,7 +173,7 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
             set_later_aside(folder, args.cp_num)
         logbook.warn_of_changed_flags(folder, vars(args))
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
-    elif holds_run:
+    elif begun:
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
         remove_unfinished_below(folder)

@@ -6,6 +6,8 @@ speakers out of a test; a file without the additions loads too.
 """
 
 import io
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +20,7 @@ from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES, Bottleneck
 from system import console
 from system.console import UserError
-from system.files import replacing
+from system.files import is_folder, replacing
 
 Weight = TypeVar("Weight", bound=Tensor)
 CLASS_VECTORS = "weight"  # of the release's state_dict
@@ -179,9 +181,15 @@ def unfinished_path(folder: Path) -> Path:
 
 
 def numbered_checkpoints(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints of a run's folder by their epochs, in order."""
-    numbers = {path.stem.removeprefix("checkpoint_"): path for path in folder.glob("checkpoint_*.pth")}
-    return dict(sorted((int(number), path) for number, path in numbers.items() if number.isdecimal()))
+    """Return the checkpoints of a run's folder by their epochs, in order; an error if it cannot be listed."""
+    names = os.listdir(folder) if is_folder(folder) else []
+    numbered = [(found[1], folder / name) for name in names if (found := re.fullmatch(r"checkpoint_(\d+)\.pth", name))]
+    return dict(sorted((int(number), path) for number, path in numbered))
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether a folder has a checkpoint of a run, whole or not."""
+    return bool(numbered_checkpoints(folder)) or unfinished_path(folder).exists()
 
 
 def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: bool = True) -> tuple[Path, Checkpoint]:
@@ -195,12 +203,15 @@ def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: boo
         path = checkpoint_path(folder, cp_num)
         return path, load_checkpoint(path)
     unfinished = [unfinished_path(folder)] if within_epoch else []
-    for path in [*unfinished, *reversed(numbered_checkpoints(folder).values())]:
+    candidates = [*unfinished, *reversed(numbered_checkpoints(folder).values())]
+    for path in candidates:
         try:
             return path, load_checkpoint(path)
         except UserError as error:
             if path.exists():
                 console.warn(f"{error}; an earlier one is taken")
+    if any(path.exists() for path in candidates):
+        raise UserError(f"{folder}: none of its checkpoints is whole; move them away to begin anew")
     raise UserError(f"{folder}: holds no checkpoint; train.py without --use_checkpoint makes a run's first")
 
 

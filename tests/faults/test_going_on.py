@@ -115,6 +115,14 @@ def test_auto_begins_then_goes_on_then_has_nothing_to_do(world: Path, home: Path
     assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
 
 
+def test_auto_begins_beside_a_checkpoint_that_is_no_runs(home: Path) -> None:
+    shutil.rmtree(home / RUN)
+    put(home / RUN / "teacher.pth", b"another's")
+    auto = [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "0"]
+    outcome = in_process(train.main, auto, home)
+    assert outcome.status == 0 and checkpoint_path(home / RUN, 0).exists(), outcome.stderr
+
+
 def test_auto_begins_with_init_once(home: Path) -> None:
     auto = [*TRAIN, "--use_checkpoint", "Auto", "--n_folder", "3", "--init", str(checkpoint_path(RUN, 2))]
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0

@@ -1,3 +1,4 @@
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from conftest import present
 from model.checkpoint import (
     Checkpoint,
     checkpoint_path,
+    holds_run,
     load_checkpoint,
     newest_checkpoint,
+    numbered_checkpoints,
     save_checkpoint,
     state_dict_of,
     unfinished_path,
@@ -134,3 +137,30 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     for damaged in (unfinished_path(tmp_path), checkpoint_path(tmp_path, 10)):
         damaged.write_bytes(damaged.read_bytes()[:5000])
     assert newest_checkpoint(tmp_path)[1].epoch == 2
+
+
+def test_a_folder_of_damaged_checkpoints_alone_is_told(tmp_path: Path) -> None:
+    unfinished_path(tmp_path).write_bytes(b"PK")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        newest_checkpoint(tmp_path, within_epoch=False)
+    checkpoint_path(tmp_path, 1).write_bytes(b"PK")
+    with pytest.raises(UserError, match="none of its checkpoints is whole; move them away to begin anew"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_run_whose_folder_cannot_be_listed_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(checkpoint_path(tmp_path, 1), some(1))
+    (tmp_path / "teacher.pth").write_bytes(b"another's")
+    assert holds_run(tmp_path) and list(numbered_checkpoints(tmp_path)) == [1]
+    assert not holds_run(tmp_path / "nowhere")
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, forbidden)
+    for ask in (holds_run, numbered_checkpoints, newest_checkpoint):
+        with pytest.raises(PermissionError):
+            ask(tmp_path)
