@@ -65,6 +65,30 @@ def test_short_test_is_the_papers(
     assert (test.length == 100).all() and (seen["enrol"].length == features.n_frames(enrol.row)).all()
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["a list of the user's", "the kept list"])
+def test_the_short_test_never_scores_speakers_that_were_trained_on(
+    setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, kept: bool
+) -> None:
+    seen: list[evaluator.Task] = []
+    monkeypatch.setattr(evaluator, "verify", lambda setting, task, tests, args: seen.append(task))
+    EER_short.main([])  # over all speakers; the list stays beside the checkpoint
+    everyone = setting.path.parent / "short_trials_seed100.txt"
+    n_of_trained = sum({"id00000", "id00007"} & {a[:7], b[:7]} != set() for _, a, b in map(str.split, open(everyone)))
+    trained = setting._replace(unseen=np.setdiff1d(np.arange(N_SPEAKERS), [0, 7]))
+    monkeypatch.setattr(evaluator, "set_up", lambda args: trained)
+    capsys.readouterr()
+    EER_short.main([] if kept else ["--trials", str(everyone)])
+    printed, task = capsys.readouterr(), seen[-1]
+    speakers = {name[:7] for name in (*task.trials.enrol, *task.trials.test)}
+    assert speakers == {f"id{s:05d}" for s in range(N_SPEAKERS)} - {"id00000", "id00007"}
+    assert len(task.trials.enrol) == len(task.trials.label) == len(task.test) == len(task.enrol.of_trial)
+    assert len(task.test) == (49 * 200 if kept else 51 * 200 - n_of_trained)
+    if kept:
+        assert "was drawn from other speakers or utterances; drawn anew" in printed.err
+    else:
+        assert f"{n_of_trained:,} of 10,200 trials are of speakers that were trained on and are left out" in printed.out
+
+
 def test_identification_is_the_papers(
     setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -170,6 +170,22 @@ def test_a_releases_file_goes_on_as_a_plain_loop_does(features: FeatureIndex, tm
         assert (ours - expected).norm() <= 1e-6 * (expected - old).norm()
 
 
+def test_momentum_of_class_vectors_is_not_dropped_where_there_are_none(features: FeatureIndex, tmp_path: Path) -> None:
+    """A release's file trained with global classification, gone on with by --use_GC False."""
+    encoder, class_vectors = Encoder("resnet18"), torch.nn.Parameter(torch.randn(4, 256))
+    optimizer = torch.optim.SGD(parameters_of(encoder, class_vectors), 0.05, momentum=0.9)
+    for parameter in parameters_of(encoder, class_vectors):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights = {"state_dict": state_dict_of(encoder, class_vectors)}
+    torch.save({"epoch": 2, **weights, "optimizer": optimizer.state_dict()}, tmp_path / "release.pth")
+    episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
+    run = Run(EpisodeLoss(Encoder("resnet18"), Objective("prototypical", False, 4, 256)), episodes, CPU, lr=0.3)
+    n_ours = len(list(encoder.parameters()))
+    with pytest.raises(ValueError, match=f"its optimiser steps {n_ours + 1} parameters, this training's {n_ours}"):
+        run.restore(load_checkpoint(tmp_path / "release.pth"))
+
+
 def test_only_the_trunk_computes_in_bfloat16(features: FeatureIndex) -> None:
     run, seen = new_run(features, CPU._replace(dtype=torch.bfloat16)), dict[str, Any]()
     encoder, objective = run.model.encoder, run.model.objective
