@@ -7,8 +7,10 @@ Without --folder the files are synthetic, 4 to 8 s long.
 """
 
 import argparse
+import functools
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,13 +18,14 @@ import av
 import numpy as np
 
 from benchmarks import timing
-from configure import SAMPLE_RATE
+from configure import SAMPLE_RATE, TREES
 from corpora.convert import decode, write_wav
 from system import console
 from system.console import UserError
 from system.files import utterances
 from system.workers import cpu_count, unordered_map
 
+PROJECT = Path(__file__).resolve().parent.parent
 BIT_RATE = 48000  # bits per second, near VoxCeleb2's
 
 
@@ -40,7 +43,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         files = real_files(args.folder, args.files) if args.folder else synthetic_files(Path(scratch), args.files)
         jobs = [(file, Path(scratch, f"{index}.wav")) for index, file in enumerate(files)]
+        tree = Path(scratch, TREES["vox2_dev"].wav, "speaker", "video")
+        tree.mkdir(parents=True)
+        for index, file in enumerate(files):
+            shutil.copy(file, tree / f"{index}.m4a")
         ways: timing.Ways = {
+            "dataprep.py --convert, the whole command": functools.partial(by_command, Path(scratch)),
             f"in {cpu_count()} processes, their start included": lambda: list(unordered_map(in_process, jobs)),
             "in process, 1 core": lambda: list(map(in_process, jobs)),
         }
@@ -54,6 +62,14 @@ def main(argv: list[str]) -> None:
 def in_process(job: tuple[Path, Path]) -> None:
     """Convert as dataprep.py does."""
     write_wav(job[1], decode(job[0]))
+
+
+def by_command(root: Path) -> None:
+    """Convert all m4a files below a data root as a user does."""
+    for wav in root.glob("**/video/*.wav"):
+        wav.unlink()
+    command = [sys.executable, "dataprep.py", "--save_path", str(root), "--convert"]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
 def by_ffmpeg(job: tuple[Path, Path]) -> None:

@@ -27,7 +27,7 @@ LANGUAGE_FILES = ("phontab", "phonindex", "phondata", "intonations", "en_dict") 
 VARIANT = "speaker"  # name of the one variant in an engine's data folder
 VOLUME = 25  # of eSpeak's 0..200: the loudest voices stay below full scale
 SYNCHRONOUS, DO_NOT_EXIT, UTF8 = 2, 0x8000, 1  # espeak_AUDIO_OUTPUT, espeak_Initialize and espeak_Synth flags
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 WORDS_PER_MINUTE, LOUDNESS, PITCH, PITCH_RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 
 
@@ -119,9 +119,10 @@ class Engine:
         self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, UTF8, None, None)
         return resample(self._samples)
 
-    def _collect(self, samples: "ctypes._Pointer", count: int, events: int | None) -> int:
+    def _collect(self, samples: int | None, count: int, events: int | None) -> int:
+        """Keep `count` int16 samples from the address `samples` on; eSpeak calls this while it speaks."""
         if samples and count > 0:
-            self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            self._samples.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
         return 0  # go on
 
 
