@@ -4,8 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from threads, and threads can starve
 
+import contextlib
+import io
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +19,7 @@ import soundfile
 
 from configure import TREES
 from dataset.features import write_feature
+from system import console
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = PROJECT / "tests" / "golden"
@@ -40,6 +45,33 @@ def run_script(
     if check is not None:
         assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+class Outcome:
+    """What came of a script."""
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+    def is_one_line(self) -> bool:
+        return len(self.stderr.splitlines()) == 1 and "Traceback" not in self.stderr
+
+
+def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
+    """Run a script's main as its command line does, but here: starting Python and torch takes seconds."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out, err, before, argv_before = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
+    sys.argv = [main.__module__ + ".py", *argv]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            console.run(main)
+    finally:
+        os.chdir(before)
+        sys.argv = argv_before
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Outcome(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

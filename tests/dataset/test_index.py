@@ -10,9 +10,11 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import run_script, write_features
+from conftest import in_process, write_features
 
 import dataset.index
+import EER_full
+import train
 from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location, locate, write_feature
@@ -247,8 +249,8 @@ def home(tmp_path: Path) -> Path:
     names = [f"id{s:05d}/v/{u:05d}.wav" for s in range(3) for u in range(3)]
     pairs = "".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names for b in names if a < b)
     (tmp_path / "data" / TRIALS_NAME).write_text(pairs)
-    run_script("train.py", *TRAIN, "--max_epoch", 0, cwd=tmp_path)
-    run_script("EER_full.py", "--save_scores", "old.csv", cwd=tmp_path)
+    assert in_process(train.main, [*TRAIN, "--max_epoch", "0"], tmp_path).status == 0
+    assert in_process(EER_full.main, ["--save_scores", "old.csv"], tmp_path).status == 0
     for name, n_speakers in (("vox2_dev", 5), ("vox1_test", 3)):
         write_speech(tmp_path / name, n_speakers, 1)
         for path in (tmp_path / name).rglob("*.pkl"):
@@ -272,8 +274,10 @@ def test_training_and_evaluation_of_replaced_files_are_those_of_a_new_tree(home:
     shutil.copytree(home / "data", home / "new", ignore=shutil.ignore_patterns("*.index.npz"))
     scores, logs = [], []
     for root, folder in (("data", 1), ("new", 2)):
-        run_script("EER_full.py", "--save_path", root, "--save_scores", f"{root}.csv", cwd=home)
-        run_script("train.py", *TRAIN, "--save_path", root, "--max_epoch", 1, "--n_folder", folder, cwd=home)
+        scored = in_process(EER_full.main, ["--save_path", root, "--save_scores", f"{root}.csv"], home)
+        flags = ["--save_path", root, "--max_epoch", "1", "--n_folder", str(folder)]
+        trained = in_process(train.main, [*TRAIN, *flags], home)
+        assert scored.status == trained.status == 0, scored.stderr + trained.stderr
         scores.append((home / f"{root}.csv").read_text())
         logs.append(pandas.read_csv(home / "saved_model" / f"baseline_00{folder}" / "log.csv"))
     assert scores[0] == scores[1] != (home / "old.csv").read_text()

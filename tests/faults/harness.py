@@ -1,27 +1,22 @@
 """What the fault-injection tests share: a small trained world, scripts run in this process or killed in another."""
 
-import contextlib
 import functools
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, Outcome, in_process
 
 import train
 from configure import TREES, TRIALS_NAME
 from dataset.features import write_feature
 from model.checkpoint import load_checkpoint
-from system import console
 
 SOAK = os.environ.get("METASR_SOAK") == "1"  # make soak: the same tests with the larger of their two counts
 TRAIN = "--backbone resnet18 --nb_class_train 2 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
@@ -79,33 +74,6 @@ def put(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-class Outcome:
-    """What came of a script."""
-
-    def __init__(self, status: int, stdout: str, stderr: str) -> None:
-        self.status, self.stdout, self.stderr = status, stdout, stderr
-
-    def is_one_line(self) -> bool:
-        return len(self.stderr.splitlines()) == 1 and "Traceback" not in self.stderr
-
-
-def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
-    """Run a script's main as its command line does, but here: starting Python and torch takes seconds."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    out, err, before, argv_before = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
-    sys.argv = [main.__module__ + ".py", *argv]
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
-            console.run(main)
-    finally:
-        os.chdir(before)
-        sys.argv = argv_before
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return Outcome(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
