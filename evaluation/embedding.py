@@ -43,18 +43,12 @@ class Enrolment(NamedTuple):
     of_trial: np.ndarray  # (n,) the model of each trial
 
     @classmethod
-    def of_utterances(cls, features: FeatureIndex, names: Collection[str]) -> "Enrolment":
-        """Return models of one whole utterance each, for the trials' enrolment utterances `names` (n,)."""
-        rows, of_trial = np.unique(features.rows(names), return_inverse=True)
-        return cls(Segments.whole(features, rows), np.arange(len(rows)), of_trial)
-
-    @classmethod
     def of_models(cls, features: FeatureIndex, names: Collection[str], models: dict[str, list[str]]) -> "Enrolment":
         """Return the models that the trials name, `names` (n,), of the whole utterances listed.
 
         UserError naming a model that is not among them.
         """
-        used = list(dict.fromkeys(names))
+        used = sorted(set(names))
         if lacking := [name for name in used if name not in models]:
             missing = f"{len(lacking):,} of {len(used):,} models are missing"
             raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")

@@ -115,13 +115,11 @@ def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, 
 
 
 def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | None = None) -> Task:
-    """Find the utterances of trials; given models, these stand on the trials' left side."""
-    features = setting.features
+    """Find the utterances of trials; their left sides are models of several utterances, or utterances by themselves."""
     if models is None:
-        enrol = Enrolment.of_utterances(features, trials.enrol)
-    else:
-        enrol = Enrolment.of_models(features, trials.enrol, models)
-    return Task(trials, enrol, features.rows(trials.test))
+        models = {name: [name] for name in trials.enrol}
+    enrol = Enrolment.of_models(setting.features, trials.enrol, models)
+    return Task(trials, enrol, setting.features.rows(trials.test))
 
 
 def of_seen_speakers(task: Task, setting: Setting) -> np.ndarray:
