@@ -14,6 +14,7 @@ config.json. Ctrl-C or SIGTERM saves and stops.
 
 import argparse
 import math
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from model.resnet import BACKBONES
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
-from system.files import locked, remove_unfinished_below
+from system.files import locked, remove_unfinished
 from training import logbook
 from training.loop import EpisodeLoss, EpochResult, Run
 from training.saver import Saver, set_later_aside
@@ -176,7 +177,7 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
     elif begun:
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
-        remove_unfinished_below(folder)
+        remove_unfinished(folder, os.listdir(folder))
         logbook.write_config(folder, vars(args), speakers)
 
 

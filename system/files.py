@@ -144,9 +144,14 @@ def _sync_folder(folder: Path) -> None:
 def remove_unfinished_below(tree: Path) -> None:
     """Remove what a killed run left in the folders of a tree; no other run may be writing there."""
     for folder in walk(tree):
-        for file in folder.files:
-            if file.startswith(".") and file.endswith(TEMPORARY_SUFFIX):
-                (tree / folder.name / file).unlink(missing_ok=True)
+        remove_unfinished(tree / folder.name, folder.files)
+
+
+def remove_unfinished(folder: Path, files: list[str]) -> None:
+    """Remove what a killed run left among the files of a folder; no other run may be writing there."""
+    for file in files:
+        if file.startswith(".") and file.endswith(TEMPORARY_SUFFIX):
+            (folder / file).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -123,6 +123,15 @@ def test_auto_begins_beside_a_checkpoint_that_is_no_runs(home: Path) -> None:
     assert outcome.status == 0 and checkpoint_path(home / RUN, 0).exists(), outcome.stderr
 
 
+def test_a_link_to_a_checkpoint_that_is_gone_does_not_stop_a_run(home: Path) -> None:
+    """A link of the user's, say, to one that --keep_last has removed."""
+    (home / RUN / "best.pth").symlink_to("checkpoint_000.pth")
+    put(home / RUN / ".checkpoint_003.pth.77.tmp", b"half")
+    outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "2"], home)
+    assert outcome.status == 0 and outcome.stderr == "", outcome.stderr
+    assert not (home / RUN / ".checkpoint_003.pth.77.tmp").exists() and (home / RUN / "best.pth").is_symlink()
+
+
 def test_auto_begins_with_init_once(home: Path) -> None:
     auto = [*TRAIN, "--use_checkpoint", "Auto", "--n_folder", "3", "--init", str(checkpoint_path(RUN, 2))]
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
