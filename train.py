@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
 def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: Validation | None) -> None:
     """Train until --max_epoch: each epoch a row of log.csv, a checkpoint and, if it is due, a validation."""
     facts = {"speakers": speakers, "data_type": args.data_type}
-    if args.max_epoch == 0:
+    if args.max_epoch == run.epoch == run.episode == 0:
         run.save(checkpoint_path(folder, 0), **facts)
     saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
 

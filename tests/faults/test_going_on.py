@@ -132,6 +132,12 @@ def test_a_link_to_a_checkpoint_that_is_gone_does_not_stop_a_run(home: Path) -> 
     assert not (home / RUN / ".checkpoint_003.pth.77.tmp").exists() and (home / RUN / "best.pth").is_symlink()
 
 
+def test_a_trained_network_is_not_saved_as_the_untrained_one(home: Path) -> None:
+    outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "0"], home)
+    assert outcome.status == 0 and "checkpoints up to epoch 2 are in" in outcome.stdout
+    assert not checkpoint_path(home / RUN, 0).exists()
+
+
 def test_auto_begins_with_init_once(home: Path) -> None:
     auto = [*TRAIN, "--use_checkpoint", "Auto", "--n_folder", "3", "--init", str(checkpoint_path(RUN, 2))]
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
