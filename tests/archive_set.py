@@ -9,6 +9,7 @@ import wave
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -74,8 +75,8 @@ def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, byt
     return expected
 
 
-def zipped(members: Mapping[str | zipfile.ZipInfo, bytes]) -> bytes:
-    """Return a zip of members."""
+def zipped(members: Mapping[Any, bytes]) -> bytes:
+    """Return a zip of members; a member is a name or a ZipInfo."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
         for name, content in members.items():

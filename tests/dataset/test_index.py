@@ -137,7 +137,7 @@ def test_an_indexed_folder_that_can_no_longer_be_read_is_named(tree: Path, monke
     FeatureIndex([tree])
     stored, status = tree.with_name("feat.index.npz").read_bytes(), os.stat
 
-    def failing(path: str | bytes, **options: object) -> os.stat_result:
+    def failing(path: str | bytes, **options: Any) -> os.stat_result:
         if os.fsencode(path).endswith(b"id00001"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return status(path, **options)
