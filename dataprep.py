@@ -36,6 +36,7 @@ NEEDS = {  # flag -> flags of which one or more must be given with it
     "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
     "delete_archives": ["extract", "librispeech", "musan", "rirs"], "delete_m4a": ["convert"],
     "openslr_url": ["librispeech", "musan", "rirs"], "split": ["import_dir"], "speaker_from": ["import_dir"],
+    "channel": ["import_dir"], "trim_silence": ["import_dir"],
 }  # fmt: skip
 ACTIONS = ("download trial_list librispeech musan rirs import_dir extract demo convert make_trials check").split()
 LOCK_NAME = ".dataprep.lock"  # held by the one run that may write below save_path
@@ -98,6 +99,10 @@ def add_other_speech(parser: console.Parser) -> None:
     group.add_argument("--speaker_from", metavar="DEPTH_OR_REGEX",
                        help="what in a recording's path names its speaker: the folder at a depth, or what a regular "
                             "expression matches, or its first group (1)")  # fmt: skip
+    group.add_argument("--channel", type=console.integer(1), metavar="N",
+                       help="take one channel, counted from 1, not the mean of all")  # fmt: skip
+    group.add_argument("--trim_silence", type=console.boolean, default=False,
+                       help="cut the silence at both ends and long pauses (False)")  # fmt: skip
     group.add_argument("--make_trials", type=console.integer(2), metavar="N", help="draw a trial list, half targets")
     group.add_argument("--demo", action="store_true", help="write the synthetic demo corpus")
 
@@ -138,7 +143,9 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
             noise.bring_noise(corpus, root, base, args.delete_archives, args.jobs, args.retries)
     if args.import_dir:
         rule, split = args.speaker_from or "1", args.split or "train"
-        problems += recordings.import_folder(args.import_dir, root, split, rule, args.num_workers)
+        problems += recordings.import_folder(
+            args.import_dir, root, split, rule, args.num_workers, args.channel, args.trim_silence
+        )
     if args.convert:
         problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
     if args.make_trials:

@@ -8,7 +8,8 @@
     python recognize.py embed *.wav -o embeddings.npz               unit-length embeddings
     python recognize.py export model.onnx                           the network for ONNX runtimes
 
-Recordings may have any rate, length and format that soundfile or FFmpeg's libraries read; "-" is standard input.
+Recordings may have any rate, length and format that FFmpeg's libraries read; "-" is standard input. Pauses are cut
+out of them (--trim_silence False leaves them in); --channel takes one side of a call.
 The checkpoint is the newest of saved_model/baseline_000 unless --checkpoint, --n_folder or --cp_num names another.
 Decisions go by probabilities: the log-likelihood ratio (LLR) that the checkpoint's calibration gives a score between so
 many seconds of speech, and the --prior probability that the recordings are one speaker's, or that the speaker is among
@@ -18,7 +19,7 @@ the enrolled. EER_short.py --calibrate True keeps a calibration; --threshold dec
 import argparse
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from recognition.recognizer import Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
 from system import console
 from system.console import UsageError, UserError
-from system.files import replacing
+from system.files import replacing, replacing_table
 
 __all__ = ["Recognizer", "read_utterance"]
 
@@ -45,16 +46,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = console.Parser(__doc__)
     command = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
     pair = _command(command, compare, "score two recordings", network=True, decides=True)
-    pair.add_argument("files", nargs=2, metavar="FILE")
+    _add_files(pair, nargs=2)
     add = _command(command, enroll, "add a speaker, or recordings to one", network=True, voices=True)
     add.add_argument("name", metavar="NAME")
-    add.add_argument("files", nargs="+", metavar="FILE")
+    _add_files(add)
     _command(command, list_voices, "name the enrolled speakers", voices=True)
     _command(command, remove, "forget a speaker", voices=True).add_argument("name", metavar="NAME")
     who = _command(command, identify, "name the speakers of recordings", network=True, voices=True, decides=True)
-    who.add_argument("files", nargs="+", metavar="FILE")
+    _add_files(who)
     vectors = _command(command, embed, "write embeddings", network=True)
-    vectors.add_argument("files", nargs="+", metavar="FILE")
+    _add_files(vectors)
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     model = _command(command, export, "write the network as ONNX", network=True)
     model.add_argument("output", type=Path, metavar="MODEL.onnx")
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Print score, LLR, probability, decision and seconds of speech of two recordings."""
     rule = _rule(args)
-    utterances = _read(args.files, rule.recognizer)
+    utterances = _read(args, rule.recognizer)
     a, b = rule.recognizer.embed_utterances(utterances)
     seconds = [utterance.speech for utterance in utterances]
     figures = rule.figures(b, seconds[1], a[None], np.array(seconds[:1]))
@@ -91,7 +92,7 @@ def enroll(args: argparse.Namespace) -> None:
     """Add recordings to a speaker's voice file, which is made if need be."""
     path = voices.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
-    utterances = _read(args.files, recognizer)
+    utterances = _read(args, recognizer)
     embeddings, seconds = recognizer.embed_utterances(utterances), [utterance.speech for utterance in utterances]
     with voices.changing(args.voices):
         voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
@@ -121,7 +122,7 @@ def identify(args: argparse.Namespace) -> None:
     """Print for each recording who speaks, or that it is nobody enrolled, and the likeliest speakers."""
     rule = _rule(args)
     enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
-    utterances = _read(args.files, rule.recognizer)
+    utterances = _read(args, rule.recognizer)
     embeddings = rule.recognizer.embed_utterances(utterances)
     answers = [_answer(rule, *of_file, enrolled) for of_file in zip(utterances, embeddings, strict=True)]
     if args.json:
@@ -135,15 +136,14 @@ def embed(args: argparse.Namespace) -> None:
     if args.output.suffix not in (".npz", ".csv"):
         raise UsageError(f"--output {args.output}: the name ends in .npz or .csv")
     recognizer = _recognizer(args)
-    embeddings = recognizer.embed_utterances(_read(args.files, recognizer))
-    with replacing(args.output) as temporary:
-        if args.output.suffix == ".npz":
-            with open(temporary, "wb") as file:
-                np.savez(file, files=np.array(args.files), embeddings=embeddings)
-        else:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                rows = ([name, *map(str, e)] for name, e in zip(args.files, embeddings, strict=True))
-                csv.writer(file).writerows([["file", *(f"e{i}" for i in range(embeddings.shape[1]))], *rows])
+    embeddings = recognizer.embed_utterances(_read(args, recognizer))
+    if args.output.suffix == ".npz":
+        with replacing(args.output) as temporary, open(temporary, "wb") as file:
+            np.savez(file, files=np.array(args.files), embeddings=embeddings)
+    else:
+        with replacing_table(args.output) as table:
+            rows = ([name, *map(str, e)] for name, e in zip(args.files, embeddings, strict=True))
+            csv.writer(table).writerows([["file", *(f"e{i}" for i in range(embeddings.shape[1]))], *rows])
     print(f"{args.output}: {len(embeddings)} embeddings of {embeddings.shape[1]} dimensions")
 
 
@@ -178,6 +178,13 @@ def _command(
     return parser
 
 
+def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
+    """Add recordings and what to take of them."""
+    parser.add_argument("files", nargs=nargs, metavar="FILE")
+    parser.add_argument("--channel", type=console.integer(1), metavar="N", help="of several, counted from 1 (the mean)")
+    parser.add_argument("--trim_silence", type=console.boolean, default=True, help="cut pauses (True)")
+
+
 def _recognizer(args: argparse.Namespace) -> Recognizer:
     path, _ = evaluator.find_checkpoint(args)
     return Recognizer(path, args.device)
@@ -199,13 +206,13 @@ def _prior(text: str) -> float:
     return value
 
 
-def _read(files: Sequence[str], recognizer: Recognizer) -> list[Utterance]:
+def _read(args: argparse.Namespace, recognizer: Recognizer) -> list[Utterance]:
     """Read the recordings, with a warning for each that holds less speech than scores are known to be good for."""
     utterances, least = [], MIN_SPEECH
     if recognizer.calibration:
         least = recognizer.calibration.test_seconds[0]
-    for file in console.progress(files, unit="file", desc="reading"):
-        utterances.append(read_utterance(file))
+    for file in console.progress(args.files, unit="file", desc="reading"):
+        utterances.append(read_utterance(file, args.channel, args.trim_silence))
         if utterances[-1].speech < least:
             console.warn(f"{file}: {utterances[-1].speech:.2f} s of speech; below {least:.2f} s a score says little")
     return utterances
@@ -234,7 +241,8 @@ def _in_words(answer: dict) -> str:
     if "unknown" in answer:
         ranking = sorted([*ranking, (voices.UNKNOWN, answer["unknown"])], key=lambda entry: -entry[1])
     shown = ", ".join(f"{name} {value:.4f}" for name, value in ranking[:RANKS_SHOWN])
-    return f"{answer['file']} ({answer['seconds']:.2f} s of speech): {answer['speaker'] or voices.UNKNOWN} [{shown}]"
+    file, speaker = console.one_line(answer["file"]), answer["speaker"] or voices.UNKNOWN
+    return f"{file} ({answer['seconds']:.2f} s of speech): {speaker} [{shown}]"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks import timing
 from configure import SAMPLE_RATE, TREES
-from corpora.convert import decode, write_wav
+from corpora.convert import write_wav
+from feat_extract.audio import read_recording
 from system import console
 from system.console import UserError
 from system.files import utterances
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 def in_process(job: tuple[Path, Path]) -> None:
     """Convert as dataprep.py does."""
-    write_wav(job[1], decode(job[0]))
+    write_wav(job[1], read_recording(job[0]).samples)
 
 
 def by_command(root: Path) -> None:

@@ -1,27 +1,23 @@
-"""Any audio file to what the pipeline reads, 16 kHz mono 16-bit wav, with FFmpeg's libraries inside the process."""
+"""VoxCeleb2's m4a files to what the pipeline reads, 16 kHz mono 16-bit wav."""
 
 import csv
 import functools
 import wave
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import av
 import numpy as np
-import soundfile
 
 from configure import SAMPLE_RATE, TREES
+from feat_extract.audio import read_and_warn, read_recording
+from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
-from system.files import is_folder, remove_unfinished_below, replacing, walk
+from system.files import is_folder, remove_unfinished_below, replacing, replacing_table, walk
 from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
-
-
-class DecodeError(Exception):
-    """The reason why a recording cannot be decoded; the caller knows its name."""
 
 
 class Failure(NamedTuple):
@@ -44,28 +40,6 @@ class Converted(NamedTuple):
     converted: bool = False
     removed: bool = False  # the m4a
     failure: Failure | None = None
-
-
-def decode(source: Path | BinaryIO) -> np.ndarray:
-    """Return the first audio stream of any file that FFmpeg reads, as 16 kHz mono samples (S,) int16, S > 0.
-
-    The samples are those of `ffmpeg -i SOURCE -ac 1 -ar 16000`. Raises DecodeError.
-    """
-    try:
-        with av.open(source, metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise DecodeError("holds no audio")
-            resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-            pieces = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-            if pieces:
-                pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    except av.FFmpegError as error:
-        raise DecodeError(error.strerror) from None
-    except ValueError as error:  # the resampler's, when rate or channels change within the file
-        raise DecodeError(str(error)) from None
-    if not sum(map(len, pieces)):
-        raise DecodeError("holds no samples")
-    return np.concatenate(pieces)
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
@@ -118,7 +92,7 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     if not failures:
         table.unlink(missing_ok=True)
         return []
-    with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing_table(table) as file:
         csv.writer(file).writerows([("file", "reason"), *sorted(failures)])
     return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
 
@@ -129,9 +103,9 @@ def _convert_beside(pair: Pair, delete: bool) -> Converted:
     if wav.exists() and not delete:
         return Converted()
     try:
-        samples = decode(m4a)
-    except DecodeError as error:
-        return Converted(failure=Failure(str(m4a), str(error)))
+        samples = read_and_warn(m4a).samples
+    except RecordingError as error:
+        return Converted(failure=Failure(str(m4a), error.reason))
     whole = wav.exists() and _length(wav) == len(samples)
     if not whole:
         write_wav(wav, samples)
@@ -141,10 +115,8 @@ def _convert_beside(pair: Pair, delete: bool) -> Converted:
 
 
 def _length(wav: Path) -> int:
-    """Return how many samples a wav really holds, as many as they would be at 16 kHz; 0 if it cannot be read."""
+    """Return how many samples a wav holds at 16 kHz; 0 if it cannot be read."""
     try:
-        with open(wav, "rb") as file:  # soundfile takes no name that is not UTF-8
-            header = soundfile.info(file)
-    except soundfile.SoundFileError:
+        return len(read_recording(wav).samples)
+    except RecordingError:
         return 0
-    return round(header.frames * SAMPLE_RATE / header.samplerate)

@@ -10,9 +10,11 @@ from typing import BinaryIO, NamedTuple
 
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
-from corpora.convert import DecodeError, Failure, decode, write_wav
+from corpora.convert import Failure, write_wav
 from corpora.download import fetch, with_md5
 from corpora.sources import Source, Wanted
+from feat_extract.audio import read_and_warn
+from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
 from system.files import remove_unfinished_below
@@ -113,7 +115,7 @@ def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -
 
 def _convert(member: Member) -> Failure | None:
     try:
-        write_wav(member.wav, decode(BytesIO(member.flac)))
-    except DecodeError as error:
-        return Failure(member.name, str(error))
+        write_wav(member.wav, read_and_warn(BytesIO(member.flac), name=member.name).samples)
+    except RecordingError as error:
+        return Failure(member.name, error.reason)
     return None

@@ -1,6 +1,7 @@
 """Anyone's own recordings into the wav tree, with a report of what is wrong with them."""
 
 import csv
+import functools
 import hashlib
 import re
 import statistics
@@ -12,21 +13,28 @@ from typing import NamedTuple
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE, TREES
-from corpora.convert import DecodeError, decode, write_wav
+from corpora.convert import write_wav
+from feat_extract.audio import read_recording
+from feat_extract.recording import NotAudioError, RecordingError, SilentError
+from feat_extract.silence import cut_pauses
 from system import console
 from system.console import UsageError, UserError
-from system.files import remove_unfinished_below, replacing, walk
+from system.files import remove_unfinished_below, replacing_table, walk
 from system.workers import unordered_map
 
-SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"}
+SUFFIXES = set(  # a file so called is a recording, and a damaged one if it cannot be read; others are tried too
+    ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
+    ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
+)
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
 SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short tests use no less
 SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
-NAMELESS, UNREADABLE = "no speaker in its path", "unreadable"
+NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker in its path", "unreadable", "not audio"
 DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
+RULES = "a folder's depth (1, 2), or a regular expression such as '([^/_-]+)[_-]', what is before the first _ or -"
 
 SpeakerOf = Callable[[PurePosixPath], str | None]
 
@@ -46,6 +54,7 @@ class Finding(NamedTuple):
     speaker: str
     wav: Path
     seconds: float = 0.0
+    speech: float = 0.0  # seconds of it that are not silence
     digest: str = ""  # of its samples
     refused: str = ""  # why it was not imported
     detail: str = ""  # more about that
@@ -73,24 +82,47 @@ def speaker_finder(rule: str) -> SpeakerOf:
     return search
 
 
-def import_folder(folder: Path, root: Path, split: str, rule: str, workers: int | None) -> list[str]:
+def import_folder(
+    folder: Path,
+    root: Path,
+    split: str,
+    rule: str,
+    workers: int | None,
+    channel: int | None = None,
+    trim_silence: bool = False,
+) -> list[str]:
     """Convert a folder's recordings into the tree that a split names and report on them; the originals stay.
 
-    Unreadable, silent and repeated recordings are left out; short and clipped ones are only reported, in
-    import_report.csv under `root` and as a summary. Returns what to tell the user at the end: how many were
-    unreadable, without a speaker or kept out by a damaged file in the tree, if any.
+    Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
+    reported, in import_report.csv under `root` and as a summary. Returns what to tell the user at the end: how many
+    were unreadable, without a speaker or kept out by a damaged file in the tree, if any.
+
+    Args:
+        folder: of the recordings.
+        root: of the data.
+        split: train or test.
+        rule: what in a path names the speaker, see speaker_finder.
+        workers: processes that decode; None for all cores.
+        channel: of several, counted from 1; their mean if None.
+        trim_silence: cut the silence at both ends and long pauses within.
     """
     tree, speaker_of = root / TREES[SPLITS[split]].wav, speaker_finder(rule)
     recordings = plan(find_recordings(folder, tree), folder, tree, speaker_of)
     remove_unfinished_below(tree)
+    examine_one = functools.partial(examine, channel=channel, trim_silence=trim_silence)
     findings = []
     with console.progress(total=len(recordings), unit="file", desc="import") as bar:
-        for finding in unordered_map(examine, recordings, workers):
+        for finding in unordered_map(examine_one, recordings, workers):
             findings.append(finding)
             bar.update()
     findings = drop_repeated(sorted(findings))
     write_report(root / REPORT_NAME, findings)
     print(summary(findings))
+    if all(finding.refused in (NAMELESS, NOT_AUDIO) for finding in findings):
+        raise UserError(
+            f"--import_dir {folder}: no speaker was found in the paths, such as {findings[0].source}; give each "
+            f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
+        )
     lost = [finding for finding in findings if finding.refused in (NAMELESS, UNREADABLE, DAMAGED)]
     if not lost:
         return []
@@ -99,16 +131,19 @@ def import_folder(folder: Path, root: Path, split: str, rule: str, workers: int 
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:
-    """Return the audio files below a folder, sorted; UserError if there are none, or the tree itself is among them."""
+    """Return the files below a folder that are not hidden, sorted, those called recordings first.
+
+    UserError if there are none, or the tree itself is among them.
+    """
     if not folder.is_dir():
         raise UserError(f"--import_dir {folder}: no such folder")
     inside, outside = tree.resolve(), folder.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise UserError(f"--import_dir {folder}: it and {tree} overlap; choose a --save_path apart from the recordings")
-    found = sorted(folder / f"{name}{suffix}" for place in walk(folder) for name, suffix in place.having(*SUFFIXES))
+    found = [folder / place.name / name for place in walk(folder) for name in place.files if not name.startswith(".")]
     if not found:
-        raise UserError(f"--import_dir {folder}: holds no {', '.join(sorted(SUFFIXES))} file")
-    return found
+        raise UserError(f"--import_dir {folder}: holds no files")
+    return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
 
 
 def plan(sources: list[Path], folder: Path, tree: Path, speaker_of: SpeakerOf) -> list[Recording]:
@@ -135,32 +170,42 @@ def plan(sources: list[Path], folder: Path, tree: Path, speaker_of: SpeakerOf) -
     return recordings
 
 
-def examine(recording: Recording) -> Finding:
+def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Finding:
     """Decode a recording, write its wav unless it is of no use, and say what was found."""
     source, speaker, wav = recording
-    if not speaker:
+    called_audio = source.suffix.lower() in SUFFIXES
+    if not speaker and called_audio:
         return Finding(source, speaker, wav, refused=NAMELESS)
     try:
-        samples = decode(source)
-    except DecodeError as error:
-        return Finding(source, speaker, wav, refused=UNREADABLE, detail=str(error))
-    seconds = len(samples) / SAMPLE_RATE
+        samples, _, remarks = read_recording(source, channel)
+    except SilentError:
+        return Finding(source, speaker, wav, refused="silent")
+    except RecordingError as error:
+        refused = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
+        return Finding(source, speaker, wav, refused=refused, detail=error.reason)
+    speech = cut_pauses(samples)
+    found = Finding(source, speaker, wav, len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE)
+    if not speaker:
+        return found._replace(refused=NAMELESS)
+    return _written(found, speech if trim_silence else samples, remarks)
+
+
+def _written(found: Finding, samples: np.ndarray, remarks: list[str]) -> Finding:
+    """Write the wav of a recording unless it is silent or its name is taken, and return all that was found."""
     level = np.abs(samples.astype(np.int32))
     if level.max() < SILENCE:
-        return Finding(source, speaker, wav, seconds, refused="silent")
+        return found._replace(refused="silent")
     try:
-        if wav.exists() and not np.array_equal(decode(wav), samples):
-            return Finding(source, speaker, wav, seconds, refused="another recording has its name", detail=str(wav))
-    except DecodeError as error:
-        return Finding(source, speaker, wav, seconds, refused=DAMAGED, detail=f"{wav}: {error}; remove it")
-    write_wav(wav, samples)
-    remarks = []
-    if seconds < SHORT:
-        remarks.append(f"shorter than {SHORT:g} s")
+        if found.wav.exists() and not np.array_equal(read_recording(found.wav).samples, samples):
+            return found._replace(refused="another recording has its name", detail=str(found.wav))
+    except RecordingError as error:
+        return found._replace(refused=DAMAGED, detail=f"{error}; remove it")
+    write_wav(found.wav, samples)
+    if len(samples) / SAMPLE_RATE < SHORT:
+        remarks = [*remarks, f"shorter than {SHORT:g} s"]
     if (level >= FULL_SCALE).mean() > CLIPPED:
-        remarks.append("clipped")
-    digest = hashlib.sha256(samples.tobytes()).hexdigest()
-    return Finding(source, speaker, wav, seconds, digest, remark=" and ".join(remarks))
+        remarks = [*remarks, "clipped"]
+    return found._replace(digest=hashlib.sha256(samples.tobytes()).hexdigest(), remark=" and ".join(remarks))
 
 
 def drop_repeated(findings: list[Finding]) -> list[Finding]:
@@ -178,24 +223,31 @@ def drop_repeated(findings: list[Finding]) -> list[Finding]:
 
 def write_report(path: Path, findings: list[Finding]) -> None:
     """Write a row for every recording."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing_table(path) as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "speaker", "seconds", "wav", "left_out", "detail", "remark"])
+        rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])
         for f in findings:
             wav = "" if f.refused else f.wav
-            rows.writerow([f.source, f.speaker, f"{f.seconds:.2f}", wav, f.refused, f.detail, f.remark])
+            times = f"{f.seconds:.2f}", f"{f.speech:.2f}"
+            rows.writerow([f.source, f.speaker, *times, wav, f.refused, f.detail, f.remark])
 
 
 def summary(findings: list[Finding]) -> str:
     """Return what the report amounts to, a few lines."""
     kept = [finding for finding in findings if not finding.refused]
-    per_speaker = Counter(finding.speaker for finding in kept).values() or [0]
+    n_recordings = sum(finding.refused != NOT_AUDIO for finding in findings)
+    speakers = Counter(finding.speaker for finding in kept)
+    hours, of_speech = (sum(getattr(f, column) for f in kept) / 3600 for column in ("seconds", "speech"))
     lines = [
-        f"{len(findings):,} recordings, {len(kept):,} imported: {len(per_speaker):,} speakers, "
-        f"{sum(finding.seconds for finding in kept) / 3600:.2f} h",
-        f"utterances per speaker: {min(per_speaker)} at least, {statistics.median(per_speaker):g} in the middle, "
-        f"{max(per_speaker)} at most",
+        f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h, "
+        f"{of_speech:.2f} h of it speech"
     ]
+    if speakers:
+        counts = speakers.values()
+        middle = statistics.median(counts)
+        lines.append(f"utterances per speaker: {min(counts)} at least, {middle:g} in the middle, {max(counts)} at most")
+    if len(speakers) == 1 < len(kept):
+        lines.append(f"all are of one speaker, {kept[0].speaker}; if they are not, --speaker_from says: {RULES}")
     reasons = Counter(finding.refused for finding in findings if finding.refused)
     lines += [f"left out, {reason}: {count:,}" for reason, count in reasons.most_common()]
     remarks = Counter(finding.remark for finding in kept if finding.remark)

@@ -1,105 +1,157 @@
-"""Reading a recording as 16 kHz mono samples on the int16 scale."""
+"""The one reader of recordings: any file that FFmpeg's libraries know, as 16 kHz mono 16-bit samples.
+
+A wav that is just that is read here, bit by bit; decoding.py converts everything else.
+"""
 
 import os
-import re
+import shutil
+import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 
 from configure import SAMPLE_RATE
-from system.console import UserError
+from feat_extract.recording import MAX_HOURS, MAX_SAMPLES, PLACEHOLDER_SIZE, Recording, RecordingError, SilentError
+from system import console
 
-STREAMED_SIZE = 0x7FFFFF00  # a data size from here on was written by a program that could not know it
-
-
-RATES = range(4_000, 768_001)  # Hz
-MAX_SAMPLES = 2**28  # of all channels together: four and a half hours of 16 kHz mono, 2 GiB while it is converted
+WINDOW_SECONDS = 0.025  # a recording that lacks less than this lacks nothing that features would show
+PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # of a wav: 16 kHz mono 16-bit
 
 
-class UnreadableError(UserError):
-    """A file in no format that libsndfile knows."""
+class WavHeader(NamedTuple):
+    """What a wav says about its data chunk."""
+
+    format: bytes  # the format chunk's first 16 bytes
+    start: int  # of the samples, in bytes from the beginning of the file
+    size: int  # of the samples in bytes: 0 or from PLACEHOLDER_SIZE on if unknown
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the size means something."""
+        return 0 < self.size < PLACEHOLDER_SIZE
 
 
-class Recording(NamedTuple):
-    """A recording's samples."""
+def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
+    """Return the samples of a recording; RecordingError, a UserError, if it cannot be used.
 
-    samples: np.ndarray  # (S,) int16, or float64 on the int16 scale where converted
-    converted: bool  # the file was not 16 kHz 16-bit mono
+    A wav whose header was never finished is read to its end. What a header promises and the file lacks is remarked
+    from 25 ms on, and refused if it is more than half. Channels are averaged; where they cancel, the loudest is taken.
 
-
-def read_recording(path: Path | BinaryIO) -> Recording:
-    """Return the samples of an audio file; UserError naming it if it is damaged, empty, silent or not finite.
-
-    An open file is named as str() names it. UnreadableError, a UserError, if the format is unknown.
-
-    16 kHz 16-bit mono is taken bit by bit. Other files are converted: channels averaged, then resampled (soxr).
+    Args:
+        source: a file, or one that is open, which need not be seekable (a pipe).
+        channel: the one to take, counted from 1.
+        name: what messages call it.
     """
-    with _opened(path) as file:
-        if _cut_off(file.extra_info):
-            raise UserError(f"{path}: truncated (its header promises more samples); get the file again")
-        rate, n_samples = file.samplerate, file.frames * file.channels
-        if rate not in RATES or n_samples > MAX_SAMPLES:
-            raise UserError(f"{path}: {n_samples:,} samples at {rate:,} Hz, by its header, are no utterance")
-        converted = not _is_plain(file)
-        samples = file.read(dtype="float64" if converted else "int16")
-    if len(samples) == 0:
-        raise UserError(f"{path}: holds no samples")
-    if converted:
-        samples = convert(samples, rate, str(path))
-    if not samples.any():
-        raise UserError(f"{path}: silent (every sample is zero)")
-    return Recording(samples, converted)
+    name = name or str(source)
+    if not isinstance(source, Path):
+        return _read(source, name, channel)
+    with _opened(source, name) as file:
+        return _read(file, name, channel)
+
+
+def read_and_warn(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
+    """Do what read_recording does, and warn of what is doubtful about the recording."""
+    recording = read_recording(source, channel, name)
+    for remark in recording.remarks:
+        console.warn(f"{name or source}: {remark}")
+    return recording
 
 
 def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
-    """Return n samples (n,) of what `read_recording` reads, from sample `start` on, and how many there are in all.
+    """Return n samples (n,) of what read_recording reads, from sample `start` on, and how many there are in all.
 
-    They are fewer where the recording ends. Of 16 kHz 16-bit mono no others are read.
+    They are fewer where the recording ends. Of a 16 kHz mono 16-bit wav no others are read.
     """
-    with _opened(path) as file:
-        if _is_plain(file):
-            file.seek(min(start, file.frames))
-            return file.read(n, dtype="int16"), file.frames
+    with _opened(path, str(path)) as file:
+        header = _wav_header(file)
+        if header and header.format == PLAIN_FORMAT:
+            n_samples = _n_plain_samples(file, header)
+            return _plain_samples(file, header, start, max(0, min(n, n_samples - start))), n_samples
     samples = read_recording(path).samples
     return samples[start : start + n], len(samples)
 
 
 @contextmanager
-def _opened(path: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file; what libsndfile says of it while it is open becomes a UserError."""
-    # On POSIX a file's name is bytes, and soundfile takes text for UTF-8 only.
-    source = os.fsencode(path) if isinstance(path, Path) and os.name == "posix" else path
+def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file; an OSError while it is open becomes a RecordingError."""
     try:
-        with soundfile.SoundFile(source) as file:
+        with open(os.fsencode(path), "rb") as file:  # as bytes: PyAV takes the name of an open file for UTF-8
             yield file
-    except soundfile.SoundFileError as error:
-        if isinstance(path, Path) and not os.access(path, os.R_OK):
-            raise UserError(f"{path}: may not be read (its permissions)") from None
-        raise UnreadableError(f"{path}: no readable audio ({str(error).split(': ', 1)[-1].rstrip('.')})") from None
+    except OSError as error:
+        raise RecordingError(name, f"cannot be read ({error.strerror})") from None
 
 
-def _is_plain(file: soundfile.SoundFile) -> bool:
-    return (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+def _read(file: BinaryIO, name: str, channel: int | None) -> Recording:
+    if not file.seekable():
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            return _read(copy, name, channel)
+    header = _wav_header(file)
+    if header and header.format == PLAIN_FORMAT and channel in (None, 1):
+        n_samples = min(_n_plain_samples(file, header), MAX_SAMPLES + 1)
+        recording, missing = Recording(_plain_samples(file, header, 0, n_samples), False, []), 0.0
+    else:
+        from feat_extract.decoding import decode  # FFmpeg's libraries are loaded only where they are needed
+
+        file.seek(0)
+        recording, missing = decode(file, name, channel)
+    return _checked(recording, name, _missing_of_wav(file, header) if header else missing)
 
 
-def convert(samples: np.ndarray, rate: int, name: str) -> np.ndarray:
-    """Return 16 kHz mono samples on the int16 scale, float64, of samples (S,) or (S, channels) within -1..1.
+def _checked(recording: Recording, name: str, missing: float) -> Recording:
+    """Return the recording with a remark about missing seconds, if it can be used."""
+    n_samples = len(recording.samples)
+    seconds = n_samples / SAMPLE_RATE
+    if not n_samples:
+        raise RecordingError(name, "holds no samples")
+    if n_samples > MAX_SAMPLES:
+        raise RecordingError(name, f"longer than {MAX_HOURS} hours; cut it into shorter ones")
+    if missing > seconds:
+        raise RecordingError(name, f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing")
+    if not recording.samples.any():
+        raise SilentError(name, "silent (every sample is zero)")
+    if missing > WINDOW_SECONDS:
+        recording.remarks.append(f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing")
+    return recording
 
-    UserError with the recording's name if a sample is not finite.
-    """
-    import librosa  # half a second to import, and hardly a corpus needs it
 
-    if not np.isfinite(samples).all():
-        raise UserError(f"{name}: holds NaN or infinite samples")
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE) * 32768
+def _wav_header(file: BinaryIO) -> WavHeader | None:
+    """Read up to the samples of a wav; None for other formats."""
+    riff = file.read(12)
+    if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
+        return None
+    form = b""
+    while len(chunk := file.read(8)) == 8:
+        kind, size = struct.unpack("<4sI", chunk)
+        if kind == b"data":
+            return WavHeader(form, file.tell(), size)
+        start = file.tell()
+        if kind == b"fmt ":
+            form = file.read(min(size, len(PLAIN_FORMAT)))
+        file.seek(start + size + size % 2)
+    return None
 
 
-def _cut_off(libsndfile_log: str) -> bool:
-    """Tell whether a wav's data chunk promises more bytes than the file holds (libsndfile reads on silently)."""
-    promised = re.search(r"^data : (\d+) \(should be \d+\)", libsndfile_log, re.MULTILINE)
-    return promised is not None and int(promised[1]) < STREAMED_SIZE
+def _n_plain_samples(file: BinaryIO, header: WavHeader) -> int:
+    """Return how many samples a 16 kHz mono 16-bit wav really holds."""
+    n_bytes = file.seek(0, 2) - header.start
+    return (min(header.size, n_bytes) if header.is_finished else n_bytes) // 2
+
+
+def _plain_samples(file: BinaryIO, header: WavHeader, start: int, n: int) -> np.ndarray:
+    """Return n samples (n,) int16 of a 16 kHz mono 16-bit wav, all within it."""
+    file.seek(header.start + 2 * start)
+    return np.frombuffer(file.read(2 * n), "<i2")
+
+
+def _missing_of_wav(file: BinaryIO, header: WavHeader) -> float:
+    """Return how many seconds a wav's header promises beyond the end of the file."""
+    bytes_per_second = struct.unpack_from("<I", header.format, 8)[0] if len(header.format) == 16 else 0
+    if not header.is_finished or not bytes_per_second:
+        return 0.0
+    return max(0, header.start + header.size - file.seek(0, 2)) / bytes_per_second

@@ -19,18 +19,16 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
 
-import numpy as np  # noqa: E402
-
 from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
-from feat_extract.audio import read_recording  # noqa: E402
+from feat_extract.audio import read_and_warn  # noqa: E402
 from feat_extract.fbank import log_mel  # noqa: E402
 from system import (
     console,  # noqa: E402
     ranks,  # noqa: E402
 )
 from system.console import UserError  # noqa: E402
-from system.files import is_folder, locked, remove_unfinished_below, replacing, utterances  # noqa: E402
+from system.files import is_folder, locked, remove_unfinished_below, replacing_table, utterances  # noqa: E402
 from system.workers import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
@@ -136,11 +134,8 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
 def extract(job: Job) -> Outcome:
     """Write one feature file; whatever is wrong with the recording comes back as the outcome's error."""
     try:
-        samples, converted = read_recording(Path(job.wav))
-        with np.errstate(over="ignore", invalid="ignore"):
-            feat = log_mel(samples)
-        if not np.isfinite(feat).all():
-            raise UserError(f"{job.wav}: its samples are far beyond full scale")
+        samples, converted, _ = read_and_warn(Path(job.wav))
+        feat = log_mel(samples)
     except UserError as error:
         return Outcome(job.wav, error=str(error))
     except MemoryError:
@@ -154,11 +149,9 @@ def report_errors(path: Path, failed: list[Outcome]) -> int:
     if not failed:
         path.unlink(missing_ok=True)
         return 0
-    with replacing(path) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names are bytes
-            writer = csv.writer(file)
-            writer.writerow(["file", "error"])
-            writer.writerows(sorted((outcome.wav, outcome.error) for outcome in failed))
+    with replacing_table(path) as file:
+        rows = sorted((outcome.wav, outcome.error) for outcome in failed)
+        csv.writer(file).writerows([("file", "error"), *rows])
     first = min(failed).error
     console.warn(f"{len(failed)} files could not be used, listed in {path}; the first: {first}")
     return 1

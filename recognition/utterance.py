@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 
 from configure import SAMPLE_RATE
-from feat_extract.audio import UnreadableError, convert, read_recording
+from feat_extract.audio import read_and_warn
 from feat_extract.fbank import log_mel
+from feat_extract.recording import Recording
+from feat_extract.silence import cut_pauses
 from system.console import UserError
 
 STANDARD_INPUT = "-"
-BLOCK = 160  # samples whose level is measured together, 10 ms
-SPEECH_RANGE_DB = 35  # what is so far below the loudest block is taken for a pause
 
 
 class Utterance(NamedTuple):
@@ -23,25 +24,27 @@ class Utterance(NamedTuple):
     name: str  # as the user gave it
     features: np.ndarray  # (T, 40) float32
     seconds: float  # length of the recording
-    speech: float  # seconds of it that are not pauses; steady noise counts as speech, so this is an upper bound
+    speech: float  # seconds of it that are not silence; steady noise counts as speech, so this is an upper bound
 
 
-def read_utterance(file: str | Path) -> Utterance:
-    """Read a recording of any rate and format that soundfile or FFmpeg's libraries know; "-" is standard input.
+def read_utterance(file: str | Path, channel: int | None = None, trim_silence: bool = True) -> Utterance:
+    """Read a recording of any rate and format that FFmpeg's libraries know; "-" is standard input.
 
-    UserError naming the file if it is missing, damaged, empty, silent or not finite.
+    What is doubtful about it is warned of. UserError naming the file if it is missing, damaged, empty or silent.
+
+    Args:
+        file: its path.
+        channel: of several, counted from 1; their mean if None.
+        trim_silence: cut pauses out of the features.
     """
-    source = _StandardInput(sys.stdin.buffer.read()) if str(file) == STANDARD_INPUT else Path(file)
-    if isinstance(source, Path) and not source.is_file():
+    if str(file) == STANDARD_INPUT:
+        return _utterance(str(file), read_and_warn(sys.stdin.buffer, channel, "standard input"), trim_silence)
+    if not Path(file).exists() or Path(file).is_dir():
         raise UserError(f"{file}: no such recording")
-    try:
-        samples = read_recording(source).samples
-    except UnreadableError:
-        samples = _decode(source)
-    return _utterance(str(file), samples)
+    return _utterance(str(file), read_and_warn(Path(file), channel), trim_silence)
 
 
-def utterance_of(waveform: np.ndarray, rate: int) -> Utterance:
+def utterance_of(waveform: np.ndarray, rate: int, trim_silence: bool = True) -> Utterance:
     """Return the utterance of a waveform (S,) or (S, channels) at `rate` Hz: floats within -1..1, or int16.
 
     ValueError for other types and shapes and for no samples, UserError for samples that are not finite or all zero.
@@ -51,12 +54,11 @@ def utterance_of(waveform: np.ndarray, rate: int) -> Utterance:
         raise ValueError(f"a waveform is (S,) or (S, channels) at a positive rate, not {waveform.shape} at {rate}")
     if not (waveform.dtype == np.int16 or np.issubdtype(waveform.dtype, np.floating)):
         raise ValueError(f"a waveform holds floats within -1..1 or int16, not {waveform.dtype}")
-    if not waveform.any():
-        raise UserError("waveform: silent (every sample is zero)")
-    if waveform.dtype == np.int16 and waveform.ndim == 1 and rate == SAMPLE_RATE:
-        return _utterance("waveform", waveform)
-    scale = 32768 if waveform.dtype == np.int16 else 1
-    return _utterance("waveform", convert(waveform / scale, rate, "waveform"))
+    file, is_float = io.BytesIO(), waveform.dtype != np.int16
+    content = waveform.astype(np.float32) if is_float else waveform
+    soundfile.write(file, content, rate, format="WAV", subtype="FLOAT" if is_float else "PCM_16")
+    file.seek(0)
+    return _utterance("waveform", read_and_warn(file, name="waveform"), trim_silence)
 
 
 class Recordings(list[Utterance]):
@@ -67,33 +69,7 @@ class Recordings(list[Utterance]):
         return self[row].features[start : start + length]
 
 
-class _StandardInput(io.BytesIO):
-    def __str__(self) -> str:
-        return "standard input"
-
-
-def _decode(source: Path | _StandardInput) -> np.ndarray:
-    """Return the samples of a file that libsndfile does not read: AAC, MP4 and whatever else FFmpeg knows."""
-    from corpora.convert import DecodeError, decode  # FFmpeg's libraries are loaded where they are needed only
-
-    if isinstance(source, _StandardInput):
-        source.seek(0)
-    try:
-        samples = decode(source)
-    except DecodeError as error:
-        raise UserError(f"{source}: no readable audio ({error})") from None
-    if not samples.any():
-        raise UserError(f"{source}: silent (every sample is zero)")
-    return samples
-
-
-def _utterance(name: str, samples: np.ndarray) -> Utterance:
-    """Return the utterance of 16 kHz mono samples (S,) on the int16 scale."""
-    return Utterance(name, log_mel(samples), len(samples) / SAMPLE_RATE, _speech_seconds(samples))
-
-
-def _speech_seconds(samples: np.ndarray) -> float:
-    padded = np.pad(samples.astype(np.float32), (0, -len(samples) % BLOCK))
-    power = (padded.reshape(-1, BLOCK) ** 2).mean(axis=1)
-    blocks = np.count_nonzero(power >= power.max() * 10 ** (-SPEECH_RANGE_DB / 10))
-    return min(blocks * BLOCK, len(samples)) / SAMPLE_RATE
+def _utterance(name: str, recording: Recording, trim_silence: bool) -> Utterance:
+    samples, speech = recording.samples, cut_pauses(recording.samples)
+    features = log_mel(speech if trim_silence else samples)
+    return Utterance(name, features, len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE)

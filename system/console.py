@@ -107,7 +107,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         program = f"{program}, rank {os.environ['RANK']}"
         sys.stdout = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as soon as it is printed
+        # A log file shows each line as soon as it is printed; what the terminal cannot show is printed as an escape.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         status = main(sys.argv[1:])
         ranks.barrier()

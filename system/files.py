@@ -132,6 +132,19 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_table(path: Path) -> Iterator[TextIO]:
+    """Yield a temporary text file for csv.writer; rename it to `path` when the block ends well, else remove it.
+
+    Names of files may be any bytes: what is not UTF-8 is written as it is.
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        yield file
+
+
 def _sync_folder(folder: Path) -> None:
     """Flush a folder to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
-from corpora.convert import decode
 from corpora.trial_lists import draw_trials
 from corpora.voxceleb import PARTS
+from feat_extract.audio import read_recording
 from system.console import UserError
 
 
@@ -32,13 +32,13 @@ def differs_from_ffmpeg(path: Path) -> int:
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     command = [ffmpeg, "-v", "error", "-nostdin", "-i", str(path), "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
     expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
-    return np.abs(decode(path).astype(int) - expected).max()  # other lengths do not broadcast
+    return np.abs(read_recording(path).samples.astype(int) - expected).max()  # other lengths do not broadcast
 
 
 @pytest.mark.parametrize("content", [wav(tone(1.3, 1)), m4a(tone(1.3, 1))], ids=["wav", "m4a"])
 def test_decoding_keeps_the_samples(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    found, spoken = decode(tmp_path / "a"), tone(1.3, 1)
+    found, spoken = read_recording(tmp_path / "a").samples, tone(1.3, 1)
     assert found.dtype == np.int16 and len(found) >= len(spoken)
     error = np.abs(found[: len(spoken)].astype(float) - spoken)
     assert error.max() == 0 if content.startswith(b"RIFF") else np.sqrt((error**2).mean()) < 400
@@ -177,7 +177,7 @@ def test_import_reports_and_keeps_the_originals(recordings: Path, tmp_path: Path
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
     assert {name: row["left_out"] for name, row in rows.items() if row["left_out"]} == {
         "copy.wav": "same content as another", "silent.wav": "silent",
-        "broken.wav": "unreadable", "nobody.wav": "no speaker in its path",
+        "broken.wav": "unreadable", "nobody.wav": "no speaker in its path", "notes.txt": "not audio",
     }  # fmt: skip
     assert rows["copy.wav"]["detail"] == str(recordings / "Ann Lee/day 1/one.flac")
     assert rows["short.wav"]["remark"] == "shorter than 1 s" and rows["loud.wav"]["remark"] == "clipped"

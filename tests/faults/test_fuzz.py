@@ -201,7 +201,8 @@ BOMBS = {
 def test_a_bomb_takes_neither_memory_nor_time(tmp_path: Path, name: str) -> None:
     (tmp_path / "bomb.pkl").write_bytes(BOMBS[name])
     code = """if True:
-        import resource, sys, pathlib, console, dataset.features
+        import resource, sys, pathlib, dataset.features
+        from system import console
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             dataset.features.read_feature(pathlib.Path(sys.argv[1]))
@@ -223,5 +224,5 @@ def test_a_wav_whose_header_promises_hours_takes_no_memory(tmp_path: Path) -> No
         out.setparams((2, 2, 1, 0, "NONE", ""))  # 1 Hz: a conversion would multiply it by 16,000
         out.writeframes(b"\1\0" * 100_000)
     (tmp_path / "slow.wav").write_bytes(file.getvalue())
-    with pytest.raises(UserError, match="100,000 samples at 1 Hz, by its header, are no utterance"):
+    with pytest.raises(UserError, match="samples at 1 Hz, by its header"):
         read_recording(tmp_path / "slow.wav")

@@ -13,6 +13,8 @@ from configure import TREES
 from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
+from feat_extract import disturbance
+from feat_extract.audio import read_samples
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
 from feat_extract.fbank import log_mel
@@ -269,13 +271,13 @@ def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, s
 
 
 def test_only_the_crops_samples_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, read = [], soundfile.SoundFile.read
+    asked = []
 
-    def spy(file: soundfile.SoundFile, n: int, dtype: str) -> np.ndarray:
+    def spy(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
         asked.append(n)
-        return read(file, n, dtype=dtype)
+        return read_samples(path, start, n)
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", spy)
+    monkeypatch.setattr(disturbance, "read_samples", spy)
     augmented(root, "reverb").crop(0, 30, 100, 0, rng())
     assert asked == [1 + 99 * 160 + 400]
 

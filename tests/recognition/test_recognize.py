@@ -92,7 +92,8 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     trials = pandas.read_csv(home / "scores.csv")
     recognizer = Recognizer(home / "model.pth")
     names = sorted({*trials["enrol"], *trials["test"]})
-    embeddings = dict(zip(names, recognizer.embed_files([wavs(home) / name for name in names]), strict=True))
+    utterances = [read_utterance(wavs(home) / name, trim_silence=False) for name in names]
+    embeddings = dict(zip(names, recognizer.embed_utterances(utterances), strict=True))
     enrol, test = (np.stack([embeddings[name] for name in trials[side]]) for side in ("enrol", "test"))
     scores = recognizer.score(enrol, test)
     np.testing.assert_allclose(scores, trials["score"], atol=1e-6)
@@ -352,7 +353,7 @@ def test_speech_is_measured_without_pauses(tmp_path: Path) -> None:
     samples = np.concatenate([np.zeros(16000, np.int16), voice(42, 0.3, 0), np.zeros(8000, np.int16)])
     soundfile.write(tmp_path / "pause.wav", samples, 16000, subtype="PCM_16")
     utterance = read_utterance(tmp_path / "pause.wav")
-    assert utterance.seconds == pytest.approx(1.8) and 0.2 < utterance.speech < 0.32
+    assert utterance.seconds == pytest.approx(1.8) and utterance.speech == pytest.approx(0.3, abs=0.01)
 
 
 def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +414,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     ):
         with pytest.raises(UserError, match=message) as error:
             recognize.main(arguments + (["--threshold", "0"] if "absent.wav" in arguments else []))
-        assert type(error.value) is kind and "\n" not in str(error.value)
+        assert error.value.status == kind.status and "\n" not in str(error.value)
     done = run(home, "compare", "-", "-", check=2)
     assert done.stderr == "recognize.py: standard input (-) can be read once (--help lists the flags)\n"
 

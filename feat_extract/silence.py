@@ -1,0 +1,72 @@
+"""Cutting pauses out of a recording, with FFmpeg's silenceremove filter."""
+
+import math
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.filter import Graph
+
+from configure import SAMPLE_RATE
+
+RANGE_DB = 40  # 25 ms whose peak is so far below the loudest 25 ms are silence; the noise of a room is louder
+NOISE = 50  # peak of 16-bit samples, -56 dB of full scale: what is fainter is silence too,
+SPEECH_DB = 28  # unless it is within this range of the loudest 25 ms: faint speech
+PAUSE = 0.1  # seconds of silence within speech that stay
+WINDOW = 400  # samples whose level is measured together, 25 ms
+BLOCK = 60 * SAMPLE_RATE  # samples that go through the filter at a time
+
+
+def cut_pauses(samples: np.ndarray) -> np.ndarray:
+    """Return 16 kHz samples (S,) int16, not all zero, without the silence at both ends and long pauses within.
+
+    Silence are 25 ms without a peak within 40 dB of the loudest 25 ms (root mean square), or above -56 dB of full
+    scale. Of a pause of more than 0.1 s within speech these stay.
+    """
+    loudest = _loudest(samples)
+    level = min(max(loudest * 10 ** (-RANGE_DB / 20), NOISE), loudest * 10 ** (-SPEECH_DB / 20)) / 32768
+    start = f"start_periods=1:start_threshold={level}"
+    cut = _filtered(samples, f"{start}:stop_periods=-1:stop_threshold={level}:stop_duration={PAUSE}")
+    end = cut[-SAMPLE_RATE:]  # silence at the end is a pause to the filter, and the start of the reversed recording
+    surplus = len(end) - len(_filtered(end[::-1], start))
+    cut = cut[: len(cut) - max(0, surplus)]
+    return cut if len(cut) else samples
+
+
+def _loudest(samples: np.ndarray) -> float:
+    """Return the greatest root mean square of 25 ms, wherever they begin."""
+    greatest = 0.0
+    for start in range(0, len(samples), BLOCK):
+        squares = samples[start : start + BLOCK + WINDOW].astype(np.float64) ** 2
+        sums = np.cumsum(np.pad(squares, (1, max(0, WINDOW - len(squares)))))  # sums[i]: of the first i
+        greatest = max(greatest, (sums[WINDOW:] - sums[:-WINDOW]).max())
+    return math.sqrt(greatest / WINDOW)
+
+
+def _filtered(samples: np.ndarray, options: str) -> np.ndarray:
+    """Return what FFmpeg's silenceremove leaves of samples (S,)."""
+    graph, clock = Graph(), Fraction(1, SAMPLE_RATE)
+    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="s16", layout="mono", time_base=clock)
+    silence_filter = graph.add("silenceremove", f"{options}:detection=peak:window={WINDOW / SAMPLE_RATE}")
+    chain = source, silence_filter, graph.add("aformat", "s16"), graph.add("abuffersink")
+    graph.link_nodes(*chain).configure()
+    pieces, at = [np.zeros(0, np.int16)], 0
+    lead_in = np.zeros(WINDOW, np.int16)  # the filter measures its first windows when they are hardly filled
+    for block in (lead_in, *(samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, at, clock
+        at += len(block)
+        graph.push(frame)
+        pieces += _waiting(graph)
+    graph.push(None)
+    return np.concatenate([*pieces, *_waiting(graph)])
+
+
+def _waiting(graph: Graph) -> list[np.ndarray]:
+    """Return what the filter has ready."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(graph.pull().to_ndarray()[0])
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return pieces

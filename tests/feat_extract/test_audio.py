@@ -1,0 +1,155 @@
+"""The one reader of recordings."""
+
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audio_table import CASES, CLEAN, FLOATS, PCM, RATE, Case, encoded, near, riff, sound
+from conftest import PROJECT
+
+from feat_extract.audio import read_recording, read_samples
+from feat_extract.recording import NotAudioError, RecordingError, SilentError
+from system.console import UserError
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.given[:50])
+def test_what_becomes_of_a_recording(tmp_path: Path, case: Case) -> None:
+    for at, content in enumerate(case.variants()):
+        (tmp_path / "file").write_bytes(content)
+        if case.refused:
+            with pytest.raises(RecordingError, match=f"file: .*({case.refused})"):
+                read_recording(tmp_path / "file", case.channel)
+            continue
+        found = read_recording(tmp_path / "file", case.channel)
+        assert found.samples.dtype == np.int16 and case.like(found.samples, case.expected), at
+        remarks = "; ".join(found.remarks)
+        assert re.search(case.remark, remarks) if case.remark else not remarks, (at, remarks)
+
+
+def test_errors_are_told_apart(tmp_path: Path) -> None:
+    empty, silent = sound(CLEAN[:0]), sound(0 * CLEAN)
+    for content, kind in ((b"text", NotAudioError), (silent, SilentError), (empty, RecordingError)):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(kind) as error:
+            read_recording(tmp_path / "file")
+        assert type(error.value) is kind and str(error.value) == f"{tmp_path / 'file'}: {error.value.reason}"
+    with pytest.raises(UserError, match=r"absent.wav: cannot be read \(No such file"):
+        read_recording(tmp_path / "absent.wav")
+
+
+def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "clean.wav").write_bytes(sound(CLEAN))
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.ts"
+        for text in (
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile '{address}'\n",
+            "ffconcat version 1.0\nfile 'clean.wav'\n",
+        ):
+            (tmp_path / "list").write_text(text)
+            with pytest.raises(NotAudioError):
+                read_recording(tmp_path / "list")
+        server.shutdown()
+    assert not asked
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
+@pytest.mark.parametrize("name", [b"12:30", b"-a", b"line\nend", b"caf\xe9", "é".encode(), b"%03d", b"http:a", b"a'b"])
+@pytest.mark.parametrize("content", [sound(CLEAN), sound(CLEAN, format="FLAC")], ids=["wav", "flac"])
+def test_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name + b".wav"))
+    path.write_bytes(content)
+    assert np.array_equal(read_recording(path).samples, CLEAN)
+
+
+def test_pipes_and_open_files(tmp_path: Path) -> None:
+    for content in (sound(CLEAN), sound(CLEAN, format="FLAC")):
+        assert np.array_equal(read_recording(io.BytesIO(content), name="a").samples, CLEAN)
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+        writer.start()
+        assert np.array_equal(read_recording(tmp_path / "pipe").samples, CLEAN)
+        writer.join()
+        (tmp_path / "pipe").unlink()
+
+
+def test_a_part_of_a_recording(tmp_path: Path) -> None:
+    for content in (sound(CLEAN), riff(PCM, 0), riff(PCM, len(PCM) + 16), sound(CLEAN, format="FLAC")):
+        (tmp_path / "a").write_bytes(content)
+        for start, n in ((0, 100), (500, 1000), (len(CLEAN) - 10, 100), (len(CLEAN) + 5, 3)):
+            samples, n_samples = read_samples(tmp_path / "a", start, n)
+            assert np.array_equal(samples, CLEAN[start : start + n]) and n_samples == len(CLEAN)
+
+
+def test_a_part_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
+    (tmp_path / "long.wav").write_bytes(riff(bytes(20_000_000)))
+    tracemalloc.start()
+    read_samples(tmp_path / "long.wav", 5_000_000, 1000)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_rate_and_channels_that_change_within_a_file(tmp_path: Path) -> None:
+    (tmp_path / "two.aac").write_bytes(encoded("adts", "aac") + encoded("adts", "aac", 32000))
+    found = read_recording(tmp_path / "two.aac").samples
+    assert len(found) == pytest.approx(2 * len(CLEAN), abs=4000)
+    both = sound(FLOATS, format="OGG") + sound(np.stack([FLOATS] * 2, axis=1), format="OGG")
+    (tmp_path / "chained.ogg").write_bytes(both)  # Ogg allows one stream after another, FFmpeg no other channels
+    samples, _, remarks = read_recording(tmp_path / "chained.ogg")
+    assert near(samples, CLEAN) and remarks[0].startswith("only its first part could be decoded (")
+
+
+HOUR = """
+import resource, sys
+from pathlib import Path
+from feat_extract.audio import read_recording
+samples = read_recording(Path(sys.argv[1])).samples
+print(len(samples), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_an_hour_in_stereo_takes_little_memory(tmp_path: Path) -> None:
+    """Ten minutes at 48 kHz must not take more than a sixth of an hour's 500 MB beyond what the libraries take."""
+    seconds, used = 600, {}
+    block = np.repeat(np.repeat(CLEAN, 3)[:, None], 2, axis=1)
+    for name, n in (("short.wav", 1), ("long.wav", seconds * 48000 // len(block))):
+        with open(tmp_path / name, "wb") as file:
+            file.write(riff(b"", n * block.nbytes, channels=2, rate=48000))
+            file.truncate(44 + n * block.nbytes)  # zeros but for the end, hardly anything on the disk
+            file.seek(44 + (n - 1) * block.nbytes)
+            file.write(block.tobytes())
+        command = [sys.executable, "-c", HOUR, str(tmp_path / name)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+        n_samples, used[name] = map(int, done.stdout.split())
+    assert n_samples == pytest.approx(seconds * RATE, abs=3 * RATE)
+    assert used["long.wav"] - used["short.wav"] < 500_000 / 6
+
+
+def test_extraction_needs_no_decoder(tmp_path: Path) -> None:
+    """A worker that only reads 16 kHz mono 16-bit wavs does not load FFmpeg's libraries, nor librosa."""
+    (tmp_path / "a.wav").write_bytes(sound(CLEAN))
+    code = "import sys; from pathlib import Path; import feat_extract.audio as a; a.read_recording(Path(sys.argv[1]))"
+    code += "; assert not {'av', 'librosa', 'soundfile'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.wav")], cwd=PROJECT, check=True)
+    assert importlib.util.find_spec("av")
