@@ -12,6 +12,7 @@ Speech without an account, one's own recordings, and synthetic voices to try eve
     python dataprep.py --save_path DIR --librispeech train-clean-5 dev-clean-2
     python dataprep.py --save_path DIR --musan --rirs  # noise and rooms, for train.py --augment
     python dataprep.py --save_path DIR --import_dir FOLDER --split test --make_trials 2000
+    python dataprep.py --save_path DIR --import_list wav.scp --utt2spk utt2spk
     python dataprep.py --save_path DIR --demo
 
 What is there, and what to do next:
@@ -25,8 +26,20 @@ import argparse
 import getpass
 from pathlib import Path
 
-from configure import save_root
-from corpora import archives, check, convert, download, librispeech, noise, recordings, sources, trial_lists, voxceleb
+from configure import TREES, save_root
+from corpora import (
+    archives,
+    check,
+    convert,
+    download,
+    kaldi,
+    librispeech,
+    noise,
+    recordings,
+    sources,
+    trial_lists,
+    voxceleb,
+)
 from system import console
 from system.console import UsageError, UserError
 from system.files import locked
@@ -35,10 +48,12 @@ NEEDS = {  # flag -> flags of which one or more must be given with it
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
     "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
     "delete_archives": ["extract", "librispeech", "musan", "rirs"], "delete_m4a": ["convert"],
-    "openslr_url": ["librispeech", "musan", "rirs"], "split": ["import_dir"], "speaker_from": ["import_dir"],
-    "channel": ["import_dir"], "trim_silence": ["import_dir"],
+    "openslr_url": ["librispeech", "musan", "rirs"], "speaker_from": ["import_dir"], "utt2spk": ["import_list"],
+    **dict.fromkeys(("split", "channel", "trim_silence"), ["import_dir", "import_list"]),
 }  # fmt: skip
-ACTIONS = ("download trial_list librispeech musan rirs import_dir extract demo convert make_trials check").split()
+ACTIONS = (
+    "download trial_list librispeech musan rirs import_dir import_list extract demo convert make_trials check".split()
+)
 LOCK_NAME = ".dataprep.lock"  # held by the one run that may write below save_path
 LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials says how many
 
@@ -94,8 +109,11 @@ def add_other_speech(parser: console.Parser) -> None:
     group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
     group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
     group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")
-    group.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
-    group.add_argument("--split", choices=recordings.SPLITS, help="tree that --import_dir fills (train)")
+    imported = group.add_mutually_exclusive_group()
+    imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
+    imported.add_argument("--import_list", type=Path, metavar="WAV.SCP", help="convert what Kaldi's wav.scp lists")
+    group.add_argument("--utt2spk", type=Path, metavar="FILE", help="who speaks (utt2spk beside --import_list)")
+    group.add_argument("--split", choices=recordings.SPLITS, help="tree that an import fills (train)")
     group.add_argument("--speaker_from", metavar="DEPTH_OR_REGEX",
                        help="what in a recording's path names its speaker: the folder at a depth, or what a regular "
                             "expression matches, or its first group (1)")  # fmt: skip
@@ -141,11 +159,14 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         if getattr(args, name):
             base = args.openslr_url or librispeech.BASE
             noise.bring_noise(corpus, root, base, args.delete_archives, args.jobs, args.retries)
-    if args.import_dir:
-        rule, split = args.speaker_from or "1", args.split or "train"
-        problems += recordings.import_folder(
-            args.import_dir, root, split, rule, args.num_workers, args.channel, args.trim_silence
-        )
+    if args.import_dir or args.import_list:
+        tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
+        if args.import_dir:
+            planned = recordings.plan_folder(args.import_dir, tree, args.speaker_from or "1")
+        else:
+            planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
+        flags = args.num_workers, args.channel, args.trim_silence
+        problems += recordings.import_recordings(planned, tree, root, *flags)
     if args.convert:
         problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
     if args.make_trials:

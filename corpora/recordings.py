@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE, TREES
+from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
 from corpora.convert import write_wav
 from feat_extract.audio import read_recording
 from feat_extract.recording import NotAudioError, RecordingError, SilentError
@@ -32,7 +32,7 @@ SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short 
 SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
-NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker in its path", "unreadable", "not audio"
+NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "not audio"
 DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
 RULES = "a folder's depth (1, 2), or a regular expression such as '([^/_-]+)[_-]', what is before the first _ or -"
 
@@ -82,32 +82,39 @@ def speaker_finder(rule: str) -> SpeakerOf:
     return search
 
 
-def import_folder(
-    folder: Path,
+def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
+    """Choose a wav below `tree` for every file of a folder; see speaker_finder for the rule."""
+    recordings = plan(find_recordings(folder, tree), folder, tree, speaker_finder(rule))
+    if not any(recording.speaker for recording in recordings):
+        raise UserError(
+            f"--import_dir {folder}: no speaker was found in the paths, such as {recordings[0].source}; give each "
+            f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
+        )
+    return recordings
+
+
+def import_recordings(
+    recordings: list[Recording],
+    tree: Path,
     root: Path,
-    split: str,
-    rule: str,
-    workers: int | None,
+    workers: int | None = None,
     channel: int | None = None,
     trim_silence: bool = False,
 ) -> list[str]:
-    """Convert a folder's recordings into the tree that a split names and report on them; the originals stay.
+    """Write the recordings' wavs into a tree below `root` and report on them; the originals stay.
 
     Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
     reported, in import_report.csv under `root` and as a summary. Returns what to tell the user at the end: how many
     were unreadable, without a speaker or kept out by a damaged file in the tree, if any.
 
     Args:
-        folder: of the recordings.
+        recordings: what to import.
+        tree: that holds their wavs.
         root: of the data.
-        split: train or test.
-        rule: what in a path names the speaker, see speaker_finder.
         workers: processes that decode; None for all cores.
         channel: of several, counted from 1; their mean if None.
         trim_silence: cut the silence at both ends and long pauses within.
     """
-    tree, speaker_of = root / TREES[SPLITS[split]].wav, speaker_finder(rule)
-    recordings = plan(find_recordings(folder, tree), folder, tree, speaker_of)
     remove_unfinished_below(tree)
     examine_one = functools.partial(examine, channel=channel, trim_silence=trim_silence)
     findings = []
@@ -118,11 +125,6 @@ def import_folder(
     findings = drop_repeated(sorted(findings))
     write_report(root / REPORT_NAME, findings)
     print(summary(findings))
-    if all(finding.refused in (NAMELESS, NOT_AUDIO) for finding in findings):
-        raise UserError(
-            f"--import_dir {folder}: no speaker was found in the paths, such as {findings[0].source}; give each "
-            f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
-        )
     lost = [finding for finding in findings if finding.refused in (NAMELESS, UNREADABLE, DAMAGED)]
     if not lost:
         return []
@@ -158,15 +160,15 @@ def plan(sources: list[Path], folder: Path, tree: Path, speaker_of: SpeakerOf) -
     for source in sources:
         path = PurePosixPath(source.relative_to(folder).as_posix())
         speaker = speaker_of(path) or ""
-        clean = _clean(speaker)
-        if spellings.setdefault(clean, speaker) != speaker:
-            raise UserError(f"{folder}: rename a speaker: '{spellings[clean]}' and '{speaker}' would both be {clean}")
-        video = _clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
-        wav = tree / clean / video / f"{_clean(path.stem)}.wav"
+        name = clean(speaker)
+        if spellings.setdefault(name, speaker) != speaker:
+            raise UserError(f"{folder}: rename a speaker: '{spellings[name]}' and '{speaker}' would both be {name}")
+        video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
+        wav = tree / name / video / f"{clean(path.stem)}.wav"
         while wav in taken:
             wav = wav.with_stem(f"{wav.stem}_{path.suffix[1:]}")
         taken.add(wav)
-        recordings.append(Recording(source, clean, wav))
+        recordings.append(Recording(source, name, wav))
     return recordings
 
 
@@ -255,6 +257,6 @@ def summary(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Return a text as a file name without blanks, which a trial list needs, and without a leading dot."""
     return re.sub(r"[^\w.-]|^\.", "_", text)

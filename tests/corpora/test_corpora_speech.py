@@ -177,7 +177,7 @@ def test_import_reports_and_keeps_the_originals(recordings: Path, tmp_path: Path
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
     assert {name: row["left_out"] for name, row in rows.items() if row["left_out"]} == {
         "copy.wav": "same content as another", "silent.wav": "silent",
-        "broken.wav": "unreadable", "nobody.wav": "no speaker in its path", "notes.txt": "not audio",
+        "broken.wav": "unreadable", "nobody.wav": "no speaker is named for it", "notes.txt": "not audio",
     }  # fmt: skip
     assert rows["copy.wav"]["detail"] == str(recordings / "Ann Lee/day 1/one.flac")
     assert rows["short.wav"]["remark"] == "shorter than 1 s" and rows["loud.wav"]["remark"] == "clipped"
@@ -221,6 +221,49 @@ def test_import_with_other_rules(tmp_path: Path) -> None:
     for wrong in (tmp_path / "root/voxceleb2", tmp_path, tmp_path / "absent"):
         output = run("--save_path", tmp_path / "root", "--import_dir", wrong)
         assert output.returncode == 1 and "--import_dir" in output.stderr
+
+
+def test_a_kaldi_directory_is_imported(tmp_path):
+    for seed, name in enumerate(("one.wav", "two words.wav", "three.flac", "four.wav")):
+        soundfile.write(tmp_path / name, tone(1.2, seed), 16000)
+    scp = tmp_path / "kaldi" / "wav.scp"
+    scp.parent.mkdir()
+    scp.write_text(
+        f"anna-1 {tmp_path}/one.wav\nanna-2   ../two words.wav\n\nben-1 ../three.flac\nnobody-1 ../four.wav\n"
+    )
+    refused = run("--save_path", tmp_path / "root", "--import_list", scp)
+    assert refused.returncode == 2 and "--utt2spk" in refused.stderr
+    (scp.parent / "utt2spk").write_text("anna-1 anna\nanna-2 anna\nben-1 ben\n")
+    (scp.parent / "segments").write_text("anna-1-a anna-1 0 1\n")
+    output = run("--save_path", tmp_path / "root", "--import_list", scp, "--split", "test")
+    assert output.returncode == 1 and "segments: not read" in output.stderr
+    assert "four.wav: no speaker is named for it" in output.stderr
+    assert set(tree(tmp_path / "root/voxceleb1/test/wav")) == {
+        "anna/all/anna-1.wav", "anna/all/anna-2.wav", "ben/all/ben-1.wav"
+    }  # fmt: skip
+    other = tmp_path / "who"
+    other.write_text("anna-1 carla\nanna-2 carla\nben-1 dora\nnobody-1 dora\n")
+    output = run("--save_path", tmp_path / "more", "--import_list", scp, "--utt2spk", other)
+    assert output.returncode == 0, output.stderr
+    assert set(tree(tmp_path / "more/voxceleb2/dev/wav")) == {
+        "carla/all/anna-1.wav", "carla/all/anna-2.wav", "dora/all/ben-1.wav", "dora/all/nobody-1.wav"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("ben-1 touch ran |", "line 2: 'touch ran |' is a command"),
+        ("ben-1", "line 2: 'ben-1' is not of the form 'UTTERANCE PATH'"),
+        ("anna:1 b.wav", "line 2: 'anna:1' would be written to the same wav as 'anna?1'"),
+    ],
+)
+def test_lines_of_a_kaldi_list_that_are_refused(tmp_path, line, message):
+    (tmp_path / "wav.scp").write_text(f"anna?1 a.wav\n{line}\n")
+    (tmp_path / "utt2spk").write_text("anna?1 anna\nanna:1 anna\nben-1 ben\n")
+    output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
+    assert output.returncode == 1 and f"wav.scp: {message}" in output.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 12), st.integers(0, 9))
