@@ -21,7 +21,8 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
     if scp.with_name("segments").is_file():
         console.warn(f"{scp.with_name('segments')}: not read; recordings are imported whole")
     speaker_of = {name: speaker for _, name, speaker in _pairs(utt2spk or beside, "UTTERANCE SPEAKER")}
-    recordings, taken = [], {}
+    recordings: list[Recording] = []
+    taken: dict[Path, str] = {}
     for number, name, path in _pairs(scp, "UTTERANCE PATH"):
         if path.endswith("|") or path.startswith("|"):
             raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command; commands are not run, write its output")
@@ -40,12 +41,13 @@ def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such list") from None
-    pairs = []
+    pairs: list[tuple[int, str, str]] = []
     for number, line in enumerate(lines, 1):
         words = line.strip().split(maxsplit=1)
         if len(words) == 1:
             raise UserError(f"{path}: line {number}: '{line.strip()[:80]}' is not of the form '{form}'")
-        pairs += [(number, *words)] if words else []
+        if words:
+            pairs.append((number, words[0], words[1]))
     if not pairs:
         raise UserError(f"{path}: holds nothing")
     return pairs

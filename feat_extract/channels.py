@@ -26,8 +26,9 @@ class Channels:
 
     @property
     def loudest(self) -> int:
-        """The channel with the most energy, counted from 1."""
-        return 1 + int(np.diag(self._products).argmax())
+        """The channel with the most energy, counted from 1; the first of those within 1 dB of it."""
+        energies = np.diag(self._products)
+        return 1 + int(np.argmax(energies > energies.max() * 10 ** (-1 / 10)))
 
     def cancel(self) -> bool:
         """Tell whether the sum of the channels is far weaker than that of unrelated ones would be."""

@@ -10,6 +10,7 @@ from types import ModuleType
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import audio_table  # noqa: E402
+import list_table  # noqa: E402
 
 TABLES = [audio_table]  # modules with TITLE, TEXT (before the table) and ROWS: what is given, what happens
 HEAD = """# What is read
@@ -20,7 +21,7 @@ Written by `python tests/formats.py` from the tables of the tests: every line is
 
 def page() -> str:
     """Return the page as Markdown."""
-    return "\n".join([HEAD, *map(_section, TABLES)])
+    return "\n".join([HEAD, *map(_section, TABLES), list_table.section()])
 
 
 def _section(table: ModuleType) -> str:

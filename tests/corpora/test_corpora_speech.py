@@ -223,7 +223,7 @@ def test_import_with_other_rules(tmp_path: Path) -> None:
         assert output.returncode == 1 and "--import_dir" in output.stderr
 
 
-def test_a_kaldi_directory_is_imported(tmp_path):
+def test_a_kaldi_directory_is_imported(tmp_path: Path) -> None:
     for seed, name in enumerate(("one.wav", "two words.wav", "three.flac", "four.wav")):
         soundfile.write(tmp_path / name, tone(1.2, seed), 16000)
     scp = tmp_path / "kaldi" / "wav.scp"
@@ -258,7 +258,7 @@ def test_a_kaldi_directory_is_imported(tmp_path):
         ("anna:1 b.wav", "line 2: 'anna:1' would be written to the same wav as 'anna?1'"),
     ],
 )
-def test_lines_of_a_kaldi_list_that_are_refused(tmp_path, line, message):
+def test_lines_of_a_kaldi_list_that_are_refused(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "wav.scp").write_text(f"anna?1 a.wav\n{line}\n")
     (tmp_path / "utt2spk").write_text("anna?1 anna\nanna:1 anna\nben-1 ben\n")
     output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")

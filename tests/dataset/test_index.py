@@ -11,6 +11,7 @@ import pandas
 import pytest
 import torch
 from conftest import in_process, write_features
+from list_table import NAMES, UTTERANCE
 
 import dataset.index
 import EER_full
@@ -227,17 +228,17 @@ def test_a_file_that_shrank_is_told(tree: Path) -> None:
 
 
 def test_names_as_other_toolkits_write_them(tmp_path: Path) -> None:
-    plain, dotted = "id1/s0/00001", "id1/2020-01-01/2020-01-01_12.30.00001"
-    for name in (plain, dotted, "id2/00001"):
+    utterances = "id1/s0/00001", UTTERANCE, "id2/00001"
+    for name in utterances:
         write_feature(tmp_path / "feat" / f"{name}.pkl", np.zeros((5, 40), np.float32), name.split("/")[0])
     index = FeatureIndex([tmp_path / "feat"])
-    rows = dict(zip((index.name(row) for row in range(3)), range(3), strict=True))
-    for name in (plain, dotted, "id2/00001"):
-        forms = [name, f"{name}.wav", f"{name}.flac", f"./{name}", f"/data/voxceleb1/wav/{name}.wav", f"wav/{name}"]
-        forms += [form.replace("/", "\\") for form in forms] + [f"C:\\voices\\{name}.wav"]
-        assert index.rows(forms).tolist() == [rows[name]] * len(forms)
+    row_of = {index.name(row): row for row in range(3)}
+    for utterance in utterances:
+        names = [name.replace(UTTERANCE, utterance) for name in NAMES]
+        assert index.rows(names).tolist() == [row_of[utterance], *[row_of[utterance]] * 5, *index.rows(NAMES[-2:])]
+    assert index.rows(NAMES).tolist() == [row_of[UTTERANCE]] * len(NAMES)
     with pytest.raises(UserError, match=r"id1/s0/00002.wav: no such utterance .*\(1 of 2 missing\)"):
-        index.rows([plain, "id1/s0/00002.wav", "id1/s0/00002.wav"])
+        index.rows(["id1/s0/00001", "id1/s0/00002.wav", "id1/s0/00002.wav"])
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_features
+from list_table import BLIND_LISTS, ENROLMENT, TRIAL_LISTS, A, B, C
 from scipy import stats
 
 from dataset.index import FeatureIndex, n_starts
@@ -23,30 +24,15 @@ def read(tmp_path: Path, text: str | bytes) -> Trials:
     return read_trials(path)
 
 
-A, B, C = "a/b/c.wav", "a/d/e.wav", "f/g/h.wav"
-# Form -> the trials (1, A, B) and (0, A, C) in it.
-FORMS = {
-    "VoxCeleb": f"1 {A} {B}\n0 {A} {C}\n",
-    "any blanks, line ends and blank lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
-    "label last": f"{A} {B} 1\n{A} {C} 0\n",
-    "Kaldi": f"{A} {B} target\n{A} {C} nontarget\n",
-    "tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
-    "words first": f"target {A} {B}\nNontarget {A} {C}\n",
-    "--save_scores": f"label,enrol,test,score\n1,{A},{B},0.5\n0,{A},{C},0.1\n",
-    "--save_scores of two lengths": "label,enrol,test,length,score\n"
-    + "".join(f"1,{A},{B},{n},0.5\n0,{A},{C},{n},0.1\n" for n in (100, 200)),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TRIAL_LISTS)
 def test_forms_of_trial_lists(tmp_path: Path, form: str) -> None:
-    trials = read(tmp_path, FORMS[form])
+    trials = read(tmp_path, TRIAL_LISTS[form])
     assert trials.label.tolist() == [True, False]
     assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
 
 
 def test_a_list_without_labels_is_read_where_that_is_meant(tmp_path: Path) -> None:
-    for text in (f"{A} {B}\n{A} {C}\n", f"enrol,test,score\n{A},{B},0.5\n{A},{C},0.1\n"):
+    for text in BLIND_LISTS.values():
         with pytest.raises(UserError, match="list.txt: its trials have no labels"):
             read(tmp_path, text)
         trials = read_trials(tmp_path / "list.txt", blind=True)
@@ -89,6 +75,8 @@ def test_names_of_any_bytes_are_read(tmp_path: Path) -> None:
 
 def test_enrolment_lists(tmp_path: Path) -> None:
     path = tmp_path / "enroll.lst"
+    path.write_text(ENROLMENT)
+    assert read_enrolment(path) == {"anna": [A, B], "fred": [C]}
     path.write_text("m1 a/b/c.wav a/d/e.wav\n\nm2\tf/g/h.wav\nm1 a/b/x.wav\n")
     assert read_enrolment(path) == {"m1": ["a/b/c.wav", "a/d/e.wav", "a/b/x.wav"], "m2": ["f/g/h.wav"]}
     for text, message in (("m1 a\n\nm2\n", "line 3: 'm2' is not of the form"), ("\n", "holds no models")):
