@@ -10,7 +10,7 @@ from evaluation import llr
 from evaluation.calibration import fit, load_calibration
 from evaluation.embedding import Scores
 from evaluation.llr import llr_rates, split_half_llr, with_llr
-from evaluation.metrics import cllr
+from evaluation.metrics import cllr, min_cllr
 from system.console import UserError
 from system.files import sha256
 
@@ -46,10 +46,12 @@ def test_three_speakers_have_no_halves() -> None:
 
 
 def test_rates_are_of_the_trials_that_have_a_ratio() -> None:
-    ratios, labels = np.array([2.0, -1.0, 0.5, np.nan, -3.0, 1.0]), np.array([1, 1, 0, 0, 0, 0], bool)
+    ratios, labels = np.array([2.0, -1.0, 0.5, np.nan, -30.0, 1.0]), np.array([1, 1, 0, 0, 0, 0], bool)
     rates = llr_rates(ratios, labels)
     assert rates["n_trials"] == 5 and rates["misses"] == 50 and rates["false_alarms"] == pytest.approx(200 / 3)
     assert rates["cllr"] == pytest.approx(cllr(np.delete(ratios, 3), np.delete(labels, 3)))
+    least = min_cllr(np.delete(ratios, 3), np.delete(labels, 3))
+    assert rates["min_cllr"] == pytest.approx(least) and least < rates["cllr"]
     assert rates["dcf_0.05"] == pytest.approx(1) and rates["min_dcf_0.05"] == pytest.approx(0.5)
 
 

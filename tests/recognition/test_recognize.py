@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -266,22 +267,21 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(name in line for name in names)
 
 
-def test_equal_probabilities_are_ranked_by_the_score() -> None:
-    """At the bound of the LLR the nearer voice goes first."""
-    steep = Calibration(0.0, (90.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
-    voices = np.eye(256, dtype=np.float32)[:2]
-    recognizer: Any = SimpleNamespace(calibration=steep, score=lambda a, b: b @ a, calibrated=lambda: steep)
-    recognizer.llr = lambda a, b, *seconds: steep.llr(b @ a, *seconds)
-    enrolled: list[Any] = [
-        SimpleNamespace(name=n, prototype=v, seconds=np.ones(1)) for n, v in zip("AB", voices, strict=True)
-    ]
-    clip = np.zeros(256, np.float32)
-    clip[:2] = 0.6, 0.8
-    rule = recognize.decision.Rule(recognizer, 0.5, None)
-    utterance: Any = SimpleNamespace(name="x.wav", speech=1.0)
-    answer = recognize._answer(rule, utterance, clip, enrolled)
-    assert [entry["speaker"] for entry in answer["ranking"]] == ["B", "A"] and answer["speaker"] == "B"
-    assert answer["ranking"][0]["llr"] == answer["ranking"][1]["llr"] == pytest.approx(np.log(100))
+def test_equal_probabilities_are_ranked_by_the_score(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A calibration by which every LLR is at its bound."""
+    checkpoint = Path(shutil.copy(home / "calibrated.pth", tmp_path))
+    save_calibration(checkpoint, Calibration(100.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99))
+    flags = "--checkpoint", checkpoint, "--voices", tmp_path / "voices"
+    for name, at in (("A", 30), ("B", 31), ("C", 32)):
+        call(home, "enroll", *flags, name, wav(home, at, 0))
+    capsys.readouterr()
+    call(home, "identify", *flags, wav(home, 31, 1), "--json")
+    (answer,) = json.loads(capsys.readouterr().out)["files"]
+    assert {entry["llr"] for entry in answer["ranking"]} == {np.log(100)} and answer["speaker"] == "B"
+    ranks = [entry["score"] for entry in answer["ranking"]]
+    assert ranks == sorted(ranks, reverse=True) and len(set(ranks)) == 3
 
 
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
