@@ -34,7 +34,7 @@ FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples
 
 NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "not audio"
 DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
-RULES = "a folder's depth (1, 2), or a regular expression such as '([^/_-]+)[_-]', what is before the first _ or -"
+RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
 
 SpeakerOf = Callable[[PurePosixPath], str | None]
 

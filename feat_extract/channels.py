@@ -39,5 +39,7 @@ class Channels:
         energies = np.diag(self._products)
         if len(energies) != 2 or len(self._energies) < 2 * MIN_BLOCKS or energies.min() <= ACTIVE * energies.max():
             return False
-        loudness = np.sqrt(np.array(self._energies).reshape(-1, 2).T)
+        blocks = np.array(self._energies).reshape(-1, 2)
+        loudest = blocks.max(axis=1)
+        loudness = np.sqrt(blocks[loudest > ACTIVE * loudest.max()].T)  # both are silent together, so that says nothing
         return bool(loudness.std(axis=1).all() and np.corrcoef(loudness)[0, 1] < ALIKE)

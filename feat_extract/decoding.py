@@ -1,6 +1,7 @@
 """Decoding a recording of any format, rate and number of channels with FFmpeg's libraries, block by block."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import BinaryIO
 
 import av
@@ -70,16 +71,25 @@ class _Decoding:
 
     def _decode(self, container: av.container.InputContainer) -> tuple[np.ndarray, float]:
         """Return the samples and how many seconds they were before they were resampled."""
-        resampler, seconds, content = _Resampler(), 0.0, bytearray()
-        for frame in self._frames(container):
-            if frame.sample_rate not in RATES:
-                raise RecordingError(self._name, f"samples at {frame.sample_rate:,} Hz, by its header, are no speech")
-            seconds += frame.samples / frame.sample_rate
-            content += resampler.push(self._mixed(frame))
-            if len(content) > 2 * MAX_SAMPLES:
-                break
-        content += resampler.flush()
+        seconds, content = 0.0, bytearray()
+        for (kind, _, n_channels, rate), frames in groupby(self._frames(container), _format):
+            self._check_format(n_channels, rate)
+            self.converted |= (kind, n_channels, rate) not in (("s16", 1, SAMPLE_RATE), ("s16p", 1, SAMPLE_RATE))
+            as_it_is = n_channels == 1 and not self._is_float
+            resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+            for frame in frames:
+                seconds += frame.samples / rate
+                content += _samples(resampler.resample(frame if as_it_is else self._mixed(frame)))
+                if len(content) > 2 * MAX_SAMPLES:  # too long; the caller says so
+                    return np.frombuffer(content, np.int16), seconds
+            content += _samples(resampler.resample(None))
         return np.frombuffer(content, np.int16), seconds
+
+    def _check_format(self, n_channels: int, rate: int) -> None:
+        if rate not in RATES:
+            raise RecordingError(self._name, f"samples at {rate:,} Hz, by its header, are no speech")
+        if self.channel and self.channel > n_channels:
+            raise RecordingError(self._name, f"has no channel {self.channel}, only {n_channels}")
 
     def _frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         """Yield the decoded frames of the first audio stream; packets that cannot be decoded are counted."""
@@ -103,13 +113,8 @@ class _Decoding:
                 yield from frames
 
     def _mixed(self, frame: av.AudioFrame) -> av.AudioFrame:
-        """Return a frame with the channel and gain that are wanted, as it is where the resampler does that."""
-        n_channels, kind = frame.layout.nb_channels, frame.format.name
-        self.converted |= (frame.sample_rate, n_channels, kind.removesuffix("p")) != (SAMPLE_RATE, 1, "s16")
-        if n_channels == 1 and not self._is_float and self.channel in (None, 1):
-            return frame
-        if self.channel and self.channel > n_channels:
-            raise RecordingError(self._name, f"has no channel {self.channel}, only {n_channels}")
+        """Return a frame with the channel and gain that are wanted, as it is where the resampler averages two."""
+        n_channels = frame.layout.nb_channels
         planes = _planes(frame)
         if self._is_float:
             self._measure_peak(planes)
@@ -131,27 +136,14 @@ class _Decoding:
         self.peak = max(self.peak, peak)
 
 
-class _Resampler:
-    """To 16 kHz mono 16-bit samples, of frames whose format may change on the way."""
-
-    def __init__(self) -> None:
-        self._format: tuple[str, str, int] | None = None
-
-    def push(self, frame: av.AudioFrame) -> bytes:
-        """Return the samples that a frame completes."""
-        form, before = (frame.format.name, frame.layout.name, frame.sample_rate), b""
-        if form != self._format:
-            before = self.flush()
-            self._format, self._resampler = form, av.AudioResampler("s16", "mono", SAMPLE_RATE)
-        return before + _samples(self._resampler.resample(frame))
-
-    def flush(self) -> bytes:
-        """Return the last samples."""
-        return _samples(self._resampler.resample(None)) if self._format else b""
+def _format(frame: av.AudioFrame) -> tuple[str, str, int, int]:
+    """Return what may change within a file: sample format, layout, number of channels, rate."""
+    return frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate
 
 
 def _samples(frames: list[av.AudioFrame]) -> bytes:
-    return b"".join(frame.to_ndarray().tobytes() for frame in frames)
+    """Return the samples of 16-bit mono frames."""
+    return b"".join(memoryview(frame.planes[0])[: 2 * frame.samples] for frame in frames)
 
 
 def _planes(frame: av.AudioFrame) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""Pauses are cut out of recordings, and nothing else is."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROJECT, voice
+
+from feat_extract.silence import cut_pauses
+
+RATE = 16000
+ROOM = np.random.default_rng(0).normal(0, 60, 10 * RATE)  # the noise of a room, 42 dB below the voice's loudest
+SPEECH = (voice(1, 2.5, 0) + ROOM[: int(2.5 * RATE)]).astype(np.int16)
+
+
+def silence(seconds: float, level: float = 0) -> np.ndarray:
+    """Return zeros or faint noise."""
+    return np.rint(np.random.default_rng(1).normal(0, level, int(seconds * RATE))).astype(np.int16)
+
+
+@pytest.mark.parametrize("level", [0, 1, 3, 8])
+@pytest.mark.parametrize("seconds", [0.1, 0.4321, 3, 61.7])
+def test_silence_around_speech_is_cut_to_the_sample(seconds: float, level: float) -> None:
+    padded = np.concatenate([silence(seconds, level), SPEECH, silence(1.3 * seconds, level)])
+    alone = cut_pauses(SPEECH)
+    assert np.array_equal(cut_pauses(padded), alone) and len(SPEECH) - len(alone) < 0.05 * RATE
+    assert np.array_equal(cut_pauses(alone), alone)
+
+
+@pytest.mark.parametrize("level", [0, 3, 8])
+def test_a_long_pause_within_speech_is_shortened(level: float) -> None:
+    for seconds in (0.5, 3, 90):
+        cut = cut_pauses(np.concatenate([SPEECH, silence(seconds, level), SPEECH]))
+        assert 2 * len(SPEECH) < len(cut) + 0.05 * RATE < 2 * len(SPEECH) + 0.2 * RATE
+
+
+def test_the_noise_of_a_room_and_short_pauses_stay() -> None:
+    room = ROOM[:RATE].astype(np.int16)
+    recording = np.concatenate([room, SPEECH, room, SPEECH, room])
+    assert len(recording) - len(cut_pauses(recording)) < 0.05 * RATE
+    short = np.concatenate([SPEECH, silence(0.09), SPEECH])
+    assert len(short) - len(cut_pauses(short)) < 0.05 * RATE
+
+
+def test_faint_speech_is_no_silence() -> None:
+    faint = (SPEECH / 250).astype(np.int16)  # its loudest sample is about 32
+    assert len(faint) - len(cut_pauses(faint)) < 0.1 * RATE
+    for samples in ([1], [0, 0, 1, 0], np.ones(100), np.ones(RATE)):
+        assert cut_pauses(np.array(samples, np.int16)).any()
+
+
+def test_an_hour_takes_little_memory() -> None:
+    """The samples of an hour of speech are 115 MB, the result as many; the work adds less than one more copy."""
+    code = "import numpy as np, resource; from feat_extract.silence import cut_pauses; "
+    code += "x = np.tile(np.random.default_rng(0).integers(-9999, 9999, 16000).astype(np.int16), 3600); "
+    code += "y = cut_pauses(x); print(len(y), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    n_samples, used = map(int, done.stdout.split())
+    assert n_samples > 3599 * RATE and used < 450_000
