@@ -3,30 +3,39 @@
     python EER_short.py --n_folder 0 --cp_num 100 --test_length 100
     python EER_short.py --checkpoint FILE --test_length 200 --seed 1 --json
     python EER_short.py --test_length 50 100 200 300 500 full --save_scores curve.csv
+    python EER_short.py --test_length 200 --noise_snr clean 20 10 5 0 --reverb True
     python EER_short.py --test_length 50 100 200 300 500 full --calibrate True
 
 Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
 are drawn once, kept beside the checkpoint as short_trials_seedN.txt, and used again as long as the speakers and
 utterances are the same. Each trial's test window starts at a random place of its own.
-With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`.
+--noise_snr puts each trial's test side, not its enrolment, into babble of other speakers, or into the recordings of
+--noise_dir; --reverb True into a room. Both are drawn from the seed and the trial's number, the same at every SNR.
+With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`;
+in noise both also have the `snr`.
 --calibrate True fits the log-likelihood ratio (LLR) that a score between so many seconds of speech stands for, and
 keeps it as checkpoint_EEE.calibration.json: recognize.py decides by it, and later evaluations report how good it is.
 Its own report is of held-out speakers: fitted on one half of them and measured on the other, both ways.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
 
-from configure import FRAMES_PER_SECOND
+from configure import FRAMES_PER_SECOND, save_root
 from dataset.index import FeatureIndex
 from dataset.short_trials import stored_short_trials, window_starts
 from dataset.trials import Trials
 from evaluation import evaluator, report
 from evaluation.embedding import MAX_FRAMES, Segments
+from evaluation.noise import CLEAN, NoisyTests
+from feat_extract.disturbance import Sources
 from system import console, ranks
+from system.console import UsageError
 
+MAX_SNR = 100  # dB
 FULL = "full"  # as a test length: the whole utterance
 
 
@@ -36,13 +45,35 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--test_length", type=_length, nargs="+", default=[500], help="frames (10 ms) of a test window, or full (500)")
     add("--trials", type=Path, metavar="FILE", help="a trial list in place of the drawn one")
+    add("--noise_snr", type=_snr, nargs="+", default=[], metavar="DB", help="of noise on the test side, or clean")
+    add("--reverb", type=console.boolean, default=False, help="put the test side into a room (False)")
+    add("--noise_dir", help="recordings of noise, such as MUSAN (babble of other evaluation speakers)")
+    add("--rir_dir", help="recorded impulse responses for --reverb (computed rooms)")
     evaluator.add_trial_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.noise_dir and not args.noise_snr:
+        raise UsageError("--noise_dir means nothing without --noise_snr")
+    if args.rir_dir and not args.reverb:
+        raise UsageError("--rir_dir means nothing without --reverb True")
+    if args.calibrate and (args.noise_snr or args.reverb):
+        raise UsageError("--calibrate True fits clean tests; leave out --noise_snr and --reverb")
+    return args
 
 
 def _length(text: str) -> int | str:
     """Read a test length: a number of frames, or `full` for whole utterances."""
     return FULL if text == FULL else console.integer(1, MAX_FRAMES)(text)
+
+
+def _snr(text: str) -> float | None:
+    """Read a signal-to-noise ratio in dB; `clean` is None."""
+    try:
+        snr = None if text == CLEAN else float(text)
+    except ValueError:
+        snr = math.nan
+    if snr is not None and not abs(snr) <= MAX_SNR:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither {CLEAN} nor a number from -{MAX_SNR} to {MAX_SNR}")
+    return snr
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +86,20 @@ def main(argv: list[str]) -> None:
     tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")
-    evaluator.verify(setting, task, tests, args)
+    evaluator.verify(setting, task, tests, args, _noisy_tests(setting, task, args))
+
+
+def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argparse.Namespace) -> list[NoisyTests]:
+    """Return what the test sides are heard in, and say it; nothing if they stay as they are."""
+    if not (args.noise_snr or args.reverb):
+        return []
+    sources = Sources(save_root(args.save_path), setting.features, args.noise_dir, args.rir_dir)
+    snrs = args.noise_snr or [None]
+    noisy = [NoisyTests(setting.features, sources, task.sides, snr, args.reverb, args.seed) for snr in snrs]
+    noise = f"noise of {args.noise_dir}" if args.noise_dir else "babble of other speakers"
+    room = f" in rooms ({args.rir_dir or 'computed'})" if args.reverb else ""
+    print(f"test sides{room}, {noise} at SNRs (dB) of {', '.join(tests.name for tests in noisy)}")
+    return noisy
 
 
 def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> tuple[Trials, None]:

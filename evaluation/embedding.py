@@ -85,6 +85,7 @@ class Scores(NamedTuple):
     normalised: np.ndarray | None  # (n,) as-norm
     seconds: float  # of audio, each segment once
     llr: np.ndarray | None = None  # (n,) log-likelihood ratios, NaN for trials that have none
+    snr: str = ""  # signal-to-noise ratio of the test side in words, where the evaluation is in noise
 
 
 class Frames(Protocol):

@@ -1,21 +1,24 @@
 """What the three evaluators share: their common flags, choice of checkpoint and data, and scoring trials."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES, save_root
 from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
-from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed_once, join_segments, unique_segments
-from evaluation.llr import Sides, llr_rates, with_llr
-from evaluation.metrics import eer_interval, verification_metrics
+from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, embed_once, join_segments, unique_segments
+from evaluation.llr import with_llr
+from evaluation.noise import NoisyTests
 from evaluation.normalisation import AdaptiveNorm, cohort_of
+from evaluation.rates import rates_of_all
 from model.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -137,7 +140,13 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     add("--calibrate", type=console.boolean, default=False, help="fit log-likelihood ratios and keep them (False)")
 
 
-def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace) -> None:
+def verify(
+    setting: Setting,
+    task: Task,
+    tests: dict[str, Segments],
+    args: argparse.Namespace,
+    noisy: Sequence[NoisyTests] = (),
+) -> None:
     """Score n trials at one test length or several, tell the error rates, write --save_scores and --json.
 
     UserError if --calibrate is asked for and the trials support no calibration; their scores are written all the same.
@@ -147,11 +156,12 @@ def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argpa
         task: the trials.
         tests: (n,) test segments by their length in words.
         args: the flags.
+        noisy: in what the tests are heard, one after the other; nothing: as they are.
     """
     if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     norm = adaptive_norm(setting, args) if args.as_norm else None
-    scores = score_task(setting, task, tests, norm)
+    scores = score_task(setting, task, tests, norm, noisy)
     report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
     labels, speaker = task.trials.label, setting.features.speaker
     speakers = speaker[task.enrol.row], speaker[task.test]
@@ -168,24 +178,40 @@ def verify(setting: Setting, task: Task, tests: dict[str, Segments], args: argpa
 
 
 def score_task(
-    setting: Setting, task: Task, tests: dict[str, Segments], norm: AdaptiveNorm | None = None
+    setting: Setting,
+    task: Task,
+    tests: dict[str, Segments],
+    norm: AdaptiveNorm | None = None,
+    noisy: Sequence[NoisyTests] = (),
 ) -> list[Scores]:
-    """Return the scores of n trials with the test segments (n,) of each length; a segment is embedded once for all."""
-    segments = [task.enrol.segments, *tests.values()]
-    embeddings, (of_models, *rights) = embed_once(setting.encoder, setting.features, segments, setting.compute)
+    """Return the scores of n trials with the test segments (n,) of each length, and of each in noise if any is given.
+
+    A segment is embedded once for all trials, but in noise, of which each trial has its own.
+    """
+    sides = [task.enrol.segments, *(() if noisy else tests.values())]
+    embeddings, (of_models, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
     left = len(embeddings) + torch.from_numpy(task.enrol.of_trial)
     embeddings = torch.cat([embeddings, task.enrol.embeddings(embeddings[of_models])])
-    return [
-        Scores(
+
+    def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
+        return Scores(
             length,
             task.enrol.seconds,
-            test.length / FRAMES_PER_SECOND,
+            tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm.scores(embeddings, left, right) if norm else None,
-            seconds_of([task.enrol.segments, test]),
+            seconds_of([task.enrol.segments, tests[length]]),
+            snr=snr,
         )
-        for (length, test), right in zip(tests.items(), rights, strict=True)
-    ]
+
+    if not noisy:
+        return [scores(length, embeddings, right) for length, right in zip(tests, rights, strict=True)]
+    trials, found = np.arange(len(task.test)), []
+    for length, condition in itertools.product(tests, noisy):
+        heard = embed(setting.encoder, condition, tests[length]._replace(row=trials), setting.compute)
+        joined = torch.cat([embeddings, F.normalize(heard, dim=1)])
+        found.append(scores(length, joined, len(embeddings) + torch.from_numpy(trials), condition.name))
+    return found
 
 
 def seconds_of(sides: Sequence[Segments]) -> float:
@@ -203,44 +229,3 @@ def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
         raise UsageError(f"--as_norm {args.as_norm}: {tree} holds {len(speakers)} of the training speakers")
     print(f"as-norm: the {args.as_norm:,} nearest of {len(speakers):,} training speakers")
     return AdaptiveNorm(cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)
-
-
-def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sides) -> dict:
-    """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all."""
-    results = [rates(of_length, labels, speakers) for of_length in scores]
-    if len(results) == 1:
-        return results[0]
-    result: dict = {"lengths": [{"length": s.length} | of_length for s, of_length in zip(scores, results, strict=True)]}
-    if ratios := [s.llr for s in scores if s.llr is not None]:
-        result["llr"] = llr_rates(np.concatenate(ratios), np.tile(labels, len(scores)))
-    return result
-
-
-def rates(scores: Scores, label: np.ndarray, speakers: Sides) -> dict:
-    """Return the error rates of n labelled trials at one test length, the EERs in percent, as --json names them."""
-    result: dict = _rates(scores.plain, label, speakers) | {
-        "n_trials": len(label),
-        "n_target": int(label.sum()),
-        "n_speakers": len(np.unique(np.concatenate(speakers))),
-        "seconds": scores.seconds,
-    }
-    if scores.normalised is not None:
-        result["as_norm"] = _rates(scores.normalised, label, speakers)
-    if scores.llr is not None:
-        result["llr"] = llr_rates(scores.llr, label)
-    return result
-
-
-def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sides) -> dict[str, float]:
-    """Return the error rates of scores (n,), the EERs in percent, as --json names them."""
-    rates = verification_metrics(scores, label)
-    low, high = eer_interval(scores, label, *speakers)
-    return {
-        "eer": 100 * rates.eer,
-        "eer_interpolated": 100 * rates.eer_interpolated,
-        "eer_low": 100 * low,
-        "eer_high": 100 * high,
-        "threshold": rates.threshold,
-        "min_dcf_0.01": rates.min_dcf_01,
-        "min_dcf_0.001": rates.min_dcf_001,
-    }

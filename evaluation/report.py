@@ -38,7 +38,8 @@ def say_rates(result: dict) -> None:
     """Print a line for the error rates at each test length, and one for those after as-norm and for LLRs if any."""
     several = "lengths" in result
     for rates in result["lengths"] if several else [result]:
-        prefix = f"test {rates['length']}: " if several else ""
+        noise = f", SNR {rates['snr']}" if "snr" in rates else ""
+        prefix = f"test {rates['length']}{noise}: " if several else ""
         print(f"{prefix}{_in_words(rates)}")
         if "as_norm" in rates:
             print(f"{prefix}as-norm {_in_words(rates['as_norm'])}")
@@ -88,14 +89,16 @@ def _llr_in_words(rates: dict[str, float]) -> str:
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
     """Write a row for each trial and test length.
 
-    Columns are label (if the list has labels), enrol, test, length (if there are several), score, score_as_norm (if
-    asked for), enrol_seconds, test_seconds and llr (if there is a calibration; empty for trials that have none).
+    Columns are label (if the list has labels), enrol, test, length (if there are several), snr (in noise), score,
+    score_as_norm (if asked for), enrol_seconds, test_seconds and llr (if there is a calibration; empty for trials that
+    have none).
     """
     tables = []
     for of_length in scores:
         columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
         columns |= {"enrol": trials.enrol, "test": trials.test}
         columns |= {"length": of_length.length} if len(scores) > 1 else {}
+        columns |= {"snr": of_length.snr} if of_length.snr else {}
         columns |= {"score": of_length.plain}
         columns |= {"score_as_norm": of_length.normalised} if of_length.normalised is not None else {}
         columns |= {"enrol_seconds": of_length.enrol_seconds, "test_seconds": of_length.test_seconds}

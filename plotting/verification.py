@@ -94,30 +94,54 @@ def draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
 
 
 def draw_length(inputs: dict[str, Path]) -> Figure:
-    """Draw the EER against the test length, with 95 % intervals that resample speakers."""
+    """Draw the EER against the test length, with 95 % intervals that resample speakers.
+
+    In noise each signal-to-noise ratio has a curve of its own; where there is one length only, it is the axis.
+    """
     systems = read_systems(inputs)
     for system in systems:
         if "length" not in system.table:
             raise UserError(f"{system.name}: no column 'length'; EER_short.py with several test lengths writes one")
-    lengths = sorted({length for system in systems for length in system.table["length"]}, key=_seconds)
+    lengths = {length for system in systems for length in system.table["length"]}
+    if len(lengths) == 1 and all("snr" in system.table for system in systems):
+        axis, label = "snr", "signal-to-noise ratio (dB)"
+    else:
+        axis, label, systems = "length", "test length (s)", [part for system in systems for part in _by_snr(system)]
+    values = sorted({value for system in systems for value in system.table[axis]}, key=_place)
     figure, (axes,) = new_figure()
     for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
-        rates = [_eer(of_length) for _, of_length in system.table.groupby("length")]
-        places = np.array([lengths.index(length) for length, _ in system.table.groupby("length")])
+        parts = list(system.table.groupby(axis))
+        rates = [_eer(of_value) for _, of_value in parts]
+        places = np.array([values.index(value) for value, _ in parts])
         order = np.argsort(places)
         eer, low, high = 100 * np.array(rates)[order].T
         shifted = places[order] + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
         bars = np.maximum([eer - low, high - eer], 0)  # on few speakers the interval may miss the EER
         axes.errorbar(shifted, eer, bars, capsize=3, label=system.name, **look)
-    names = [f"{_seconds(length):g}" if length != "full" else "whole" for length in lengths]
-    axes.set_xticks(range(len(lengths)), names)
-    axes.set(xlabel="test length (s)", ylabel="EER (%)", ylim=(0, None))
+    axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
+    axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
     axes.legend(title="bars: 95 % intervals", fontsize=9, title_fontsize=8, frameon=False)
     return figure
 
 
-def _seconds(length: str) -> float:
-    return np.inf if length == "full" else int(length) / FRAMES_PER_SECOND
+def _by_snr(system: System) -> list[System]:
+    """Return a system for each signal-to-noise ratio of one, from clean to the noisiest."""
+    if "snr" not in system.table:
+        return [system]
+    parts = sorted(system.table.groupby("snr"), key=lambda part: -_place(part[0]))
+    words = {snr: snr if snr == "clean" else f"{snr} dB" for snr, _ in parts}
+    return [System(f"{system.name}, {words[snr]}", table) for snr, table in parts]
+
+
+def _place(value: str) -> float:
+    """Return where a length or a signal-to-noise ratio stands among others: whole utterances and clean ones last."""
+    return np.inf if value in ("full", "clean") else float(value)
+
+
+def _tick(value: str, axis: str) -> str:
+    if value == "full":
+        return "whole"
+    return f"{int(value) / FRAMES_PER_SECOND:g}" if axis == "length" else value
 
 
 def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
@@ -142,7 +166,7 @@ def read_systems(inputs: dict[str, Path]) -> list[System]:
 
 def read_scores(path: Path) -> pandas.DataFrame:
     """Read a score file; UserError naming it if it is none or lacks a kind of trial."""
-    text = {"enrol": str, "test": str, "length": str}
+    text = {"enrol": str, "test": str, "length": str, "snr": str}
     try:
         table = pandas.read_csv(path, dtype=text, keep_default_na=False, na_values={"llr": ""})
         table["label"] = table["label"].astype(int).astype(bool)

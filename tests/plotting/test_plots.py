@@ -29,6 +29,16 @@ def trials(gap: float, n: int = 300) -> pandas.DataFrame:
     return pandas.DataFrame({"label": label, **names, "score": rng.normal(gap * label, 1)})
 
 
+NOISY = {
+    ("100", "0"): 1,
+    ("100", "20"): 2,
+    ("100", "clean"): 3,
+    ("full", "clean"): 4,
+    ("full", "0"): 2,
+    ("full", "20"): 3,
+}
+
+
 def with_llr(scored: pandas.DataFrame) -> pandas.DataFrame:
     """Add the columns of a calibrated evaluation; every second non-target trial is across the halves of speakers."""
     across = (scored["label"] == 0) & (np.arange(len(scored)) % 2 == 0)
@@ -102,6 +112,20 @@ def test_length_curve_falls_and_whole_utterances_come_last(home: Path) -> None:
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "whole"]
     eers = np.asarray(axes.lines[0].get_ydata())
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
+
+
+def test_noise_has_curves_of_its_own_or_is_the_axis_of_one_length(home: Path) -> None:
+    noisy = [trials(gap).assign(length=length, snr=snr) for (length, snr), gap in NOISY.items()]
+    pandas.concat(noisy).to_csv(home / "noisy.csv", index=False)
+    (axes,) = draw_length({"n": home / "noisy.csv"}).axes
+    legend = axes.get_legend()
+    assert legend and [text.get_text() for text in legend.get_texts()] == ["n, clean", "n, 20 dB", "n, 0 dB"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "whole"]
+    pandas.concat(noisy[:3]).to_csv(home / "one.csv", index=False)
+    (axes,) = draw_length({"n": home / "one.csv"}).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "20", "clean"]
+    eers = axes.lines[0].get_ydata()
+    assert axes.get_xlabel() == "signal-to-noise ratio (dB)" and (np.diff(eers) < 0).all()
 
 
 def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: Path) -> None:

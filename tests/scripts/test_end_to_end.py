@@ -132,6 +132,39 @@ def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
     assert result_of(given) == result_of(first)
 
 
+def test_evaluation_in_noise(home: Path) -> None:
+    trials = ["--trials", home / "data" / TRIALS_NAME, "--json"]
+    run_script("EER_short.py", *trials, "--test_length", 100, "--save_scores", "c.csv", cwd=home)
+    flags = [*trials, "--test_length", 100, "full", "--noise_snr", "clean", 0, "--save_scores", "n.csv"]
+    done = run_script("EER_short.py", *flags, cwd=home)
+    found = result_of(done)["lengths"]
+    conditions = [("100", "clean"), ("100", "0"), ("full", "clean"), ("full", "0")]
+    assert [(of["length"], of["snr"]) for of in found] == conditions
+    assert "babble of other speakers at SNRs (dB) of clean, 0" in done.stdout
+    assert f"test 100, SNR 0: EER {found[1]['eer']:.2f} %" in done.stdout
+    before, scores = (pandas.read_csv(home / name, dtype={"snr": str, "length": str}) for name in ("c.csv", "n.csv"))
+    assert scores.columns.tolist()[:6] == ["label", "enrol", "test", "length", "snr", "score"]
+    of_condition = {at: part["score"].to_numpy() for at, part in scores.groupby(["length", "snr"])}
+    assert set(of_condition) == set(conditions)
+    np.testing.assert_allclose(of_condition["100", "clean"], before["score"], atol=1e-5)
+    assert np.abs(of_condition["100", "0"] - before["score"]).max() > 0.001
+    for rates, at in zip(found, conditions, strict=True):
+        eer = verification_metrics(of_condition[at], before["label"].to_numpy()).eer
+        assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
+    again = run_script("EER_short.py", *trials, "--noise_snr", 0, "--test_length", 100, cwd=home)
+    assert result_of(again)["eer"] == found[1]["eer"]
+    run_script("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
+    for wrong, told in (
+        (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
+        (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
+        (["--noise_snr", "5", "--calibrate", "True"], "--calibrate True fits clean tests"),
+        (["--noise_snr", "1e9"], "'1e9' is neither clean nor a number from -100 to 100"),
+        (["--noise_snr", "loud"], "'loud' is neither clean nor a number"),
+    ):
+        done = run_script("EER_short.py", *wrong, cwd=home, check=2)
+        assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
     """Also models of two utterances: their cosine follows from those of the utterances."""
     rows = [line.split() for line in (home / "data" / TRIALS_NAME).read_text().splitlines()]

@@ -1,0 +1,127 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import voice, write_wavs
+
+from configure import TREES
+from dataset.features import write_feature
+from dataset.index import FeatureIndex
+from evaluation.noise import NoisyTests
+from feat_extract import disturbance
+from feat_extract.audio import read_recording
+from feat_extract.disturbance import Sources
+from feat_extract.fbank import log_mel
+from system.console import UserError
+
+SIDES = np.array([0, 4, 8, 12]), np.array([1, 5, 1, 9])  # trials 0 and 1 are target ones
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five speakers of four utterances, in both trees of the evaluation."""
+    root = tmp_path_factory.mktemp("noisy")
+    for part, speakers in (("vox1_test", range(3)), ("vox1_dev", range(3, 5))):
+        write_wavs(root, part, speakers, 4)
+        for wav in sorted((root / TREES[part].wav).rglob("*.wav")):
+            name = wav.relative_to(root / TREES[part].wav)
+            feat = log_mel(read_recording(wav).samples)
+            write_feature(root / TREES[part].feat / name.with_suffix(".pkl"), feat, name.parts[0])
+    return root
+
+
+@pytest.fixture
+def features(root: Path) -> FeatureIndex:
+    return FeatureIndex([root / TREES[part].feat for part in ("vox1_test", "vox1_dev")])
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The samples that went into the filterbank, one array a crop."""
+    heard = []
+
+    def spy(samples: np.ndarray, before: float) -> np.ndarray:
+        heard.append(samples.astype(float))
+        return log_mel(samples, before)
+
+    monkeypatch.setattr(disturbance, "log_mel", spy)
+    return heard
+
+
+Make = Callable[..., NoisyTests]
+
+
+@pytest.fixture
+def tests(root: Path, features: FeatureIndex) -> Make:
+    def make(snr: float | None, reverb: bool = False, seed: int = 1, noise_dir: str | None = None) -> NoisyTests:
+        return NoisyTests(features, Sources(root, features, noise_dir, None), SIDES, snr, reverb, seed)
+
+    return make
+
+
+def test_clean_tests_are_the_features(tests: Make, features: FeatureIndex) -> None:
+    for trial, row in enumerate(SIDES[1]):
+        difference = tests(None).crop(trial, 20, 150) - features.crop(row, 20, 150)
+        assert np.abs(difference - difference.mean(axis=0)).max() < 0.001
+    assert [tests(snr).name for snr in (None, 20.0, -2.5)] == ["clean", "20", "-2.5"]
+
+
+def test_the_same_noise_stands_at_each_ratio(tests: Make, heard: list[np.ndarray]) -> None:
+    for trial in range(4):
+        for snr in (None, 20.0, 5.0, 0.0):
+            tests(snr).crop(trial, 20, 150)
+        clean, *noisy = heard[-4:]
+        for snr, mixed in zip((20, 5, 0), noisy, strict=True):
+            noise = mixed - clean
+            assert 10 * np.log10(np.sum(clean**2) / np.sum(noise**2)) == pytest.approx(snr, abs=0.05)
+            np.testing.assert_allclose(noise * 10 ** (snr / 20), noisy[-1] - clean, rtol=1e-3, atol=1)
+
+
+def test_each_trial_and_seed_has_its_own_noise(tests: Make) -> None:
+    crops = [tests(0.0, seed=seed).crop(trial, 20, 150) for seed, trial in ((1, 0), (1, 2), (2, 0))]
+    assert all(not np.array_equal(a, b) for i, a in enumerate(crops) for b in crops[:i])  # two trials of one window
+    assert np.array_equal(crops[0], tests(0.0).crop(0, 20, 150))
+
+
+def test_nobody_of_the_trial_babbles(tests: Make, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, speech = [], Sources._speech
+
+    def spy(sources: Sources, row: int, start: int, n: int) -> np.ndarray:
+        rows.append(row)
+        return speech(sources, row, start, n)
+
+    monkeypatch.setattr(Sources, "_speech", spy)
+    voices = set()
+    for seed in range(40):
+        rows.clear()
+        tests(0.0, seed=seed).crop(3, 20, 100)
+        assert rows[0] == SIDES[1][3] and 3 <= len(rows) - 1 <= 7
+        voices |= set(features.speaker[np.array(rows[1:])].tolist())
+    assert voices == {0, 1, 4}  # the trial is of 3 against 2
+
+
+def test_reverb_is_of_the_speech_alone(tests: Make, heard: list[np.ndarray]) -> None:
+    for snr in (None, 0.0):
+        tests(snr, reverb=True).crop(0, 20, 150)
+    tests(None).crop(0, 20, 150)
+    in_room, noisy, clean = heard
+    assert not np.allclose(in_room, clean)
+    assert 10 * np.log10(np.sum(in_room**2) / np.sum((noisy - in_room) ** 2)) == pytest.approx(0, abs=0.05)
+
+
+def test_a_noise_folder_takes_the_place_of_babble(tests: Make, heard: list[np.ndarray], tmp_path: Path) -> None:
+    write_wavs(tmp_path, "vox2_dev", range(1), 1, seconds=5)
+    tests(None).crop(0, 20, 150)
+    tests(0.0, noise_dir=str(tmp_path)).crop(0, 20, 150)
+    noise = heard[1] - heard[0]
+    recorded = voice(0, 5, 0).astype(float)
+    found = np.correlate(recorded, noise, "valid") / np.linalg.norm(noise)
+    lengths = np.sqrt(np.convolve(recorded**2, np.ones(len(noise)), "valid"))
+    assert (found / lengths).max() > 0.9999
+
+
+def test_babble_needs_a_third_speaker(root: Path, features: FeatureIndex) -> None:
+    two = FeatureIndex([root / TREES["vox1_dev"].feat])
+    with pytest.raises(UserError, match="babble needs speakers besides"):
+        NoisyTests(two, Sources(root, two, None, None), SIDES, 5.0, False, 1)
