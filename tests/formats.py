@@ -15,7 +15,7 @@ import list_table  # noqa: E402
 TABLES = [audio_table]  # modules with TITLE, TEXT (before the table) and ROWS: what is given, what happens
 HEAD = """# What is read
 
-Written by `python tests/formats.py` from the tables of the tests: every line is tested.
+Written by `tests/formats.py` from the tables of the tests: every line is tested.
 """
 
 
