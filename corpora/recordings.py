@@ -85,9 +85,10 @@ def speaker_finder(rule: str) -> SpeakerOf:
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
     """Choose a wav below `tree` for every file of a folder; see speaker_finder for the rule."""
     recordings = plan(find_recordings(folder, tree), folder, tree, speaker_finder(rule))
-    if not any(recording.speaker for recording in recordings):
+    called_audio = [recording for recording in recordings if recording.source.suffix.lower() in SUFFIXES] or recordings
+    if not any(recording.speaker for recording in called_audio):
         raise UserError(
-            f"--import_dir {folder}: no speaker was found in the paths, such as {recordings[0].source}; give each "
+            f"--import_dir {folder}: no speaker was found in the paths, such as {called_audio[0].source}; give each "
             f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
         )
     return recordings

@@ -50,23 +50,24 @@ def _filtered(samples: np.ndarray, options: str) -> np.ndarray:
     silence_filter = graph.add("silenceremove", f"{options}:detection=peak:window={WINDOW / SAMPLE_RATE}")
     chain = source, silence_filter, graph.add("aformat", "s16"), graph.add("abuffersink")
     graph.link_nodes(*chain).configure()
-    pieces, at = [np.zeros(0, np.int16)], 0
+    content, at = bytearray(), 0
     lead_in = np.zeros(WINDOW, np.int16)  # the filter measures its first windows when they are hardly filled
     for block in (lead_in, *(samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, at, clock
         at += len(block)
         graph.push(frame)
-        pieces += _waiting(graph)
+        content += _waiting(graph)
     graph.push(None)
-    return np.concatenate([*pieces, *_waiting(graph)])
+    content += _waiting(graph)
+    return np.frombuffer(content, np.int16)
 
 
-def _waiting(graph: Graph) -> list[np.ndarray]:
-    """Return what the filter has ready."""
-    pieces = []
+def _waiting(graph: Graph) -> bytes:
+    """Return the samples that the filter has ready."""
+    content = bytearray()
     while True:
         try:
-            pieces.append(graph.pull().to_ndarray()[0])
+            content += graph.pull().to_ndarray().tobytes()
         except (av.error.BlockingIOError, av.error.EOFError):
-            return pieces
+            return bytes(content)
