@@ -176,8 +176,8 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         run_script("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
         scores[name] = pandas.read_csv(home / f"{name}.csv")
     columns = ["enrol", "test", "score", "enrol_seconds", "test_seconds"]
-    for name, expected in (("blind", columns), ("kaldi", ["label", *columns])):  # llr too, once calibrated
-        assert [column for column in scores[name] if column != "llr"] == expected
+    for name, wanted in (("blind", columns), ("kaldi", ["label", *columns])):  # llr too, once calibrated
+        assert [column for column in scores[name] if column != "llr"] == wanted
     for name in ("kaldi", "blind"):
         assert (scores[name]["score"] == scores["voxceleb"]["score"]).all()
     refused = run_script("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
