@@ -48,7 +48,7 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.astype("<i2").tobytes())
+        file.writeframes(samples.astype("<i2", copy=False).data)
 
 
 def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:

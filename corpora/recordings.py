@@ -195,8 +195,7 @@ def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Fi
 
 def _written(found: Finding, samples: np.ndarray, remarks: list[str]) -> Finding:
     """Write the wav of a recording unless it is silent or its name is taken, and return all that was found."""
-    level = np.abs(samples.astype(np.int32))
-    if level.max() < SILENCE:
+    if max(samples.max(), -int(samples.min())) < SILENCE:
         return found._replace(refused="silent")
     try:
         if found.wav.exists() and not np.array_equal(read_recording(found.wav).samples, samples):
@@ -206,9 +205,9 @@ def _written(found: Finding, samples: np.ndarray, remarks: list[str]) -> Finding
     write_wav(found.wav, samples)
     if len(samples) / SAMPLE_RATE < SHORT:
         remarks = [*remarks, f"shorter than {SHORT:g} s"]
-    if (level >= FULL_SCALE).mean() > CLIPPED:
+    if np.count_nonzero((samples >= FULL_SCALE) | (samples <= -FULL_SCALE)) > CLIPPED * len(samples):
         remarks = [*remarks, "clipped"]
-    return found._replace(digest=hashlib.sha256(samples.tobytes()).hexdigest(), remark=" and ".join(remarks))
+    return found._replace(digest=hashlib.sha256(samples).hexdigest(), remark=" and ".join(remarks))
 
 
 def drop_repeated(findings: list[Finding]) -> list[Finding]:

@@ -14,6 +14,7 @@ FLOOR = 1e-5  # least energy before the logarithm
 # Frames transformed at a time. Their arrays stay below 128 kB: larger ones glibc gives back to the system after use,
 # and every page of the next ones faults.
 BLOCK = 60
+PART = 6000  # frames pre-emphasised at a time: a minute, which bounds the memory
 
 
 def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
@@ -29,17 +30,22 @@ def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
     """
     import scipy.fft  # takes a fifth of a second, which a process that leaves the work to others need not spend
 
-    frames = _frames(samples, before)
-    energies = np.empty((len(frames), N_MELS), np.float32)
-    padded = np.zeros((min(BLOCK, len(frames)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
-    for start in range(0, len(frames), BLOCK):
-        block = frames[start : start + BLOCK]
-        np.multiply(block, _window(), out=padded[: len(block), :WINDOW])
-        spectrum = scipy.fft.rfft(padded[: len(block)])
-        power = spectrum.real**2 + spectrum.imag**2
-        np.matmul(power, _mel_filters(), out=energies[start : start + BLOCK])
-    features = 20 * np.log10(np.maximum(energies, np.float32(FLOOR)))
-    return features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    energies = np.empty((n_frames_of(len(samples)), N_MELS), np.float32)
+    padded = np.zeros((min(BLOCK, len(energies)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
+    for first in range(0, len(energies), PART):
+        part = energies[first : first + PART]
+        frames = _frames(samples, before, first, len(part))
+        for start in range(0, len(part), BLOCK):
+            block = frames[start : start + BLOCK]
+            np.multiply(block, _window(), out=padded[: len(block), :WINDOW])
+            spectrum = scipy.fft.rfft(padded[: len(block)])
+            power = spectrum.real**2 + spectrum.imag**2
+            np.matmul(power, _mel_filters(), out=part[start : start + BLOCK])
+    np.maximum(energies, np.float32(FLOOR), out=energies)
+    features = np.log10(energies, out=energies)  # one array throughout: of an hour it takes 58 MB
+    features *= 20
+    features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return features
 
 
 def n_frames_of(n_samples: int) -> int:
@@ -52,12 +58,13 @@ def n_samples_of(n_frames: int) -> int:
     return WINDOW + (n_frames - 1) * STEP
 
 
-def _frames(samples: np.ndarray, before: float) -> np.ndarray:
-    """Return the overlapping frames (T, 400) of the pre-emphasised samples (S,), zeros behind their end."""
-    x = np.zeros(n_samples_of(n_frames_of(len(samples))), np.float32)
-    x[: len(samples)] = samples
-    x[1 : len(samples)] -= np.float32(PRE_EMPHASIS) * x[: len(samples) - 1]
-    x[0] -= PRE_EMPHASIS * before
+def _frames(samples: np.ndarray, before: float, first: int, n: int) -> np.ndarray:
+    """Return n overlapping frames (n, 400) of the pre-emphasised samples (S,), from one on, zeros behind their end."""
+    start, x = STEP * first, np.zeros(n_samples_of(n), np.float32)
+    covered = samples[start : start + len(x)]
+    x[: len(covered)] = covered
+    x[1 : len(covered)] -= np.float32(PRE_EMPHASIS) * x[: len(covered) - 1]
+    x[0] -= np.float32(PRE_EMPHASIS) * np.float32(samples[start - 1]) if start else PRE_EMPHASIS * before
     return np.lib.stride_tricks.sliding_window_view(x, WINDOW)[::STEP]
 
 

@@ -83,6 +83,15 @@ def shared() -> Path:
     return folder
 
 
+def peak_memory(code: str, *arguments: object) -> int:
+    """Return the most memory (kB) of a process that runs some code, by Linux's count (getrusage's is inherited)."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("Linux tells it")
+    code += "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return int(subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
 def voice(speaker: int, seconds: float, seed: int) -> np.ndarray:
     """Return int16 samples of a crude voice: a speaker's pitch and resonances, with noise."""
     rng, speaker_rng = np.random.default_rng([speaker, seed]), np.random.default_rng(speaker)
