@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 
 from evaluation import evaluator
 from recognition import decision, voices
@@ -225,13 +224,16 @@ def _answer(
     prototypes = np.stack([voice.prototype for voice in enrolled])
     seconds = np.array([voice.seconds.sum() for voice in enrolled])
     figures = rule.figures(embedding, utterance.speech, prototypes, seconds)
-    table = pandas.DataFrame({"speaker": [voice.name for voice in enrolled]} | figures)
-    table = table.sort_values(list(figures)[::-1], ascending=False)  # equal LLRs: by the score
-    answer = {"file": utterance.name, "seconds": utterance.speech}
-    answer["speaker"] = table["speaker"].iloc[0] if rule.accepts(figures) else None
+    ranking: list[dict[str, Any]] = [
+        {"speaker": voice.name} | {name: float(column[at]) for name, column in figures.items()}
+        for at, voice in enumerate(enrolled)
+    ]
+    ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
+    answer: dict[str, Any] = {"file": utterance.name, "seconds": utterance.speech}
+    answer["speaker"] = ranking[0]["speaker"] if rule.accepts(figures) else None
     if rule.threshold is None:
         answer["unknown"] = decision.unknown(figures)
-    return answer | {"ranking": table.to_dict("records")}
+    return answer | {"ranking": ranking}
 
 
 def _in_words(answer: dict) -> str:

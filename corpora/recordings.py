@@ -207,7 +207,7 @@ def _written(found: Finding, samples: np.ndarray, remarks: list[str]) -> Finding
         remarks = [*remarks, f"shorter than {SHORT:g} s"]
     if np.count_nonzero((samples >= FULL_SCALE) | (samples <= -FULL_SCALE)) > CLIPPED * len(samples):
         remarks = [*remarks, "clipped"]
-    return found._replace(digest=hashlib.sha256(samples).hexdigest(), remark=" and ".join(remarks))
+    return found._replace(digest=hashlib.sha256(samples.data).hexdigest(), remark=" and ".join(remarks))
 
 
 def drop_repeated(findings: list[Finding]) -> list[Finding]:

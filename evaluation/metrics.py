@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 BOOTSTRAP_REPLICATES = 500
 
@@ -149,6 +148,8 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
 
     Equal LLRs stay equal.
     """
+    from scipy.optimize import isotonic_regression  # 39 MB, which recognition need not load
+
     labels = np.asarray(labels, bool)
     _, at, count = np.unique(llr, return_inverse=True, return_counts=True)
     share = isotonic_regression(np.bincount(at, labels) / count, weights=count).x.clip(0, 1)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas
 
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
@@ -93,6 +92,8 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
     score_as_norm (if asked for), enrol_seconds, test_seconds and llr (if there is a calibration; empty for trials that
     have none).
     """
+    import pandas  # 30 MB, which recognition need not load
+
     tables = []
     for of_length in scores:
         columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
