@@ -3,7 +3,6 @@
 A wav that is just that is read here, bit by bit; decoding.py converts everything else.
 """
 
-import os
 import shutil
 import struct
 import tempfile
@@ -79,7 +78,7 @@ def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
 def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
     """Open a file; an OSError while it is open becomes a RecordingError."""
     try:
-        with open(os.fsencode(path), "rb") as file:  # as bytes: PyAV takes the name of an open file for UTF-8
+        with open(path, "rb") as file:
             yield file
     except OSError as error:
         raise RecordingError(name, f"cannot be read ({error.strerror})") from None

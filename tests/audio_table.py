@@ -112,6 +112,13 @@ def cut(content: bytes, share: float) -> bytes:
     return content[: int(len(content) * share)]
 
 
+def with_cover(flac: bytes) -> bytes:
+    """Return a FLAC file with a picture in it, a second stream to FFmpeg; its first 42 bytes are its sound's header."""
+    png = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0) + bytes(4)
+    picture = struct.pack(">II9sIIIIII", 3, 9, b"image/png", 0, 1, 1, 8, 0, len(png)) + png
+    return flac[:42] + b"\x06" + len(picture).to_bytes(3, "big") + picture + flac[42:]
+
+
 PCM = CLEAN.tobytes()
 STRANGER = np.random.default_rng(1).bytes(50_000)
 CANCELLED = r"channels cancel each other; channel [12], the loudest, was taken"
@@ -141,7 +148,8 @@ CASES = [
          lambda: [riff(PCM, len(PCM) + 16), riff(PCM, len(PCM) + 798), riff(PCM[:-1], len(PCM))],
          lambda found, expected: len(found) >= len(expected) - 1 and np.array_equal(found, expected[: len(found)])),
     Case("one that promises more (a broken download)", "read, with a warning that names the missing seconds",
-         lambda: [cut(sound(CLEAN, format=kind), 0.9) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")],
+         lambda: [*(cut(sound(CLEAN, format=kind), 0.9) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")),
+                  cut(with_cover(sound(CLEAN, format="FLAC")), 0.9)],
          begins, remark=r"truncated: 0\.[2-5]\d of its 2\.[34]\d s are missing"),
     Case("one that promises more than twice as much", "refused", lambda: [
          cut(sound(CLEAN, format=kind), 0.45) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")],

@@ -57,6 +57,16 @@ def test_no_speaker_in_any_path(tmp_path: Path) -> None:
     assert {path.split("/")[0] for path in tree(tmp_path / "root" / WAVS)} == {"ann", "bob"}
 
 
+def test_a_folder_without_recordings(tmp_path: Path) -> None:
+    (tmp_path / "in" / "notes").mkdir(parents=True)
+    (tmp_path / "in" / "README").write_text("nothing to hear")
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 1 and "no speaker was found in the paths, such as" in output.stderr
+    (tmp_path / "in" / "notes" / "a.txt").write_text("nothing to hear")
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert "0 recordings, 0 imported: 0 speakers" in output.stdout and "left out, not audio: 2" in output.stdout
+
+
 def test_channels_and_silence(tmp_path: Path) -> None:
     (tmp_path / "calls" / "anna").mkdir(parents=True)
     anna, ben, pause = voice(1, 2, 0), voice(2, 2, 0), np.zeros(3 * RATE, np.int16)

@@ -66,9 +66,9 @@ def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
             f"ffconcat version 1.0\nfile '{address}'\n",
             "ffconcat version 1.0\nfile 'clean.wav'\n",
         ):
-            (tmp_path / "list").write_text(text)
+            (tmp_path / "list.m3u8").write_text(text)
             with pytest.raises(NotAudioError):
-                read_recording(tmp_path / "list")
+                read_recording(tmp_path / "list.m3u8")
         server.shutdown()
     assert not asked
 
@@ -81,6 +81,10 @@ def test_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
     path = Path(os.fsdecode(name + b".wav"))
     path.write_bytes(content)
     assert np.array_equal(read_recording(path).samples, CLEAN)
+    for damaged in (b"", b"fLaC but no more"):
+        path.write_bytes(damaged)
+        with pytest.raises(NotAudioError):
+            read_recording(path)
 
 
 def test_pipes_and_open_files(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import peak_memory, voice
 
-from feat_extract.silence import cut_pauses
+from feat_extract.silence import _loudest, cut_pauses
 
 RATE = 16000
 ROOM = np.random.default_rng(0).normal(0, 60, 10 * RATE)  # the noise of a room, 42 dB below the voice's loudest
@@ -33,23 +33,33 @@ def test_a_long_pause_within_speech_is_shortened(level: float) -> None:
 
 
 def test_the_noise_of_a_room_and_short_pauses_stay() -> None:
-    room = ROOM[:RATE].astype(np.int16)
-    recording = np.concatenate([room, SPEECH, room, SPEECH, room])
+    room, loud = ROOM[:RATE].astype(np.int16), 3 * SPEECH
+    recording = np.concatenate([room, loud, room, loud, room])
     assert len(recording) - len(cut_pauses(recording)) < 0.05 * RATE
     short = np.concatenate([SPEECH, silence(0.09), SPEECH])
     assert len(short) - len(cut_pauses(short)) < 0.05 * RATE
+    padded = np.concatenate([silence(2, 15), loud, silence(2, 15)])  # 52 dB below the loudest
+    assert abs(len(cut_pauses(padded)) - len(loud)) < 0.05 * RATE
 
 
 def test_faint_speech_is_no_silence() -> None:
-    faint = (SPEECH / 250).astype(np.int16)  # its loudest sample is about 32
+    faint = np.concatenate([SPEECH / 250, SPEECH / 1500, SPEECH / 250]).astype(np.int16)  # up to 32, and up to 5
     assert len(faint) - len(cut_pauses(faint)) < 0.1 * RATE
     for samples in ([1], [0, 0, 1, 0], np.ones(100), np.ones(RATE)):
         assert cut_pauses(np.array(samples, np.int16)).any()
 
 
+def test_the_loudest_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feat_extract.silence.BLOCK", 1000)
+    for at in (0, 700, 999, 1200, 2999):
+        samples = np.ones(3399, np.int16)
+        samples[at : at + 400] = 100
+        assert _loudest(samples) == pytest.approx(100)
+
+
 def test_an_hour_takes_little_memory() -> None:
     """The samples of an hour of speech are 115 MB, the result as many; the work adds less than one more copy."""
-    code = "import numpy as np; from feat_extract.silence import cut_pauses; "
+    code = "import numpy as np; from feat_extract.silence import _loudest, cut_pauses; "
     code += "x = np.tile(np.random.default_rng(0).integers(-9999, 9999, 16000).astype(np.int16), 3600); "
     code += "assert len(cut_pauses(x)) > 3599 * 16000"
     assert peak_memory(code) < 350_000

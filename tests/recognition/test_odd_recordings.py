@@ -78,11 +78,12 @@ def test_a_side_of_a_call(home: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
-def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("locale", [STRICT, {"PYTHONIOENCODING": "ascii:strict"}], ids=["C", "UTF-8"])
+def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest.MonkeyPatch, locale: dict) -> None:
     names = [os.fsdecode(name + b".wav") for name in (b"12:30", b"caf\xe9", "é".encode(), b"line\nend", b"-a")]
     for name in names:
         write(home / name, ANNA)
-    for variable, value in STRICT.items():
+    for variable, value in locale.items():
         monkeypatch.setenv(variable, value)
     network = ["--checkpoint", "model.pth"]
     run = lambda command, *arguments: run_script("recognize.py", command, *arguments, cwd=home)  # noqa: E731
