@@ -31,11 +31,10 @@ from dataset.trials import Trials
 from evaluation import evaluator, report
 from evaluation.embedding import MAX_FRAMES, Segments
 from evaluation.noise import CLEAN, NoisyTests
-from feat_extract.disturbance import Sources
+from feat_extract.disturbance import MAX_SNR, Sources
 from system import console, ranks
 from system.console import UsageError
 
-MAX_SNR = 100  # dB
 FULL = "full"  # as a test length: the whole utterance
 
 

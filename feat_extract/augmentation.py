@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.disturbance import MAX_SNR, Sources, mix, reverberate
 from system import console
 from system.console import UsageError
 
@@ -62,8 +62,8 @@ def choose_augmentation(args: argparse.Namespace) -> Augmentation:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
     ranges = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
     for name, (least, greatest) in ranges.items():
-        if not least <= greatest:
-            raise UsageError(f"--{name} {least:g} {greatest:g}: give the least first")
+        if not -MAX_SNR <= least <= greatest <= MAX_SNR:
+            raise UsageError(f"--{name} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
     return Augmentation(
         tuple(args.augment), args.augment_prob, **ranges, noise_dir=args.noise_dir, rir_dir=args.rir_dir
     )

@@ -16,6 +16,7 @@ from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
 from system.console import UserError
 from system.files import walk
 
+MAX_SNR = 100  # dB; 16-bit samples span 96
 VOICES = 3, 7  # of babble, as in voxceleb_trainer
 RT60 = 0.2, 0.8  # s
 DIRECT_TO_REVERBERANT = -5.0, 10.0  # dB

@@ -314,13 +314,17 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
     files = [tmp_path / "saved_model" / f"baseline_00{n}" / "checkpoint_002.pth" for n in (0, 1)]
     whole, resumed = (torch.load(file, weights_only=True)["state_dict"] for file in files)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole["weight"].shape == (12, 256)
+    other = [*chosen, "--augment_prob", 0.5, "--n_folder", 1, "--max_epoch", 2]
+    done = run_script("train.py", *other, "--use_checkpoint", "True", cwd=tmp_path)
+    assert "going on with other flags than before: --augment_prob 0.5 (was 0.6);" in done.stderr
     done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
     assert "class vectors of 12 speakers" in done.stderr
     for flags, told in (
         ("--augment wind", "'wind' is none of noise, reverb"),
         ("--noise_dir x", "--noise_dir means nothing without --augment babble or noise"),
         ("--augment noise --rir_dir x", "--rir_dir means nothing without --augment reverb"),
-        ("--augment noise --noise_snr 9 3", "--noise_snr 9 3: give the least first"),
+        ("--augment noise --noise_snr 9 3", "--noise_snr 9 3: the least first"),
+        ("--augment noise --babble_snr 0 inf", "--babble_snr 0 inf: the least first, both from -100 to 100 dB"),
         ("--augment noise --augment_prob 2", "--augment_prob 2: a probability"),
     ):
         done = run_script("train.py", *flags.split(), cwd=tmp_path, check=2)

@@ -41,6 +41,7 @@ SMALL = {  # appended: the later of two equal flags counts
     "identification.py": ["--nb_class_test", "3", "--nb_episode", "4"],
     "--use_checkpoint": ["--max_epoch", "2"],
     "--as_norm": ["--as_norm", "3"],
+    "--noise_snr": ["--noise_snr", "clean", "0"],
 }
 RECORDINGS = ("a.wav", "b.mp3", "anna1.flac", "anna2.flac", "boris.wav", "clara.wav", "clip1.mp3", "clip2.wav")
 TINY = model.resnet.Layout(model.resnet.BasicBlock, (1, 1, 1, 1))
