@@ -193,6 +193,16 @@ def test_babble_is_of_other_speakers_or_of_the_folders_voices(
     assert peak_of(sources.babble([2], 20_000, rng())) == pytest.approx(500, abs=2)
 
 
+def test_voices_of_babble_are_equally_loud(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, time = Sources(root, index(root), None, None), np.arange(16_000) / RATE
+    voices = iter([10.0**at * np.sin(2 * np.pi * 100 * (at + 1) * time) for at in range(7)])
+    monkeypatch.setattr(sources, "_voice", lambda *_: next(voices))
+    spectrum = np.abs(np.fft.rfft(sources.babble([0], 16_000, rng())))  # a bin is 1 Hz
+    heard = np.flatnonzero(spectrum > 1)
+    assert len(heard) >= 3 and np.array_equal(heard, 100 * (1 + np.arange(len(heard))))
+    np.testing.assert_allclose(spectrum[heard], spectrum[100], rtol=1e-6)
+
+
 def tone_file(path: Path, frequency: float, n: int = 48_000, rate: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * np.arange(n) / rate), rate, subtype="PCM_16")
@@ -262,7 +272,10 @@ def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, s
     crops, features = augmented(root, "speed"), index(root)
     for row in range(4):
         for start in all_starts(features, row):
-            assert crops.crop(row, start, 200, speed, rng()).shape == (200, 40)
+            crop = crops.crop(row, start, 200, speed, rng())
+            assert crop.shape == (200, 40)
+            if features.n_frames(np.array([row]))[0] >= 220:  # enough for 1.1 times the speed: nothing is repeated
+                assert len(np.unique(crop, axis=0)) == 200
     whole, _ = soundfile.read(root / TREES["vox2_dev"].wav / f"{features.name(0)}.wav", dtype="int16")
     expected = log_mel(scipy.signal.resample_poly(whole.astype(np.float32), up, down))[:200]
     difference = crops.crop(0, 0, 200, speed, rng()) - expected
