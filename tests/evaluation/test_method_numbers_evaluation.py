@@ -18,6 +18,7 @@ from evaluation import evaluator
 from evaluation.embedding import Segments
 from evaluation.evaluator import Setting
 from evaluation.metrics import verification_metrics
+from evaluation.noise import NoisyTests
 
 N_SPEAKERS, N_UTTERANCES = 51, 6
 
@@ -44,8 +45,13 @@ def test_short_test_is_the_papers(
     seen: dict[str, Any] = {}
 
     def verify(
-        setting: evaluator.Setting, task: evaluator.Task, tests: dict[str, Segments], args: argparse.Namespace
+        setting: evaluator.Setting,
+        task: evaluator.Task,
+        tests: dict[str, Segments],
+        args: argparse.Namespace,
+        noisy: list[NoisyTests],
     ) -> None:
+        assert not noisy
         seen.update(trials=task.trials, enrol=task.enrol.segments, tests=tests)
 
     monkeypatch.setattr(evaluator, "verify", verify)
@@ -70,7 +76,7 @@ def test_the_short_test_never_scores_speakers_that_were_trained_on(
     setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, kept: bool
 ) -> None:
     seen: list[evaluator.Task] = []
-    monkeypatch.setattr(evaluator, "verify", lambda setting, task, tests, args: seen.append(task))
+    monkeypatch.setattr(evaluator, "verify", lambda setting, task, *_: seen.append(task))
     EER_short.main([])  # over all speakers; the list stays beside the checkpoint
     everyone = setting.path.parent / "short_trials_seed100.txt"
     n_of_trained = sum({"id00000", "id00007"} & {a[:7], b[:7]} != set() for _, a, b in map(str.split, open(everyone)))
