@@ -98,20 +98,28 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
 
 
 def _convert_beside(pair: Pair, delete: bool) -> Converted:
-    """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first."""
+    """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first.
+
+    An m4a that something is remarked about, such as a missing end, is never removed, nor is a longer wav written over
+    with it.
+    """
     m4a, wav = pair
     if wav.exists() and not delete:
         return Converted()
     try:
-        samples = read_and_warn(m4a).samples
+        recording = read_and_warn(m4a)
     except RecordingError as error:
         return Converted(failure=Failure(str(m4a), error.reason))
-    whole = wav.exists() and _length(wav) == len(samples)
-    if not whole:
-        write_wav(wav, samples)
-    if delete:
+    there, given = _length(wav) if wav.exists() else 0, len(recording.samples)
+    if there > given and recording.remarks:
+        reason = f"gives {given / SAMPLE_RATE:.2f} s where its wav holds {there / SAMPLE_RATE:.2f} s; both were kept"
+        return Converted(failure=Failure(str(m4a), reason))
+    if there != given:
+        write_wav(wav, recording.samples)
+    removed = delete and not recording.remarks
+    if removed:
         m4a.unlink()
-    return Converted(not whole, delete)
+    return Converted(there != given, removed)
 
 
 def _length(wav: Path) -> int:

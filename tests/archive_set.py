@@ -24,10 +24,11 @@ def tone(seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
     return (8000 * np.sin(2 * np.pi * (150 + 40 * seed) * t) + rng.normal(0, 300, len(t))).astype(np.int16)
 
 
-def m4a(samples: np.ndarray, rate: int = 16000) -> bytes:
-    """Return samples (S,) or (S, 2) int16 as an AAC file."""
+def m4a(samples: np.ndarray, rate: int = 16000, index_first: bool = False) -> bytes:
+    """Return samples (S,) or (S, 2) int16 as an AAC file; with its index first, what is cut off still plays."""
     file = io.BytesIO()
-    with av.open(file, "w", format="ipod") as container:
+    options = {"movflags": "faststart"} if index_first else {}
+    with av.open(file, "w", format="ipod", options=options) as container:
         stream = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=stream.layout.name)
         frame.sample_rate, frame.pts = rate, 0

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from archive_set import REPOSITORY, build, run, start, tree, zipped
+from archive_set import REPOSITORY, build, m4a, run, start, tone, tree, zipped
 from mirror_server import Mirror
 
 from corpora.archives import extract
@@ -201,6 +201,25 @@ def test_an_m4a_is_removed_only_when_its_wav_is_whole(served: Served, tmp_path: 
     assert output.returncode == 0 and output.stdout == "5 m4a files converted, 6 removed\n"
     assert set(tree(folder)) == {f"{name}.wav" for name in ("none", "whole", *damaged)}
     assert set(tree(folder).values()) == {whole}
+
+
+def test_a_damaged_m4a_is_kept_and_takes_no_whole_wav_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "voxceleb2/dev/wav/id1/v"
+    folder.mkdir(parents=True)
+    sound = m4a(tone(4.0, 1), index_first=True)
+    for name in ("both", "alone"):
+        (folder / f"{name}.m4a").write_bytes(sound)
+    assert run("--save_path", tmp_path, "--convert").returncode == 0
+    whole = (folder / "both.wav").read_bytes()
+    (folder / "alone.wav").unlink()
+    for name in ("both", "alone"):
+        (folder / f"{name}.m4a").write_bytes(sound[: 2 * len(sound) // 3])
+    output = run("--save_path", tmp_path, "--convert", "--delete_m4a")
+    assert output.returncode == 1 and output.stdout == "1 m4a files converted, 0 removed\n"
+    assert "alone.m4a: truncated: " in output.stderr
+    assert "both.m4a,gives " in (tmp_path / "convert_errors.csv").read_text()
+    assert set(tree(folder)) == {"both.wav", "both.m4a", "alone.wav", "alone.m4a"}
+    assert (folder / "both.wav").read_bytes() == whole
 
 
 def test_m4a_whose_wav_is_there_is_not_extracted_again(served: Served, lists: Lists, tmp_path: Path) -> None:
