@@ -167,7 +167,7 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
             raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
         try:
             run.restore(checkpoint)
-        except Exception as error:  # an optimiser's state from elsewhere can make torch raise nearly anything
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # states from elsewhere
             reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
         if args.cp_num is not None and ranks.is_first():

@@ -63,9 +63,14 @@ class Checkpoint:
         return self.state_dict.get(CLASS_VECTORS)
 
     def encoder(self) -> Encoder:
-        """Build the encoder with this checkpoint's weights."""
+        """Build the encoder with this checkpoint's weights; ValueError names what it lacks of them, or has beside."""
         encoder = Encoder(self.backbone)
-        encoder.load_state_dict({_our_name(name): v for name, v in self.state_dict.items() if name != CLASS_VECTORS})
+        needed = {_release_name(name) for name in encoder.state_dict()}
+        given = set(self.state_dict) - {CLASS_VECTORS}
+        for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
+            if names:
+                raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
+        encoder.load_state_dict({_our_name(name): self.state_dict[name] for name in given})
         return encoder
 
 
@@ -101,11 +106,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, the release's or ours, running no code of it; UserError naming the file if it is none."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    blob = io.BytesIO(path.read_bytes())  # by itself: a disk that cannot be read is no damaged checkpoint
     # A damaged or hostile file can make torch raise nearly anything, here and below.
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
+        content = torch.load(blob, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None
@@ -137,20 +141,10 @@ def _checked(content: dict) -> Checkpoint:
     checkpoint.state_dict = {name.removeprefix("module."): value for name, value in checkpoint.state_dict.items()}
     for name, value in checkpoint.state_dict.items():
         _check_tensor(name, value)
-    _check_names(checkpoint)
     if checkpoint.class_vectors is not None and checkpoint.class_vectors.shape[1:] != (EMBEDDING_SIZE,):
         raise ValueError(f"{CLASS_VECTORS} has shape {tuple(checkpoint.class_vectors.shape)}")
     checkpoint.encoder()
     return checkpoint
-
-
-def _check_names(checkpoint: Checkpoint) -> None:
-    """Raise ValueError naming what the state_dict lacks of the encoder, or has beside it."""
-    given = set(checkpoint.state_dict) - {CLASS_VECTORS}
-    needed = {_release_name(name) for name in Encoder(checkpoint.backbone).state_dict()}
-    for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
-        if names:
-            raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
 
 
 def _check_tensor(name: str, value: Tensor) -> None:

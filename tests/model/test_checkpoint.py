@@ -122,6 +122,18 @@ def test_another_content_is_told(tmp_path: Path, content: object) -> None:
         load_checkpoint(tmp_path / "x.pth")
 
 
+def test_a_disk_that_cannot_be_read_is_no_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(checkpoint_path(tmp_path, epoch), some(epoch))
+
+    def fail(path: Path) -> bytes:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="checkpoint_002.pth"):  # an earlier one is not taken in its place
+        newest_checkpoint(tmp_path)
+
+
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         newest_checkpoint(tmp_path)
