@@ -88,7 +88,10 @@ def _lines(path: Path, absent: str) -> list[str]:
 
 
 def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return labels, none if the file has no column of them, enrolments and tests, at the first test length only."""
+    """Return labels, none if the file has no column of them, enrolments and tests.
+
+    Of a file with several test lengths or signal-to-noise ratios, which repeat the trials, the first rows count.
+    """
     try:
         rows = list(csv.DictReader(lines, restval=""))
     except csv.Error as error:
@@ -98,7 +101,7 @@ def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[st
     for number, row in enumerate(rows, 2):
         if row.get("label", "1") not in LABELS:
             raise UserError(f"{path}: line {number}: '{row['label']}' is not a label, 1 or 0")
-    rows = [row for row in rows if row.get("length") == rows[0].get("length")]
+    rows = [row for row in rows if all(row.get(name) == rows[0].get(name) for name in ("length", "snr"))]
     label = [row["label"] for row in rows] if "label" in rows[0] else []
     return label, [row["enrol"] for row in rows], [row["test"] for row in rows]
 

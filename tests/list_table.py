@@ -9,13 +9,19 @@ TRIAL_LISTS = {
     "Kaldi, 3D-Speaker": f"{A} {B} target\n{A} {C} nontarget\n",
     "tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
     "words first, letters of either case": f"target {A} {B}\nNontarget {A} {C}\n",
-    "--save_scores": f"label,enrol,test,score\n1,{A},{B},0.5\n0,{A},{C},0.1\n",
-    "--save_scores at two lengths": "label,enrol,test,length,score\n"
-    + "".join(f"1,{A},{B},{n},0.5\n0,{A},{C},{n},0.1\n" for n in (100, 200)),
+    "--save_scores": "label,enrol,test,score,enrol_seconds,test_seconds\n"
+    f"1,{A},{B},0.5,4.1,3.9\n0,{A},{C},0.1,4.1,5.0\n",
+    "--save_scores at two lengths in noise": "label,enrol,test,length,snr,score,enrol_seconds,test_seconds\n"
+    + "".join(
+        f"1,{A},{B},{n},{snr},0.5,4.1,{n / 100}\n0,{A},{C},{n},{snr},0.1,4.1,{n / 100}\n"
+        for n in (100, 200)
+        for snr in ("clean", 5)
+    ),
 }
 BLIND_LISTS = {
     "VoxSRC's blind lists": f"{A} {B}\n{A} {C}\n",
-    "--save_scores of such a list": f"enrol,test,score\n{A},{B},0.5\n{A},{C},0.1\n",
+    "--save_scores of such a list": "enrol,test,score,enrol_seconds,test_seconds\n"
+    f"{A},{B},0.5,4.1,3.9\n{A},{C},0.1,4.1,5.0\n",
 }
 UTTERANCE = "id1/2020-01-01/2020-01-01_12.30.00001"
 NAMES = [  # of that utterance
