@@ -123,7 +123,12 @@ def identify(args: argparse.Namespace) -> None:
     enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
     utterances = _read(args, rule.recognizer)
     embeddings = rule.recognizer.embed_utterances(utterances)
-    answers = [_answer(rule, *of_file, enrolled) for of_file in zip(utterances, embeddings, strict=True)]
+    prototypes = np.stack([voice.prototype for voice in enrolled])
+    seconds, names = np.array([voice.seconds.sum() for voice in enrolled]), [voice.name for voice in enrolled]
+    answers = [
+        _answer(utterance, rule.figures(embedding, utterance.speech, prototypes, seconds), names, rule)
+        for utterance, embedding in zip(utterances, embeddings, strict=True)
+    ]
     if args.json:
         print(json.dumps(rule.setting | {"files": answers}))
     else:
@@ -218,15 +223,15 @@ def _read(args: argparse.Namespace, recognizer: Recognizer) -> list[Utterance]:
 
 
 def _answer(
-    rule: decision.Rule, utterance: Utterance, embedding: np.ndarray, enrolled: list[voices.Voice]
+    utterance: Utterance, figures: dict[str, np.ndarray], names: list[str], rule: decision.Rule
 ) -> dict[str, Any]:
-    """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled."""
-    prototypes = np.stack([voice.prototype for voice in enrolled])
-    seconds = np.array([voice.seconds.sum() for voice in enrolled])
-    figures = rule.figures(embedding, utterance.speech, prototypes, seconds)
+    """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled.
+
+    `figures` (S,) are the rule's for the voices of these names (S,).
+    """
     ranking: list[dict[str, Any]] = [
-        {"speaker": voice.name} | {name: float(column[at]) for name, column in figures.items()}
-        for at, voice in enumerate(enrolled)
+        {"speaker": speaker} | {name: float(column[at]) for name, column in figures.items()}
+        for at, speaker in enumerate(names)
     ]
     ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
     answer: dict[str, Any] = {"file": utterance.name, "seconds": utterance.speech}

@@ -1,5 +1,6 @@
 """The voices of enrolled speakers: one small file each, NAME.npz, holding arrays only and tied to a checkpoint."""
 
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,8 @@ def load_voices(folder: Path, digest: str | None = None) -> list[Voice]:
     """Return the voices of a folder by name; UserError if there are none or, given a digest, one is of another."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of voices; 'recognize.py enroll' makes it")
-    voices = [load_voice(path) for path in sorted(folder.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+    files = [name for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX) and not name.startswith(".")]
+    voices = [load_voice(folder / name) for name in files]
     if not voices:
         raise UserError(f"{folder}: holds no voices; 'recognize.py enroll' adds them")
     for voice in voices:

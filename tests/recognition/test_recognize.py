@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
 from recognition.utterance import read_utterance, utterance_of
+from recognition.voices import load_voices
 from recognize import Recognizer
 from system.console import UsageError, UserError
 
@@ -439,3 +441,13 @@ def test_export_names_the_packages_it_lacks(home: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="pip install onnx onnxscript"):
         recognize.main(["export", "--checkpoint", str(home / "model.pth"), str(home / "x.onnx")])
     assert not (home / "x.onnx").exists()
+
+
+def test_voices_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        load_voices(tmp_path)
