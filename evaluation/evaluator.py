@@ -24,6 +24,7 @@ from model.encoder import Encoder
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
+from system.files import utterances
 
 
 class Setting(NamedTuple):
@@ -81,8 +82,8 @@ def set_up(args: argparse.Namespace) -> Setting:
 
 
 def speakers_of(tree: Path) -> set[str]:
-    """Return the names of the speakers whose folders a feature tree holds."""
-    return {folder.name for folder in tree.iterdir() if folder.is_dir()} if tree.is_dir() else set()
+    """Return the names of the speakers of a feature tree; none if there is no tree."""
+    return {name.partition("/")[0] for name in utterances(tree, ".pkl")}
 
 
 class Task(NamedTuple):
