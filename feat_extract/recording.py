@@ -19,8 +19,9 @@ class RecordingError(UserError):
         reason: why, without its name.
     """
 
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name}: {reason}")
+    def __init__(self, name: str, reason: str = ""):
+        # Without a reason: made anew of its whole message, as errors that cross from one process to another are.
+        super().__init__(f"{name}: {reason}" if reason else name)
         self.reason = reason
 
 

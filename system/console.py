@@ -115,7 +115,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         # From a torch loader process the error comes with that process's traceback before it.
-        message, status = str(error).rpartition("console.UserError: ")[2].strip(), error.status
+        message, status = str(error).rpartition(f".{type(error).__name__}: ")[2].strip(), error.status
     except SystemExit as leaving:
         message, status = (leaving.code, 1) if isinstance(leaving.code, str) else (None, leaving.code)
     except KeyboardInterrupt:

@@ -332,6 +332,13 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
     assert "going on with other flags than before: --augment_prob 0.5 (was 0.6);" in done.stderr
     done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
     assert "class vectors of 12 speakers" in done.stderr
+    wavs = sorted((tmp_path / "data" / TREES["vox2_dev"].wav).rglob("*.wav"))
+    for wav in wavs:
+        wav.write_bytes(b"no audio")
+    damaged = [*TRAIN, "--augment", "noise", "--n_folder", 2, "--num_workers", 1]
+    done = run_script("train.py", *damaged, cwd=tmp_path, check=1)
+    assert done.stderr.splitlines()[-1].startswith("train.py: ") and "Traceback" not in done.stderr
+    assert any(f"train.py: {Path('data', wav.relative_to(tmp_path / 'data'))}: " in done.stderr for wav in wavs)
     for flags, told in (
         ("--augment wind", "'wind' is none of noise, reverb"),
         ("--noise_dir x", "--noise_dir means nothing without --augment babble or noise"),
