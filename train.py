@@ -101,8 +101,7 @@ def main(argv: list[str]) -> int:
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
     validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # now: the list may be bad
-    objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
-    model = EpisodeLoss(first_encoder(args), objective)
+    model = first_model(args, episodes.n_classes, features.speakers)
     if args.sync_bn:
         if compute.device.type != "cuda":
             raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
@@ -146,14 +145,19 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
         validate()
 
 
-def first_encoder(args: argparse.Namespace) -> Encoder:
-    """Return the encoder to start from: a new one, or that of --init."""
+def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str]) -> EpisodeLoss:
+    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers."""
+    objective = Objective(args.loss_type, args.use_GC, n_classes, EMBEDDING_SIZE)
     if not args.init:
-        return Encoder(args.backbone)
+        return EpisodeLoss(Encoder(args.backbone), objective)
     given = load_checkpoint(args.init)
     if given.backbone != args.backbone:
         raise UsageError(f"--init {args.init}: its backbone is {given.backbone}; add --backbone {given.backbone}")
-    return given.encoder()
+    learnt, stored = objective.class_vectors, given.class_vectors
+    if learnt is not None and stored is not None and stored.shape == learnt.shape and given.speakers == speakers:
+        learnt.data.copy_(stored)
+        print(f"{args.init}: the same speakers; starting from its class vectors too")
+    return EpisodeLoss(given.encoder(), objective)
 
 
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:

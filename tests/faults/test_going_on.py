@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import present
 from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
 
 import train
 from configure import TRIALS_NAME
-from model.checkpoint import checkpoint_path, load_checkpoint, unfinished_path
+from model.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint, unfinished_path
 from model.encoder import Encoder
 from plotting.training import read_log
 from training import logbook
@@ -143,6 +144,19 @@ def test_auto_begins_with_init_once(home: Path) -> None:
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
     outcome = in_process(train.main, [*auto, "--max_epoch", "1"], home)
     assert outcome.status == 0 and "1 epochs and 0 episodes are done" in outcome.stdout
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_init_takes_the_class_vectors_of_the_same_speakers(home: Path, same: bool) -> None:
+    given = load_checkpoint(home / checkpoint_path(RUN, 2))
+    if not same:
+        given.speakers = [*reversed(given.speakers)]
+    save_checkpoint(home / "given.pth", given)
+    outcome = in_process(train.main, [*TRAIN, "--n_folder", "4", "--init", "given.pth", "--max_epoch", "0"], home)
+    assert outcome.status == 0 and ("starting from its class vectors too" in outcome.stdout) is same, outcome.stderr
+    begun = load_checkpoint(checkpoint_path(home / "saved_model" / "baseline_004", 0))
+    for name, weight in begun.state_dict.items():
+        assert torch.equal(weight, given.state_dict[name]) is (same or name != "weight"), name
 
 
 @pytest.mark.parametrize("other", [[], ["--use_checkpoint", "auto"]])
