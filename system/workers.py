@@ -1,10 +1,12 @@
 """Work over many files in worker processes."""
 
+import atexit
 import itertools
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -93,6 +95,7 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
             f"processes load data, not {workers}; docker's --shm-size enlarges it"
         )
     prefetch = min(PREFETCH, room // fitting) if fitting else None
+    atexit.register(_kill_children)
     return {"num_workers": fitting, "prefetch_factor": prefetch, "worker_init_fn": leave_signals_to_parent}
 
 
@@ -116,6 +119,14 @@ def leave_signals_to_parent(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_children() -> None:
+    """End the loader processes that an error left: they ignore the SIGTERM by which Python would, and then waits."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when one is killed
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _run(function: Callable[[Item], Result], batch: list[Item]) -> list[Result]:

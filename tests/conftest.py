@@ -40,7 +40,7 @@ def run_script(
     script, *rest = map(str, arguments)
     environment = {k: v for k, v in os.environ.items() if k != "METASR_SAVE_PATH"}
     done = subprocess.run(
-        [*launcher, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True
+        [*launcher, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
     if check is not None:
         assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
