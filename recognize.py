@@ -7,10 +7,12 @@
     python recognize.py remove --voices voices Anna
     python recognize.py embed *.wav -o embeddings.npz               unit-length embeddings
     python recognize.py export model.onnx                           the network for ONNX runtimes
+    python recognize.py export model.pth                            the checkpoint's encoder alone, in half precision
 
 Recordings may have any rate, length and format that FFmpeg's libraries read; "-" is standard input. Pauses are cut
 out of them (--trim_silence False leaves them in); --channel takes one side of a call.
-The checkpoint is the newest of saved_model/baseline_000 unless --checkpoint, --n_folder or --cp_num names another.
+The checkpoint is pretrained/open_speech.pth, which comes with the project, unless --checkpoint or --n_folder and
+--cp_num name another.
 Decisions go by probabilities: the log-likelihood ratio (LLR) that the checkpoint's calibration gives a score between so
 many seconds of speech, and the --prior probability that the recordings are one speaker's, or that the speaker is among
 the enrolled. EER_short.py --calibrate True keeps a calibration; --threshold decides at a cosine score without one.
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import evaluator
+from model.checkpoint import Checkpoint, save_checkpoint
 from recognition import decision, voices
 from recognition.export import export_onnx
 from recognition.recognizer import Recognizer
@@ -36,6 +39,7 @@ from system.files import replacing, replacing_table
 
 __all__ = ["Recognizer", "read_utterance"]
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "open_speech.pth"
 MIN_SPEECH = 0.5  # seconds; below, an embedding says little
 RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 
@@ -56,8 +60,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     vectors = _command(command, embed, "write embeddings", network=True)
     _add_files(vectors)
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
-    model = _command(command, export, "write the network as ONNX", network=True)
-    model.add_argument("output", type=Path, metavar="MODEL.onnx")
+    model = _command(command, export, "write the network as ONNX, or as a smaller checkpoint", network=True)
+    model.add_argument("output", type=Path, metavar="FILE", help=".onnx or .pth")
     args = parser.parse_args(argv)
     if getattr(args, "files", []).count(STANDARD_INPUT) > 1:
         parser.error("standard input (-) can be read once")
@@ -152,8 +156,16 @@ def embed(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the encoder as ONNX: features (N, 1, 40, T) to embeddings (N, 256), N and T free."""
-    export_onnx(_recognizer(args).encoder, args.output)
+    """Write the encoder as ONNX, features (N, 1, 40, T) to embeddings (N, 256), or alone as a checkpoint (.pth)."""
+    path, checkpoint = _checkpoint(args)
+    if args.output.suffix == ".pth":
+        try:
+            save_checkpoint(args.output, checkpoint.encoder_alone())
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be halved: {error}") from None
+        print(f"{args.output}: the encoder of {path} in half precision, {args.output.stat().st_size / 1e6:.1f} MB")
+        return
+    export_onnx(checkpoint.encoder().folded(), args.output)
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
 
 
@@ -171,6 +183,7 @@ def _command(
     parser.set_defaults(run=run)
     if network:
         evaluator.add_checkpoint_arguments(parser)
+        parser.set_defaults(n_folder=None)
         parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     if voices:
         parser.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
@@ -189,9 +202,17 @@ def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
     parser.add_argument("--trim_silence", type=console.boolean, default=True, help="cut pauses (True)")
 
 
+def _checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
+    """Return the checkpoint that the flags name, or the one that comes with the project, and its file."""
+    if args.checkpoint is args.n_folder is args.cp_num is None:
+        console.warn(f"checkpoint: {PRETRAINED.name}, which comes with the project; --checkpoint names another")
+        args.checkpoint = PRETRAINED
+    args.n_folder = args.n_folder or 0
+    return evaluator.find_checkpoint(args)
+
+
 def _recognizer(args: argparse.Namespace) -> Recognizer:
-    path, _ = evaluator.find_checkpoint(args)
-    return Recognizer(path, args.device)
+    return Recognizer(_checkpoint(args)[0], args.device)
 
 
 def _rule(args: argparse.Namespace) -> decision.Rule:

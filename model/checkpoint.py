@@ -73,6 +73,17 @@ class Checkpoint:
         encoder.load_state_dict({_our_name(name): self.state_dict[name] for name in given})
         return encoder
 
+    def encoder_alone(self) -> "Checkpoint":
+        """Return what recognition and evaluation need: a quarter of the size, in half precision, without the optimiser.
+
+        ValueError if half precision does not hold a weight.
+        """
+        weights = {name: value for name, value in self.state_dict.items() if name != CLASS_VECTORS}
+        halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+        if not all(value.isfinite().all() for value in halved.values()):
+            raise ValueError("it has weights beyond half precision's 65,504")
+        return Checkpoint(self.epoch, halved, speakers=self.speakers, data_type=self.data_type)
+
 
 def state_dict_of(encoder: Encoder, class_vectors: Tensor | None) -> dict[str, Tensor]:
     """Return copies, on the CPU, of the weights and statistics under the release's names and in its order."""

@@ -23,7 +23,7 @@ from configure import TREES
 from evaluation.calibration import Calibration, save_calibration
 from evaluation.metrics import verification_metrics
 from feat_extract.fbank import log_mel
-from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
 from recognition.utterance import read_utterance, utterance_of
@@ -434,6 +434,42 @@ def test_export_gives_what_the_network_gives(home: Path) -> None:
         with torch.inference_mode():
             expected = encoder(torch.from_numpy(features)).numpy()
         np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = load_checkpoint(home / "model.pth")
+    full.optimizer, full.state_dict["weight"] = {"state": {}}, torch.ones(4, 256)
+    full.speakers, full.data_type, full.epoch = ["id00001", "id00002"], "vox2", 7
+    save_checkpoint(home / "full.pth", full)
+    recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.pth")])
+    alone = load_checkpoint(home / "alone.pth")
+    assert (alone.speakers, alone.data_type, alone.epoch) == (full.speakers, "vox2", 7)  # left out of tests
+    assert alone.optimizer == {} and alone.class_vectors is None
+    assert (home / "alone.pth").stat().st_size < 0.51 * (home / "model.pth").stat().st_size
+    files = [wav(home, 30, 0), wav(home, 31, 1)]
+    whole, half = (Recognizer(home / name).embed_files(files) for name in ("full.pth", "alone.pth"))
+    np.testing.assert_allclose(half, whole, atol=1e-3)
+    full.state_dict["fc1"][0, 0] = 1e6
+    save_checkpoint(home / "full.pth", full)
+    with pytest.raises(UserError, match="full.pth: cannot be halved: it has weights beyond half precision's 65,504"):
+        recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.pth")])
+
+
+def test_the_projects_own_model_is_taken_where_none_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recognize, "PRETRAINED", home / "calibrated.pth")
+    monkeypatch.chdir(home)
+    files = [str(wav(home, 30, 0)), str(wav(home, 31, 1))]
+    recognize.main(["compare", *files, "--json"])
+    given = capsys.readouterr()
+    assert given.err == "checkpoint: calibrated.pth, which comes with the project; --checkpoint names another\n"
+    recognize.main(["compare", "--checkpoint", "calibrated.pth", *files, "--json"])
+    named = capsys.readouterr()
+    assert named.out == given.out and named.err == ""
+    for flags in (["--n_folder", "0"], ["--cp_num", "3"]):
+        with pytest.raises(UserError, match="baseline_000"):
+            recognize.main(["compare", *flags, *files])
 
 
 def test_export_names_the_packages_it_lacks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
