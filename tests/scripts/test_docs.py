@@ -22,6 +22,7 @@ from conftest import PROJECT, voice, write_wavs
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import model.resnet
+import recognize
 from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
 from model.checkpoint import load_checkpoint
@@ -31,6 +32,7 @@ PAGES = [
     *sorted(PROJECT.glob("*.md")),
     *sorted(PROJECT.glob("docs/*.md")),
     PROJECT / "benchmarks/results/small_corpus.md",
+    PROJECT / "pretrained/README.md",
 ]
 LANGUAGES = {"sh", "python", "text", "bibtex"}  # of code blocks; the commands stand in those of sh
 LAUNCHERS = ("python", "torchrun", "make", "pip")  # what a command within a sentence begins with
@@ -196,9 +198,10 @@ def write_lists(home: Path, trials: list[list[str]]) -> None:
 
 @pytest.fixture
 def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the current folder, a copy of the world."""
+    """Return the current folder, a copy of the world; the published model stands for the project's own, too."""
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recognize, "PRETRAINED", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
     monkeypatch.delenv("METASR_SAVE_PATH", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
