@@ -31,7 +31,7 @@ from evaluation import evaluator
 from model.checkpoint import Checkpoint, save_checkpoint
 from recognition import decision, voices
 from recognition.export import export_onnx
-from recognition.recognizer import Recognizer
+from recognition.recognizer import PRETRAINED, Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
 from system import console
 from system.console import UsageError, UserError
@@ -39,7 +39,6 @@ from system.files import replacing, replacing_table
 
 __all__ = ["Recognizer", "read_utterance"]
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "open_speech.pth"
 MIN_SPEECH = 0.5  # seconds; below, an embedding says little
 RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 
@@ -205,8 +204,8 @@ def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
 def _checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     """Return the checkpoint that the flags name, or the one that comes with the project, and its file."""
     if args.checkpoint is args.n_folder is args.cp_num is None:
-        console.warn(f"checkpoint: {PRETRAINED.name}, which comes with the project; --checkpoint names another")
         args.checkpoint = PRETRAINED
+        console.warn(f"checkpoint: {args.checkpoint.name}, which comes with the project; --checkpoint names another")
     args.n_folder = args.n_folder or 0
     return evaluator.find_checkpoint(args)
 

@@ -17,6 +17,7 @@ from system.compute import inference
 from system.console import UserError
 from system.files import sha256
 
+PRETRAINED = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"  # comes with the project
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
 
 
@@ -29,12 +30,18 @@ class Recognizer:
         calibration: that of the last evaluation of this checkpoint with --calibrate True; None if there was none.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "auto"):
-        """Load a checkpoint, the release's or ours, for a device as --device names it; UserError if it is none."""
+    def __init__(self, checkpoint: str | Path | None = None, device: str = "auto"):
+        """Load a checkpoint; UserError if it is none.
+
+        Args:
+            checkpoint: the release's or ours; None: the one that comes with the project.
+            device: as --device names it.
+        """
+        path = Path(checkpoint or PRETRAINED)
         self._compute = inference(device)
-        self.encoder: Encoder = load_checkpoint(Path(checkpoint)).encoder().folded()
-        self.digest = sha256(Path(checkpoint))
-        self.calibration = load_calibration(Path(checkpoint), self.digest)
+        self.encoder: Encoder = load_checkpoint(path).encoder().folded()
+        self.digest = sha256(path)
+        self.calibration = load_calibration(path, self.digest)
 
     def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
         """Return the embedding (256,) float32 of length one of a waveform.

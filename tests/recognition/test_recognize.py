@@ -458,7 +458,8 @@ def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[s
 def test_the_projects_own_model_is_taken_where_none_is_named(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(recognize, "PRETRAINED", home / "calibrated.pth")
+    for module in (recognize, recognizer_module):
+        monkeypatch.setattr(module, "PRETRAINED", home / "calibrated.pth")
     monkeypatch.chdir(home)
     files = [str(wav(home, 30, 0)), str(wav(home, 31, 1))]
     recognize.main(["compare", *files, "--json"])
@@ -467,6 +468,7 @@ def test_the_projects_own_model_is_taken_where_none_is_named(
     recognize.main(["compare", "--checkpoint", "calibrated.pth", *files, "--json"])
     named = capsys.readouterr()
     assert named.out == given.out and named.err == ""
+    assert Recognizer().digest == Recognizer(home / "calibrated.pth").digest
     for flags in (["--n_folder", "0"], ["--cp_num", "3"]):
         with pytest.raises(UserError, match="baseline_000"):
             recognize.main(["compare", *flags, *files])

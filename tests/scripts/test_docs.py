@@ -26,6 +26,7 @@ import recognize
 from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
 from model.checkpoint import load_checkpoint
+from recognition import recognizer
 
 README = PROJECT / "README.md"
 PAGES = [
@@ -201,7 +202,8 @@ def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """Return the current folder, a copy of the world; the published model stands for the project's own, too."""
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recognize, "PRETRAINED", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
+    for module in (recognize, recognizer):
+        monkeypatch.setattr(module, "PRETRAINED", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
     monkeypatch.delenv("METASR_SAVE_PATH", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
