@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import wave
 import zipfile
 from collections.abc import Mapping
@@ -26,15 +27,15 @@ def tone(seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
 
 def m4a(samples: np.ndarray, rate: int = 16000, index_first: bool = False) -> bytes:
     """Return samples (S,) or (S, 2) int16 as an AAC file; with its index first, what is cut off still plays."""
-    file = io.BytesIO()
-    options = {"movflags": "faststart"} if index_first else {}
-    with av.open(file, "w", format="ipod", options=options) as container:
-        stream = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
-        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=stream.layout.name)
-        frame.sample_rate, frame.pts = rate, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return file.getvalue()
+    options = {"movflags": "faststart"} if index_first else {}  # FFmpeg then reads the file again, by its name
+    with tempfile.NamedTemporaryFile(suffix=".m4a") as file:
+        with av.open(file.name, "w", format="ipod", options=options) as container:
+            stream = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
+            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=stream.layout.name)
+            frame.sample_rate, frame.pts = rate, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return Path(file.name).read_bytes()
 
 
 def wav(samples: np.ndarray, rate: int = 16000) -> bytes:

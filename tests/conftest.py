@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from threads, and threads can starve
 
 import contextlib
+import importlib
 import io
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from system import console
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = PROJECT / "tests" / "golden"
 Thing = TypeVar("Thing")
+PYTHON, HERE = (sys.executable,), ()
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
@@ -34,14 +36,20 @@ def present(value: Thing | None) -> Thing:
 
 
 def run_script(
-    *arguments: object, cwd: Path, check: int | None = 0, launcher: tuple[str, ...] = (sys.executable,)
+    *arguments: object, cwd: Path, check: int | None = 0, launcher: tuple[str, ...] = PYTHON
 ) -> subprocess.CompletedProcess:
-    """Run one of the project's scripts as a user does, in another folder; its exit status must be `check`."""
+    """Run one of the project's scripts as a user does, in another folder; its exit status must be `check`.
+
+    With `launcher` HERE, in this process, which spares importing PyTorch.
+    """
     script, *rest = map(str, arguments)
-    environment = {k: v for k, v in os.environ.items() if k != "METASR_SAVE_PATH"}
-    done = subprocess.run(
-        [*launcher, str(PROJECT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
+    if launcher == HERE:
+        outcome = in_process(importlib.import_module(script.removesuffix(".py").replace("/", ".")).main, rest, cwd)
+        done = subprocess.CompletedProcess([script, *rest], outcome.status, outcome.stdout, outcome.stderr)
+    else:
+        environment = {k: v for k, v in os.environ.items() if k != "METASR_SAVE_PATH"}
+        command = [*launcher, str(PROJECT / script), *rest]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     if check is not None:
         assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

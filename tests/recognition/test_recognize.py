@@ -16,7 +16,7 @@ import pandas
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, present, run_script, voice, write_wavs
+from conftest import HERE, PROJECT, PYTHON, present, run_script, voice, write_wavs
 
 import recognize
 from configure import TREES
@@ -80,9 +80,11 @@ def wav(home: Path, speaker: int, at: int) -> Path:
     return wavs(home) / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
 
 
-def run(home: Path, command: str, *arguments: object, check: int = 0) -> subprocess.CompletedProcess:
+def run(
+    home: Path, command: str, *arguments: object, check: int = 0, launcher: tuple[str, ...] = HERE
+) -> subprocess.CompletedProcess:
     network = [] if command in ("list", "remove") else ["--checkpoint", "model.pth"]
-    return run_script("recognize.py", command, *network, *arguments, cwd=home, check=check)
+    return run_script("recognize.py", command, *network, *arguments, cwd=home, check=check, launcher=launcher)
 
 
 def call(home: Path, command: str, *arguments: object) -> None:
@@ -121,7 +123,7 @@ def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         [read_utterance(f).speech for f in (a, b)],
     )
     assert speech[0] < speech[1]
-    result = json.loads(run(home, "compare", *calibrated, a, b, "--json").stdout)
+    result = json.loads(run(home, "compare", *calibrated, a, b, "--json", launcher=PYTHON).stdout)
     assert list(result) == ["same_speaker", "score", "llr", "probability", "prior", "seconds"]
     assert result["score"] == pytest.approx(one @ other, abs=1e-6) and result["seconds"] == pytest.approx(speech)
     assert result["llr"] == pytest.approx(ratio(result["score"], speech[1], speech[0]), abs=1e-9)  # the longer enrols

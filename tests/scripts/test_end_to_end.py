@@ -1,5 +1,6 @@
 """The real scripts, run as a user runs them, from wavs to the three result lines."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import PROJECT, run_script, write_wavs
+from conftest import HERE, PROJECT, run_script, write_wavs
 
 from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
@@ -19,6 +20,7 @@ from system.files import sha256
 
 pytestmark = pytest.mark.slow
 
+here = functools.partial(run_script, launcher=HERE)  # what another test has run in a process of its own
 TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
 
 
@@ -79,7 +81,7 @@ def test_full_evaluation(home: Path) -> None:
 def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
     lengths = ("25", "50", "full")
     flags = ["--test_length", *lengths, "--calibrate", "True", "--save_scores", "held_out.csv", "--json"]
-    done = run_script("EER_short.py", *flags, cwd=home)
+    done = here("EER_short.py", *flags, cwd=home)
     result, scores = result_of(done), pandas.read_csv(home / "held_out.csv")
     columns = "label enrol test length score enrol_seconds test_seconds llr"
     assert list(scores.columns) == columns.split() and len(scores) == 3 * 1000
@@ -103,7 +105,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
         assert rates["cllr"] == pytest.approx(bits / 2) and rates["min_cllr"] <= rates["cllr"]
         start = "all lengths: " if of_length["length"] == "all" else f"test {of_length['length']}: "
         assert f"{start}LLR of {at.sum():,} trials: EER {rates['eer']:.2f} %, at 0 misses" in done.stdout
-    later = run_script("EER_short.py", *flags[:4], "--save_scores", "kept.csv", "--json", cwd=home)
+    later = here("EER_short.py", *flags[:4], "--save_scores", "kept.csv", "--json", cwd=home)
     assert "left out" not in later.stdout.splitlines()[-2] and "fitted on 3,000 trials" in later.stdout
     again = pandas.read_csv(home / "kept.csv")
     assert again["llr"].notna().all() and result_of(later)["llr"]["n_trials"] == 3000
@@ -113,30 +115,32 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
 def test_trials_that_support_no_calibration_have_their_scores_written(home: Path) -> None:
     checkpoint = shutil.copy(home / "saved_model" / "baseline_000" / "checkpoint_002.pth", home / "copy.pth")
     flags = ["--checkpoint", checkpoint, "--calibrate", "True", "--save_scores", "whole.csv"]
-    done = run_script("EER_full.py", *flags, cwd=home, check=1)
+    done = here("EER_full.py", *flags, cwd=home, check=1)
     assert done.stderr == "EER_full.py: calibration: 3 speakers cannot be split into halves of two or more\n"
     assert "EER " in done.stdout and len(pandas.read_csv(home / "whole.csv")) == 210
     assert not (home / "copy.calibration.json").exists()
     (home / "blind.txt").write_text("id00030/video0/00000.wav id00031/video0/00000.wav\n")
-    done = run_script("EER_full.py", *flags, "--trials", "blind.txt", cwd=home, check=2)
+    done = here("EER_full.py", *flags, "--trials", "blind.txt", cwd=home, check=2)
     assert "blind.txt: its trials have no labels, so they calibrate nothing" in done.stderr
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
-    first, again = (run_script("EER_short.py", "--test_length", 20, "--json", cwd=home) for _ in range(2))
+    first, again = (way("EER_short.py", "--test_length", 20, "--json", cwd=home) for way in (run_script, here))
     assert result_of(first) == result_of(again)
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
     kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
     assert len(kept.read_text().splitlines()) == 1000
-    given = run_script("EER_short.py", "--test_length", 20, "--trials", kept, "--json", cwd=home)
+    given = here("EER_short.py", "--test_length", 20, "--trials", kept, "--json", cwd=home)
     assert result_of(given) == result_of(first)
 
 
 def test_evaluation_in_noise(home: Path) -> None:
-    trials = ["--trials", home / "data" / TRIALS_NAME, "--json"]
-    run_script("EER_short.py", *trials, "--test_length", 100, "--save_scores", "c.csv", cwd=home)
+    listed = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)
+    (home / "some.txt").write_text("".join(listed[::4]))
+    trials = ["--trials", "some.txt", "--json"]
+    here("EER_short.py", *trials, "--test_length", 100, "--save_scores", "c.csv", cwd=home)
     flags = [*trials, "--test_length", 100, "full", "--noise_snr", "clean", 0, "--save_scores", "n.csv"]
-    done = run_script("EER_short.py", *flags, cwd=home)
+    done = here("EER_short.py", *flags, cwd=home)
     found = result_of(done)["lengths"]
     conditions = [("100", "clean"), ("100", "0"), ("full", "clean"), ("full", "0")]
     assert [(of["length"], of["snr"]) for of in found] == conditions
@@ -147,13 +151,13 @@ def test_evaluation_in_noise(home: Path) -> None:
     of_condition = {at: part["score"].to_numpy() for at, part in scores.groupby(["length", "snr"])}
     assert set(of_condition) == set(conditions)
     np.testing.assert_allclose(of_condition["100", "clean"], before["score"], atol=1e-5)
-    assert np.abs(of_condition["100", "0"] - before["score"]).max() > 0.001
+    assert np.abs(of_condition["100", "0"] - before["score"]).max() > 2e-4
     for rates, at in zip(found, conditions, strict=True):
         eer = verification_metrics(of_condition[at], before["label"].to_numpy()).eer
         assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
-    again = run_script("EER_short.py", *trials, "--noise_snr", 0, "--test_length", 100, cwd=home)
+    again = here("EER_short.py", *trials, "--noise_snr", 0, "--test_length", 100, cwd=home)
     assert result_of(again)["eer"] == found[1]["eer"]
-    run_script("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
+    here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
     for wrong, told in (
         (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
         (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
@@ -161,7 +165,7 @@ def test_evaluation_in_noise(home: Path) -> None:
         (["--noise_snr", "1e9"], "'1e9' is neither clean nor a number from -100 to 100"),
         (["--noise_snr", "loud"], "'loud' is neither clean nor a number"),
     ):
-        done = run_script("EER_short.py", *wrong, cwd=home, check=2)
+        done = here("EER_short.py", *wrong, cwd=home, check=2)
         assert told in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -173,14 +177,14 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
     scores = {}
     for name, lines in (("voxceleb", [" ".join(row) for row in rows]), ("kaldi", kaldi), ("blind", blind)):
         (home / f"{name}.txt").write_text("\n".join(lines))
-        run_script("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
+        here("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
         scores[name] = pandas.read_csv(home / f"{name}.csv")
     columns = ["enrol", "test", "score", "enrol_seconds", "test_seconds"]
     for name, wanted in (("blind", columns), ("kaldi", ["label", *columns])):  # llr too, once calibrated
         assert [column for column in scores[name] if column != "llr"] == wanted
     for name in ("kaldi", "blind"):
         assert (scores[name]["score"] == scores["voxceleb"]["score"]).all()
-    refused = run_script("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
+    refused = here("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
     assert "blind.txt: its trials have no labels" in refused.stderr and "--save_scores" in refused.stderr
     cosine = {frozenset((a, b)): s for a, b, s in scores["voxceleb"][columns[:3]].itertuples(index=False)}
     first, second, *tests = sorted({name for _, a, b in rows for name in (a, b)})
@@ -189,7 +193,7 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
     lines = [f"pair {test} {of_pair[test[:7] == first[:7]]}" for test in tests]
     (home / "models.txt").write_text("\n".join(lines))
     flags = ["--trials", "models.txt", "--enroll", "enroll.lst", "--save_scores", "models.csv", "--json"]
-    result = result_of(run_script("EER_full.py", *flags, cwd=home))
+    result = result_of(here("EER_full.py", *flags, cwd=home))
     expected = [
         (cosine[frozenset((first, test))] + cosine[frozenset((second, test))])
         / np.sqrt(2 + 2 * cosine[frozenset((first, second))])
@@ -197,19 +201,19 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
     ]
     np.testing.assert_allclose(pandas.read_csv(home / "models.csv")["score"], expected, atol=1e-6)
     assert (result["n_trials"], result["n_speakers"]) == (len(tests), 3)
-    wrong = run_script("EER_full.py", "--trials", "voxceleb.txt", "--enroll", "enroll.lst", cwd=home, check=1)
+    wrong = here("EER_full.py", "--trials", "voxceleb.txt", "--enroll", "enroll.lst", cwd=home, check=1)
     assert "not in the enrolment list" in wrong.stderr
 
 
 def test_identification(home: Path) -> None:
-    flags = ["--nb_class_test", 4, "--nb_episode", 30, "--enroll_length", 100, "--json"]
+    flags = ["--nb_class_test", 4, "--nb_episode", 30, "--enroll_length", 60, "--test_length", 40, "--json"]
     done = run_script("identification.py", *flags, cwd=home)
     result = result_of(done)
     assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_speakers", "seconds"]
     assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (30, 4, 1)
     assert result["accuracy"] > 30 and "4-way 1-shot" in done.stdout  # chance: 25 %
-    assert result_of(run_script("identification.py", *flags, cwd=home)) == result
-    several = run_script("identification.py", *flags, "--nb_class_test", 2, 4, "--n_shot", 1, 2, cwd=home)
+    assert result_of(here("identification.py", *flags, cwd=home)) == result
+    several = here("identification.py", *flags, "--nb_class_test", 2, 4, "--n_shot", 1, 2, cwd=home)
     kinds = result_of(several)["settings"]
     assert [(kind["n_way"], kind["n_shot"]) for kind in kinds] == [(2, 1), (4, 1), (2, 2), (4, 2)]
     alone = {name: result[name] for name in kinds[1]}
@@ -218,8 +222,8 @@ def test_identification(home: Path) -> None:
 
 def test_speakers_trained_on_are_left_out(home: Path) -> None:
     flags = ["--data_type", "vox1", "--nb_class_train", 2, "--max_epoch", 0, "--n_folder", 5]
-    run_script("train.py", *TRAIN, *flags, cwd=home)
-    done = run_script("EER_short.py", "--n_folder", 5, "--test_length", 20, "--json", cwd=home)
+    here("train.py", *TRAIN, *flags, cwd=home)
+    done = here("EER_short.py", "--n_folder", 5, "--test_length", 20, "--json", cwd=home)
     assert "3 not trained on; 2 that were trained on are left out" in done.stdout
     assert result_of(done)["n_speakers"] == 3
 
@@ -230,9 +234,9 @@ def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None
     folder.mkdir()
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, folder / "release.pth")
     flags = ["--checkpoint", folder / "release.pth", "--test_length", 20, "--json"]
-    everyone = run_script("EER_short.py", *flags, "--data_type", "vox2", cwd=home)
+    everyone = here("EER_short.py", *flags, "--data_type", "vox2", cwd=home)
     assert result_of(everyone)["n_speakers"] == 5
-    unseen = run_script("EER_short.py", *flags, "--data_type", "vox1", cwd=home)
+    unseen = here("EER_short.py", *flags, "--data_type", "vox1", cwd=home)
     assert result_of(unseen)["n_speakers"] == 3 and "drawn anew" in unseen.stderr
     trained_on = {path.name for path in (home / "data" / TREES["vox1_dev"].feat).iterdir()}
     listed = (folder / "short_trials_seed100.txt").read_text()
@@ -247,12 +251,12 @@ def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
         ["EER_short.py", "--test_length", 20],
         ["identification.py", "--nb_class_test", 3, "--nb_episode", 5, "--data_type", "vox1"],
     ):
-        done = run_script(script, "--checkpoint", "release.pth", *flags, "--json", cwd=home)
+        done = here(script, "--checkpoint", "release.pth", *flags, "--json", cwd=home)
         assert result_of(done)["n_speakers"] == (5 if script == "EER_short.py" else 3)
     folder = home / "saved_model" / "baseline_007"
     folder.mkdir()
     (home / "release.pth").rename(folder / "checkpoint_002.pth")
-    done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--n_folder", 7, "--max_epoch", 3, cwd=home)
+    done = here("train.py", *TRAIN, "--use_checkpoint", "True", "--n_folder", 7, "--max_epoch", 3, cwd=home)
     assert "2 epochs and 0 episodes are done" in done.stdout and (folder / "checkpoint_003.pth").exists()
 
 
