@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from threads, and threads can starve
 
 import contextlib
+import functools
 import importlib
 import io
 import signal
@@ -53,6 +54,9 @@ def run_script(
     if check is not None:
         assert done.returncode == check, f"{script} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+here = functools.partial(run_script, launcher=HERE)  # for what another test runs in a process of its own
 
 
 class Outcome:

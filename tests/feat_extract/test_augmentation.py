@@ -6,7 +6,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-from conftest import run_script, voice, write_features, write_wavs
+from conftest import here, run_script, voice, write_features, write_wavs
 from torch.utils.data import DataLoader
 
 from configure import TREES
@@ -317,20 +317,20 @@ TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --lr 0.03".spli
 
 def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(4), 4)
-    run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)
+    here("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)
     chosen = [*TRAIN, "--augment", ",".join(KINDS)]
     done = run_script("train.py", *chosen, "--max_epoch", 2, cwd=tmp_path)
     assert "crops are augmented: noise, reverb, babble, speed, specaugment" in done.stdout
     assert "chance, global: accuracy 8.33 %" in done.stdout  # four speakers at three speeds
-    run_script("train.py", *chosen, "--n_folder", 1, "--max_epoch", 1, cwd=tmp_path)
-    run_script("train.py", *chosen, "--n_folder", 1, "--max_epoch", 2, "--use_checkpoint", "True", cwd=tmp_path)
+    here("train.py", *chosen, "--n_folder", 1, "--max_epoch", 1, cwd=tmp_path)
+    here("train.py", *chosen, "--n_folder", 1, "--max_epoch", 2, "--use_checkpoint", "True", cwd=tmp_path)
     files = [tmp_path / "saved_model" / f"baseline_00{n}" / "checkpoint_002.pth" for n in (0, 1)]
     whole, resumed = (torch.load(file, weights_only=True)["state_dict"] for file in files)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole["weight"].shape == (12, 256)
     other = [*chosen, "--augment_prob", 0.5, "--n_folder", 1, "--max_epoch", 2]
-    done = run_script("train.py", *other, "--use_checkpoint", "True", cwd=tmp_path)
+    done = here("train.py", *other, "--use_checkpoint", "True", cwd=tmp_path)
     assert "going on with other flags than before: --augment_prob 0.5 (was 0.6);" in done.stderr
-    done = run_script("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
+    done = here("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
     assert "class vectors of 12 speakers" in done.stderr
     wavs = sorted((tmp_path / "data" / TREES["vox2_dev"].wav).rglob("*.wav"))
     for wav in wavs:
@@ -347,5 +347,5 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
         ("--augment noise --babble_snr 0 inf", "--babble_snr 0 inf: the least first, both from -100 to 100 dB"),
         ("--augment noise --augment_prob 2", "--augment_prob 2: a probability"),
     ):
-        done = run_script("train.py", *flags.split(), cwd=tmp_path, check=2)
+        done = here("train.py", *flags.split(), cwd=tmp_path, check=2)
         assert told in done.stderr and len(done.stderr.splitlines()) == 1
