@@ -1,0 +1,30 @@
+"""The model that comes with the project."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.checkpoint import load_checkpoint
+from recognition.recognizer import PRETRAINED, Recognizer
+from recognition.utterance import read_utterance
+
+
+def test_it_is_an_encoder_alone_with_its_calibration() -> None:
+    checkpoint = load_checkpoint(PRETRAINED)
+    assert PRETRAINED.stat().st_size < 12e6 and not checkpoint.optimizer and checkpoint.class_vectors is None
+    assert checkpoint.state_dict["fc1"].dtype == torch.float16
+    assert len(checkpoint.speakers) == 642  # whom an evaluation leaves out
+    calibration = Recognizer().calibration  # None, were it another file's
+    assert calibration and calibration.test_seconds[0] == 0.5
+
+
+def test_it_tells_people_apart(shared: Path) -> None:
+    folder = shared / "corpus" / "vox1_test"
+    speakers = sorted(path.name for path in folder.iterdir())[:6]
+    files = [sorted((folder / speaker).rglob("*.flac"))[at] for speaker in speakers for at in (0, -1)]
+    recognizer, utterances = Recognizer(), [read_utterance(file) for file in files]
+    embeddings, seconds = recognizer.embed_utterances(utterances), np.array([u.speech for u in utterances])
+    llr = recognizer.llr(embeddings[:, None], embeddings, seconds[:, None], seconds)
+    same = np.kron(np.eye(len(speakers)), np.ones((2, 2))) > 0
+    assert (llr[same] > 0).mean() > 0.8 and (llr[~same] < 0).mean() > 0.8
