@@ -26,5 +26,6 @@ def test_it_tells_people_apart(shared: Path) -> None:
     recognizer, utterances = Recognizer(), [read_utterance(file) for file in files]
     embeddings, seconds = recognizer.embed_utterances(utterances), np.array([u.speech for u in utterances])
     llr = recognizer.llr(embeddings[:, None], embeddings, seconds[:, None], seconds)
-    same = np.kron(np.eye(len(speakers)), np.ones((2, 2))) > 0
-    assert (llr[same] > 0).mean() > 0.8 and (llr[~same] < 0).mean() > 0.8
+    same = np.kron(np.eye(len(speakers)), [[0, 1], [1, 0]]) > 0
+    others = np.kron(np.eye(len(speakers)), np.ones((2, 2))) == 0
+    assert (llr[same] > 0).all() and (llr[others] < 0).mean() > 0.7
