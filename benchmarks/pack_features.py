@@ -4,7 +4,7 @@
     python -m benchmarks.pack_features unpack --save_path DIR features.zip   # there; needs NumPy only
 
 Packs the feature trees below --save_path and its trial list, speaker by speaker of the folders' names. float16 zips to
-73 bytes a frame, 182 MB for the seven hours of shared/open_speech; whole multiples of --step 2 (in the features' unit,
+73 bytes a frame, 182 MB for the seven hours of open speech; whole multiples of --step 2 (in the features' unit,
 20 log10 of an energy, whose standard deviation is 34) in 8 bits zip to 24, which fits.
 """
 
