@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from system import console
 from system.console import UserError
 from system.files import replacing
 
@@ -16,6 +17,7 @@ FORMS = {
     "ENROLMENT TEST LABEL": (2, 0, 1),  # Kaldi, 3D-Speaker, CN-Celeb
     "ENROLMENT TEST": (None, 0, 1),  # VoxSRC's blind lists
 }
+REPEATING = ("length", "snr")  # columns of --save_scores: each value has all the trials
 
 
 class Trials(NamedTuple):
@@ -101,7 +103,9 @@ def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[st
     for number, row in enumerate(rows, 2):
         if row.get("label", "1") not in LABELS:
             raise UserError(f"{path}: line {number}: '{row['label']}' is not a label, 1 or 0")
-    rows = [row for row in rows if all(row.get(name) == rows[0].get(name) for name in ("length", "snr"))]
+    n_all, rows = len(rows), [row for row in rows if all(row.get(name) == rows[0].get(name) for name in REPEATING)]
+    if len(rows) < n_all:
+        console.warn(f"{path}: {n_all - len(rows):,} rows repeat the trials at other lengths or noises; not read")
     label = [row["label"] for row in rows] if "label" in rows[0] else []
     return label, [row["enrol"] for row in rows], [row["test"] for row in rows]
 

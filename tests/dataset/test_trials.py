@@ -25,8 +25,9 @@ def read(tmp_path: Path, text: str | bytes) -> Trials:
 
 
 @pytest.mark.parametrize("form", TRIAL_LISTS)
-def test_forms_of_trial_lists(tmp_path: Path, form: str) -> None:
+def test_forms_of_trial_lists(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     trials = read(tmp_path, TRIAL_LISTS[form])
+    assert ("6 rows repeat the trials at other lengths" in capsys.readouterr().err) is ("two lengths" in form)
     assert trials.label.tolist() == [True, False]
     assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
 
