@@ -68,6 +68,12 @@ class FeatureIndex:
     def __len__(self) -> int:
         return len(self._names)
 
+    def speakers_of(self, tree: Path) -> set[str]:
+        """Return the names of the speakers with utterances in one of the trees; none if it is not there."""
+        if tree not in self._trees:
+            return set()
+        return {self.speakers[speaker] for speaker in np.unique(self.speaker[self._tree == self._trees.index(tree)])}
+
     def name(self, row: int) -> str:
         """Return <speaker>/<video>/<utterance> of a row."""
         return os.fsdecode(self._names[row])
