@@ -11,8 +11,8 @@
 
 Recordings may have any rate, length and format that FFmpeg's libraries read; "-" is standard input. Pauses are cut
 out of them (--trim_silence False leaves them in); --channel takes one side of a call.
-The checkpoint is pretrained/open_speech.pth, which comes with the project, unless --checkpoint or --n_folder and
---cp_num name another.
+The checkpoint is pretrained/open_speech.pth, which comes with the project, unless --checkpoint, or --n_folder,
+--cp_num or --model_path, name another.
 Decisions go by probabilities: the log-likelihood ratio (LLR) that the checkpoint's calibration gives a score between so
 many seconds of speech, and the --prior probability that the recordings are one speaker's, or that the speaker is among
 the enrolled. EER_short.py --calibrate True keeps a calibration; --threshold decides at a cosine score without one.
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import evaluator
-from model.checkpoint import Checkpoint, save_checkpoint
+from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from recognition import decision, voices
 from recognition.export import export_onnx
 from recognition.recognizer import PRETRAINED, Recognizer
@@ -156,6 +156,8 @@ def embed(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write the encoder as ONNX, features (N, 1, 40, T) to embeddings (N, 256), or alone as a checkpoint (.pth)."""
+    if args.output.suffix not in (".onnx", ".pth"):
+        raise UsageError(f"{args.output}: the name ends in .onnx or .pth")
     path, checkpoint = _checkpoint(args)
     if args.output.suffix == ".pth":
         try:
@@ -182,7 +184,7 @@ def _command(
     parser.set_defaults(run=run)
     if network:
         evaluator.add_checkpoint_arguments(parser)
-        parser.set_defaults(n_folder=None)
+        parser.set_defaults(n_folder=None, model_path=None)
         parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     if voices:
         parser.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
@@ -203,10 +205,10 @@ def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     """Return the checkpoint that the flags name, or the one that comes with the project, and its file."""
-    if args.checkpoint is args.n_folder is args.cp_num is None:
+    if args.checkpoint is args.n_folder is args.cp_num is args.model_path is None:
         args.checkpoint = PRETRAINED
         console.warn(f"checkpoint: {args.checkpoint.name}, which comes with the project; --checkpoint names another")
-    args.n_folder = args.n_folder or 0
+    args.n_folder, args.model_path = args.n_folder or 0, args.model_path or MODEL_PATH
     return evaluator.find_checkpoint(args)
 
 

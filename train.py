@@ -25,7 +25,7 @@ from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from feat_extract.augmentation import AugmentedCrops, add_augmentation_arguments, choose_augmentation
 from loss import LOSS_TYPES, Objective, Terms
-from model.checkpoint import checkpoint_path, holds_run, load_checkpoint, newest_checkpoint, run_folder
+from model.checkpoint import MODEL_PATH, checkpoint_path, holds_run, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
 from system import console, ranks
@@ -50,7 +50,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--nb_class_train", type=console.integer(2), default=100, help="speakers of an episode (100)")
     add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="the training speakers (vox2)")
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    add("--model_path", default="saved_model", help="folder of all runs (saved_model)")
+    add("--model_path", default=MODEL_PATH, help=f"folder of all runs ({MODEL_PATH})")
     add("--n_folder", type=console.integer(0), default=0, help="number of this run's folder, baseline_NNN (0)")
     add("--use_checkpoint", type=boolean_or_auto, default=False, metavar="True|False|auto",
         help="go on with the run in that folder; auto: begin if there is none (False)")  # fmt: skip
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
     validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # now: the list may be bad
-    model = first_model(args, episodes.n_classes, features.speakers)
+    model = first_model(args, episodes.n_classes, features.speakers, folder)
     if args.sync_bn:
         if compute.device.type != "cuda":
             raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
@@ -145,10 +145,13 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
         validate()
 
 
-def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str]) -> EpisodeLoss:
-    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers."""
+def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], folder: Path) -> EpisodeLoss:
+    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers.
+
+    Where the folder holds a run --init is not read: it goes on from its own checkpoint, or is refused.
+    """
     objective = Objective(args.loss_type, args.use_GC, n_classes, EMBEDDING_SIZE)
-    if not args.init:
+    if not args.init or holds_run(folder):
         return EpisodeLoss(Encoder(args.backbone), objective)
     given = load_checkpoint(args.init)
     if given.backbone != args.backbone:

@@ -19,12 +19,11 @@ from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import AdaptiveNorm, cohort_of
 from evaluation.rates import rates_of_all
-from model.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, run_folder
+from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
-from system.files import utterances
 
 
 class Setting(NamedTuple):
@@ -57,7 +56,7 @@ def add_checkpoint_arguments(common: argparse.ArgumentParser) -> None:
     add("--n_folder", type=console.integer(0), default=0, help="number of the run's folder, baseline_NNN (0)")
     add("--cp_num", type=console.integer(0), help="epoch of the checkpoint (the newest)")
     add("--checkpoint", type=Path, metavar="FILE", help="a checkpoint anywhere, in place of --n_folder and --cp_num")
-    add("--model_path", default="saved_model", help="folder of all runs (saved_model)")
+    add("--model_path", default=MODEL_PATH, help=f"folder of all runs ({MODEL_PATH})")
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
@@ -76,14 +75,9 @@ def set_up(args: argparse.Namespace) -> Setting:
     features = FeatureIndex([root / TREES[tree].feat for tree in trees])
     trained_on = set(checkpoint.speakers)
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
-        trained_on = speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
+        trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
     unseen = np.array([s for s, name in enumerate(features.speakers) if name not in trained_on], np.int64)
     return Setting(checkpoint, path, checkpoint.encoder().folded(), features, unseen, compute)
-
-
-def speakers_of(tree: Path) -> set[str]:
-    """Return the names of the speakers of a feature tree; none if there is no tree."""
-    return {name.partition("/")[0] for name in utterances(tree, ".pkl")}
 
 
 class Task(NamedTuple):

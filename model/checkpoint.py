@@ -23,6 +23,7 @@ from system.console import UserError
 from system.files import is_folder, replacing
 
 Weight = TypeVar("Weight", bound=Tensor)
+MODEL_PATH = "saved_model"  # the folder of all runs unless --model_path names another
 CLASS_VECTORS = "weight"  # of the release's state_dict
 PROJECTION = "fc1"
 # Beginnings of our names and of the release's; the first that fits counts.

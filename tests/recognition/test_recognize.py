@@ -416,6 +416,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         (["list", "--voices", str(tmp_path / "negative")], UserError, "Eve.npz: not a voice file"),
         (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
         (["embed", *network, good, "-o", "vectors.txt"], UsageError, "ends in .npz or .csv"),
+        (["export", *network, "model.pt"], UsageError, "ends in .onnx or .pth"),
     ):
         with pytest.raises(UserError, match=message) as error:
             recognize.main(arguments + (["--threshold", "0"] if "absent.wav" in arguments else []))
@@ -472,7 +473,7 @@ def test_the_projects_own_model_is_taken_where_none_is_named(
     named = capsys.readouterr()
     assert named.out == given.out and named.err == ""
     assert Recognizer().digest == Recognizer(home / "calibrated.pth").digest
-    for flags in (["--n_folder", "0"], ["--cp_num", "3"]):
+    for flags in (["--n_folder", "0"], ["--cp_num", "3"], ["--model_path", "saved_model"]):
         with pytest.raises(UserError, match="baseline_000"):
             recognize.main(["compare", *flags, *files])
 
