@@ -247,6 +247,7 @@ def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_count
     assert "scored: 3 trials" in outcome.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     stored = home / f"{TEST}.index.npz"

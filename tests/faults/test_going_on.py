@@ -79,7 +79,7 @@ def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> 
     os.killpg(process.pid, signal.SIGTERM)
     outcome = finish(process)
     assert outcome.status == 128 + signal.SIGTERM and outcome.is_one_line(), outcome.stderr
-    assert finish(start("train.py", *VALIDATED, cwd=home)).status == 0
+    assert in_process(train.main, VALIDATED, home).status == 0
     assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
     assert all(row["val_eer"] for row in rows(home / RUN))
 

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TORCHRUN, present, write_wavs
+from conftest import TORCHRUN, in_process, present, write_wavs
 from harness import RUN, TRAIN, Outcome, copy_world, files_of, finish, same_training, soaked, start, trained_world
 
+import train
 from configure import TREES
 from model.checkpoint import checkpoint_path, unfinished_path
 
@@ -67,7 +68,7 @@ def test_training_killed_again_and_again_ends_with_the_same_weights(world: Path,
         if rng.random() < 0.9:  # the others are killed while they start
             wait_for(process, "chance, global")
         kills -= kill_after(rng.uniform(0, 3), process, whole_group=rng.random() < 0.5)
-    done = finish(start(*TRAINING, "--use_checkpoint", "auto", cwd=home))
+    done = in_process(train.main, [*map(str, TRAINING[1:]), "--use_checkpoint", "auto"], home)
     assert done.status == 0, done.stderr
     assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
     assert same_rows(home, world)
@@ -113,7 +114,7 @@ def test_a_signal_to_all_processes_saves_and_stops(world: Path, tmp_path: Path, 
     folder = home / RUN.with_name("baseline_004")
     assert unfinished_path(folder).exists()
     if number == signal.SIGTERM:
-        done = finish(start(*TRAINING[:-2], "--n_folder", 4, "--use_checkpoint", True, cwd=home))
+        done = in_process(train.main, [*map(str, TRAINING[1:-2]), "--n_folder", "4", "--use_checkpoint", "True"], home)
         assert done.status == 0, done.stderr
         assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
 
@@ -143,7 +144,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Pat
         pytest.skip("no environment of other processes to be seen here")
     home = copy_world(world, tmp_path / "home")
     training = ["train.py", *TRAIN, "--save_every_minutes", 1e-6]
-    assert finish(start(*training, "--n_folder", 5, "--max_epoch", 6, cwd=home, launcher=TORCHRUN)).status == 0
+    assert finish(start(*training, "--n_folder", 5, "--max_epoch", 3, cwd=home, launcher=TORCHRUN)).status == 0
     process = start(*training, "--n_folder", 6, "--max_epoch", 2000, cwd=home, launcher=TORCHRUN)
     folder = home / RUN.with_name("baseline_006")
     while not unfinished_path(folder).exists():
@@ -154,9 +155,9 @@ def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Pat
     os.kill(other, signal.SIGKILL)
     outcome = finish(process)
     assert outcome.status == 1 and "train.py: another rank has ended" in outcome.stderr, outcome.stderr
-    flags = ["--n_folder", 6, "--max_epoch", 6, "--use_checkpoint", True]
+    flags = ["--n_folder", 6, "--max_epoch", 3, "--use_checkpoint", True]
     assert finish(start(*training, *flags, cwd=home, launcher=TORCHRUN)).status == 0
-    assert same_training(checkpoint_path(folder, 6), checkpoint_path(folder.with_name("baseline_005"), 6))
+    assert same_training(checkpoint_path(folder, 3), checkpoint_path(folder.with_name("baseline_005"), 3))
 
 
 def test_a_killed_worker_of_the_extraction_is_told_in_one_line(tmp_path: Path) -> None:

@@ -315,6 +315,7 @@ def test_wavs_that_are_missing_or_others_are_told(tmp_path: Path) -> None:
 TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --lr 0.03".split()
 
 
+@pytest.mark.slow
 def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(4), 4)
     here("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)

@@ -88,6 +88,7 @@ def test_every_picture_is_drawn(home: Path, monkeypatch: pytest.MonkeyPatch, pic
     assert (home / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(home: Path) -> None:
     done = run_script("plots.py", "det", "a system=weak.csv", "-o", "pictures/det.svg", cwd=home)
     assert done.stdout == "pictures/det.svg: det\n"
@@ -198,6 +199,7 @@ def test_names_are_drawn_as_typed(tmp_path: Path) -> None:
         assert text.replace(r"\$", "$").startswith(f"{name}: EER") and "$" not in text.replace(r"\$", "")
 
 
+@pytest.mark.slow
 def test_letters_that_the_font_lacks_come_from_another(tmp_path: Path) -> None:
     default = set(get_font(findfont("DejaVu Sans")).get_charmap())
     others = (set(get_font(font.fname).get_charmap()) for font in fontManager.ttflist if "Last" not in font.name)

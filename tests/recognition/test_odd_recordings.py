@@ -77,6 +77,7 @@ def test_a_side_of_a_call(home: Path, capsys: pytest.CaptureFixture) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
 @pytest.mark.parametrize("locale", [STRICT, {"PYTHONIOENCODING": "ascii:strict"}], ids=["C", "UTF-8"])
 def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest.MonkeyPatch, locale: dict) -> None:

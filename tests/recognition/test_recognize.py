@@ -214,6 +214,7 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in folder.glob("[!.]*")] == ["Ana María.npz"]
 
 
+@pytest.mark.slow
 def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, PROJECT / "recognize.py", "enroll", "--checkpoint", "model.pth", "--voices", tmp_path]
     clips = [wav(home, 30, at) for at in range(3)]
@@ -425,6 +426,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     assert done.stderr == "recognize.py: standard input (-) can be read once (--help lists the flags)\n"
 
 
+@pytest.mark.slow
 def test_export_gives_what_the_network_gives(home: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

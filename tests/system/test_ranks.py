@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, TORCHRUN, present, run_script, voice, write_wavs
+from conftest import PROJECT, TORCHRUN, here, present, run_script, voice, write_wavs
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from configure import TREES
@@ -45,7 +45,7 @@ def test_extraction_writes_what_one_rank_does(home: Path, tmp_path: Path) -> Non
     wav = tmp_path / "data" / TREES["vox2_dev"].wav / f"{path}.wav"
     wav.parent.mkdir(parents=True)
     soundfile.write(wav, voice(2, 2.7, 1), 16000, subtype="PCM_16")
-    run_script("feat_extract/feature_extraction.py", cwd=tmp_path)
+    here("feat_extract/feature_extraction.py", cwd=tmp_path)
     alone, shared = (root / "data" / TREES["vox2_dev"].feat / f"{path}.pkl" for root in (tmp_path, home))
     assert alone.read_bytes() == shared.read_bytes()
 
@@ -65,7 +65,7 @@ def gradients(start: Checkpoint, home: Path, at: tuple[int, int]) -> list[torch.
 
 
 def test_two_ranks_step_along_the_mean_of_their_episodes_gradients(home: Path) -> None:
-    run_script("train.py", *TRAIN, "--max_epoch", 0, cwd=home)
+    here("train.py", *TRAIN, "--max_epoch", 0, cwd=home)
     done = torchrun("train.py", *TRAIN, "--n_folder", 1, "--max_epoch", 1, cwd=home)
     assert done.stdout.count("epoch 1: loss") == 1 and "2 ranks share the episodes" in done.stdout
     begun = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_000.pth")
@@ -83,16 +83,16 @@ def test_the_rate_is_scaled_on_demand_and_runs_go_on_with_other_ranks(home: Path
     torchrun("train.py", *flags, "--scale_lr", True, "--max_epoch", 1, cwd=home)
     folder = home / "saved_model" / "baseline_002"
     assert json.loads((folder / "config.json").read_text())["ranks"] == 2
-    done = run_script("train.py", *flags, "--use_checkpoint", True, "--max_epoch", 2, cwd=home)
+    done = here("train.py", *flags, "--use_checkpoint", True, "--max_epoch", 2, cwd=home)
     assert "1 epochs and 0 episodes are done" in done.stdout and "lr 0.02" in done.stdout
 
 
 def test_evaluators_score_what_one_rank_does(home: Path) -> None:
-    run_script("train.py", *TRAIN, "--n_folder", 3, "--max_epoch", 0, cwd=home)
+    here("train.py", *TRAIN, "--n_folder", 3, "--max_epoch", 0, cwd=home)
     flags = ["--n_folder", 3, "--test_length", 50, "--json"]
     together = torchrun("EER_short.py", *flags, "--save_scores", "two.csv", cwd=home)
     assert together.stdout.count("scored: 600 trials") == 1
-    alone = run_script("EER_short.py", *flags, "--save_scores", "one.csv", cwd=home)
+    alone = here("EER_short.py", *flags, "--save_scores", "one.csv", cwd=home)
     assert together.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]
     assert (home / "one.csv").read_bytes() == (home / "two.csv").read_bytes()
 
