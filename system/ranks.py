@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies ends the wait
 
-_joined = False
+_distributed: ModuleType | None = None  # torch.distributed, once this process has joined the other ranks
 
 
 def is_first() -> bool:
@@ -37,12 +38,12 @@ def local_world_size() -> int:
 
 def rank() -> int:
     """Return this process's number among the ranks that have joined."""
-    return _from_torchrun("RANK", 0) if _joined else 0
+    return _distributed.get_rank() if _distributed else 0
 
 
 def world_size() -> int:
     """Return how many ranks have joined."""
-    return _from_torchrun("WORLD_SIZE", 1) if _joined else 1
+    return _distributed.get_world_size() if _distributed else 1
 
 
 def _from_torchrun(name: str, alone: int) -> int:
@@ -51,7 +52,7 @@ def _from_torchrun(name: str, alone: int) -> int:
 
 def init() -> None:
     """Join the other ranks that torchrun has started. Make a CUDA device, if one is used, the current one before."""
-    global _joined
+    global _distributed
     if _from_torchrun("WORLD_SIZE", 1) == 1:
         return
     import torch
@@ -59,7 +60,7 @@ def init() -> None:
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
-    _joined = True
+    _distributed = distributed
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
@@ -69,13 +70,11 @@ def shard(items: Sequence[Item]) -> Sequence[Item]:
 
 def scatter(items: Sequence[Item]) -> Sequence[Item]:
     """Return this rank's part of what the first one has; the items given by others are ignored."""
-    if world_size() == 1:
+    if not _distributed:
         return items
-    from torch import distributed
-
     hands = [items[at :: world_size()] for at in range(world_size())] if is_first() else None
     held: list[Sequence[Item]] = [()]
-    distributed.scatter_object_list(held, hands)
+    _distributed.scatter_object_list(held, hands)
     return held[0]
 
 
@@ -96,49 +95,40 @@ def barrier() -> None:
 
 def all_reduce_max(numbers: list[int]) -> list[int]:
     """Return the largest of each of the numbers over all ranks; waits for them."""
-    if world_size() == 1:
+    if not _distributed:
         return numbers
     import torch
-    from torch import distributed
 
     agreed = torch.tensor(numbers)
-    distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+    _distributed.all_reduce(agreed, _distributed.ReduceOp.MAX)
     return agreed.tolist()
 
 
 def all_reduce_sum(tensor: "Tensor") -> None:
     """Put the sum over all ranks in a tensor's place; waits for them."""
-    if world_size() > 1:
-        from torch import distributed
-
-        distributed.all_reduce(tensor)
+    if _distributed:
+        _distributed.all_reduce(tensor)
 
 
 def broadcast(tensor: "Tensor") -> None:
     """Put the first rank's numbers in a tensor's place."""
-    if world_size() > 1:
-        from torch import distributed
-
-        distributed.broadcast(tensor, 0)
+    if _distributed:
+        _distributed.broadcast(tensor, 0)
 
 
 def broadcast_object(make: Callable[[], Made]) -> Made:
     """Return on every rank what the first one makes."""
-    if world_size() == 1:
+    if not _distributed:
         return make()
-    from torch import distributed
-
     held: list[Any] = [make() if is_first() else None]
-    distributed.broadcast_object_list(held)
+    _distributed.broadcast_object_list(held)
     return held[0]
 
 
 def gather(item: Item) -> list[Item]:
     """Return on the first rank what every rank gives, in their order; on the others nothing."""
-    if world_size() == 1:
+    if not _distributed:
         return [item]
-    from torch import distributed
-
     held = [item] * world_size() if is_first() else None
-    distributed.gather_object(item, held)
+    _distributed.gather_object(item, held)
     return held or []
