@@ -38,7 +38,7 @@ def choose_compute(args: argparse.Namespace) -> Compute:
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
         torch.use_deterministic_algorithms(True)
-    device = _ready(_select_device(args.device, args.use_cuda, args.gpu))
+    device = _select_device(args.device, args.use_cuda, args.gpu)
     ranks.init()
     torch.manual_seed(args.seed)
     workers = args.num_workers
@@ -49,21 +49,14 @@ def choose_compute(args: argparse.Namespace) -> Compute:
 
 def inference(device: str = "auto") -> Compute:
     """Return the float32 setting for embedding on a device named as --device names it; nothing is seeded."""
-    return Compute(_ready(_select_device(device)), torch.float32, 0)
-
-
-def _ready(device: torch.device) -> torch.device:
-    """Make a CUDA device the current one and switch TF32 off, so that scores in float32 agree between devices."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return device
+    return Compute(_select_device(device), torch.float32, 0)
 
 
 def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.device:
     """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there.
 
-    Each rank of a machine has a GPU of its own.
+    Each rank of a machine has a GPU of its own. A CUDA device becomes the current one, and TF32 is switched off, so
+    that scores in float32 agree between devices.
     """
     several = ranks.local_world_size() > 1
     if several and name.startswith("cuda:"):
@@ -79,23 +72,24 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
         known = False
     if not known:
         raise UsageError(f"--device {name}: not a device here; auto, cpu, cuda, cuda:1 and mps may be")
-    if device.type == "cuda" and device.index >= torch.cuda.device_count():
-        raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
 
 
 def _select_precision(choice: str, device: torch.device) -> torch.dtype:
-    """Return the type of the trunk's arithmetic: bfloat16 on demand or, with auto, where the device computes in it."""
-    if choice == "auto":
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
-        return torch.bfloat16 if native and device.type in ("cpu", "cuda") else torch.float32
-    return torch.bfloat16 if choice == "bf16" else torch.float32
+    """Return the type of the trunk's arithmetic: bfloat16 on demand or, with auto, where the device computes in it.
 
-
-def _cpu_has_bf16() -> bool:
-    """Tell whether the processor multiplies bfloat16 (AVX512-bf16 or AMX); elsewhere it is emulated and slow.
-
-    A torch that cannot tell what the processor has, as those before 2.11, counts as a no.
+    A processor does if it has AVX512-bf16 or AMX; elsewhere bfloat16 is emulated and slow. A torch that cannot tell
+    what the processor has, as those before 2.11, counts as a no.
     """
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
+    in_bf16 = choice == "bf16"
+    if choice == "auto" and device.type == "cuda":
+        in_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif choice == "auto" and device.type == "cpu":
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        in_bf16 = any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if in_bf16 else torch.float32
