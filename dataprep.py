@@ -27,19 +27,8 @@ import getpass
 from pathlib import Path
 
 from configure import TREES, save_root
-from corpora import (
-    archives,
-    check,
-    convert,
-    download,
-    kaldi,
-    librispeech,
-    noise,
-    recordings,
-    sources,
-    trial_lists,
-    voxceleb,
-)
+from corpora import archives, convert, download, kaldi, librispeech, noise, recordings, sources, trial_lists, voxceleb
+from corpora.check import report
 from system import console
 from system.console import UsageError, UserError
 from system.files import locked
@@ -108,7 +97,7 @@ def add_other_speech(parser: console.Parser) -> None:
                        help=f"fetch and convert: {', '.join(librispeech.SUBSETS)}")  # fmt: skip
     group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
     group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
-    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {librispeech.BASE}")
+    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {sources.OPENSLR}")
     imported = group.add_mutually_exclusive_group()
     imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
     imported.add_argument("--import_list", type=Path, metavar="WAV.SCP", help="convert what Kaldi's wav.scp lists")
@@ -135,7 +124,7 @@ def main(argv: list[str]) -> None:
         with locked(root / LOCK_NAME):
             problems = prepare(args, root, chosen)
     if args.check:
-        check.report(root, chosen)
+        report(root, chosen)
     if problems:
         raise UserError("; ".join(problems))
 
@@ -157,8 +146,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         problems += bring_librispeech(args, root)
     for name, corpus in noise.CORPORA.items():
         if getattr(args, name):
-            base = args.openslr_url or librispeech.BASE
-            noise.bring_noise(corpus, root, base, args.delete_archives, args.jobs, args.retries)
+            noise.bring_noise(corpus, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
         tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
         if args.import_dir:
@@ -193,7 +181,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
 
 def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
     """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return problems."""
-    librispeech.fetch_subsets(args.librispeech, root, args.openslr_url or librispeech.BASE, args.jobs, args.retries)
+    librispeech.fetch_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
     failures = []
     for subset in args.librispeech:
         failures += librispeech.extract_subset(subset, root, args.delete_archives, args.num_workers)

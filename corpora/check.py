@@ -7,8 +7,8 @@ from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.convert import pending
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
-from corpora.trial_lists import count_trials
 from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
+from dataset.trials import read_trials
 from system.console import UserError
 from system.files import utterances
 
@@ -73,8 +73,8 @@ def check_tree(name: str, tree: Tree, root: Path) -> State:
     """Count the speakers, wavs, unconverted m4a files and features of one part."""
     wavs, features = utterances(root / tree.wav, ".wav"), utterances(root / tree.feat, ".pkl")
     speakers = len({utterance.partition("/")[0] for utterance in wavs})
-    published = COUNTS[name]
-    words = f"{len(wavs):,} of {published.utterances:,} wavs, {speakers:,} of {published.speakers:,} speakers"
+    all_speakers, all_wavs = COUNTS[name]
+    words = f"{len(wavs):,} of {all_wavs:,} wavs, {speakers:,} of {all_speakers:,} speakers"
     to_convert = sum(1 for _ in pending([root / tree.wav], delete=False))
     words += f", {to_convert:,} m4a to convert" * bool(to_convert) + f", {len(features):,} features"
     if to_convert:
@@ -91,7 +91,7 @@ def check_list(row: TrialList, root: Path) -> State:
         lacking = row.saved == TRIALS_NAME and any(utterances(root / TREES["vox1_test"].wav, ".wav"))
         return State(row.saved, "not there", MAKE_TRIALS if lacking else None)
     try:
-        found = count_trials(path)
+        found = len(read_trials(path).label)
     except UserError as error:
         return State(row.saved, str(error))
     return State(row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials))

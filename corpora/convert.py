@@ -18,20 +18,7 @@ from system.files import is_folder, remove_unfinished_below, replacing, replacin
 from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
-
-
-class Failure(NamedTuple):
-    """A recording that could not be converted, and why."""
-
-    path: str
-    reason: str
-
-
-class Pair(NamedTuple):
-    """A recording and its wav, which may not be there yet."""
-
-    m4a: Path
-    wav: Path
+Failure = tuple[str, str]  # the path of a recording that could not be converted, and why
 
 
 class Converted(NamedTuple):
@@ -63,27 +50,25 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
     for tree in trees:
         remove_unfinished_below(tree)
     total = sum(1 for _ in pending(trees, delete))
-    convert = functools.partial(_convert_beside, delete=delete)
+    work = unordered_map(functools.partial(_convert_beside, delete=delete), pending(trees, delete), workers)
     failures, n_converted, n_removed = [], 0, 0
-    with console.progress(total=total, unit="file", desc="convert") as bar:
-        for done in unordered_map(convert, pending(trees, delete), workers):
-            bar.update()
-            n_converted += done.converted
-            n_removed += done.removed
-            if done.failure:
-                failures.append(done.failure)
+    for done in console.progress(work, total=total, unit="file", desc="convert"):
+        n_converted += done.converted
+        n_removed += done.removed
+        if done.failure:
+            failures.append(done.failure)
     print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
     return list_failures(root, failures)
 
 
-def pending(trees: list[Path], delete: bool) -> Iterator[Pair]:
-    """Yield the m4a files without a wav beside them; with `delete` those with one too, which is then checked."""
+def pending(trees: list[Path], delete: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield each m4a without a wav beside it, and that wav; with `delete` those with one too, which is then checked."""
     for tree in trees:
         for folder in walk(tree):
             wavs = dict(folder.having(".wav"))
             for name, suffix in folder.having(".m4a"):
                 if delete or name not in wavs:
-                    yield Pair(tree / f"{name}{suffix}", tree / f"{name}{wavs.get(name, '.wav')}")
+                    yield tree / f"{name}{suffix}", tree / f"{name}{wavs.get(name, '.wav')}"
 
 
 def list_failures(root: Path, failures: list[Failure]) -> list[str]:
@@ -97,7 +82,7 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
 
 
-def _convert_beside(pair: Pair, delete: bool) -> Converted:
+def _convert_beside(pair: tuple[Path, Path], delete: bool) -> Converted:
     """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first.
 
     An m4a that something is remarked about, such as a missing end, is never removed, nor is a longer wav written over
@@ -109,11 +94,11 @@ def _convert_beside(pair: Pair, delete: bool) -> Converted:
     try:
         recording = read_and_warn(m4a)
     except RecordingError as error:
-        return Converted(failure=Failure(str(m4a), error.reason))
+        return Converted(failure=(str(m4a), error.reason))
     there, given = _length(wav) if wav.exists() else 0, len(recording.samples)
     if there > given and recording.remarks:
         reason = f"gives {given / SAMPLE_RATE:.2f} s where its wav holds {there / SAMPLE_RATE:.2f} s; both were kept"
-        return Converted(failure=Failure(str(m4a), reason))
+        return Converted(failure=(str(m4a), reason))
     if there != given:
         write_wav(wav, recording.samples)
     removed = delete and not recording.remarks

@@ -1,7 +1,6 @@
 """Large files over HTTP: several at once, resumed after any interruption, checked before they get their name."""
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -9,29 +8,19 @@ from pathlib import Path
 from corpora.sources import Source, Wanted
 from system import console
 from system.console import UserError
-from system.files import check_room
+from system.files import check_room, digest
 
-BLOCK = 1 << 18  # bytes read at a time
 LONGEST_PAUSE = 60  # seconds between two attempts
-
-
-def md5_of(path: Path) -> str:
-    """Return a file's MD5 in hexadecimal."""
-    found = hashlib.md5()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
 
 
 def with_md5(name: str, md5: str) -> Wanted:
     """Return a file to fetch that must have this MD5."""
 
     def check(path: Path) -> str | None:
-        found = md5_of(path)
+        found = digest(path, "md5")
         return None if found == md5 else f"MD5 {found} where {md5} is listed"
 
-    return Wanted(name, check, name)
+    return Wanted(name, check)
 
 
 def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retries: int) -> None:

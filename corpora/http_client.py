@@ -112,10 +112,8 @@ class Client:
     def open(self, file: Wanted, byte_range: str) -> requests.Response:
         """Ask for a range of a file's bytes; UserError if that is refused or does not succeed."""
         try:
-            url = self.source.url(file.remote)
-            response = self.session.get(
-                url, headers={"Range": byte_range}, auth=self.authorize, stream=True, timeout=TIMEOUT
-            )
+            url, headers = self.source.url(file.served or file.name), {"Range": byte_range}
+            response = self.session.get(url, headers=headers, auth=self.authorize, stream=True, timeout=TIMEOUT)
         except requests.RequestException as error:
             raise self.refusal(file, _reason(error)) from None
         code, answer = response.status_code, f"HTTP {response.status_code} {response.reason}"
@@ -135,7 +133,7 @@ class Client:
         """Return the error that says what the source answered, and what to do about it."""
         advice = {401: self.source.advice, 403: self.source.advice, 404: "not served there: try another --source"}
         todo = advice.get(code, "run again to continue")
-        return UserError(f"{file.remote}: {self.source.host}: {self.source.scrub(answer)}; {todo}")
+        return UserError(f"{file.served or file.name}: {self.source.host}: {self.source.scrub(answer)}; {todo}")
 
     def advance(self, bar: tqdm, count: int) -> None:
         """Move the bar, which counts bytes; threads take turns."""

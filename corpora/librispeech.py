@@ -6,13 +6,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
 from corpora.convert import Failure, write_wav
 from corpora.download import fetch, with_md5
-from corpora.sources import Source, Wanted
+from corpora.sources import Source, Wanted, openslr_source
 from feat_extract.audio import read_and_warn
 from feat_extract.recording import RecordingError
 from system import console
@@ -20,31 +20,23 @@ from system.console import UserError
 from system.files import remove_unfinished_below
 from system.workers import unordered_map
 
-BASE = "https://www.openslr.org/resources"
 SUBSETS = {  # name -> number of its page at OpenSLR
     "train-clean-100": 12, "train-clean-360": 12, "train-other-500": 12,
     "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
     "train-clean-5": 31, "dev-clean-2": 31,
 }  # fmt: skip
+Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
 
 
-class Member(NamedTuple):
-    """A recording out of an archive, and the wav to make of it."""
-
-    name: str
-    flac: bytes
-    wav: Path
-
-
-def fetch_subsets(subsets: Sequence[str], root: Path, base: str, jobs: int, retries: int) -> None:
+def fetch_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: int, retries: int) -> None:
     """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
     for page in sorted({SUBSETS[subset] for subset in subsets}):
-        source = Source(f"{base.rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
-        names = [archive_name(subset) for subset in subsets if SUBSETS[subset] == page]
+        source = openslr_source(base, page)
+        names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
         names = [name for name in names if not is_spent(root, name) and not (root / name).exists()]
         if names:
             sums = _fetch_sums(source, root, page, retries)
-            wanted = [with_md5(n, sums[n]) if n in sums else Wanted(n, lambda path: None, n) for n in names]
+            wanted = [with_md5(name, sums[name]) if name in sums else Wanted(name) for name in names]
             fetch(wanted, source, root, jobs, retries)
 
 
@@ -54,7 +46,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     Train subsets go to the training tree, dev and test subsets to the evaluation tree. The recordings go from the
     archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
     """
-    archive, part = root / archive_name(subset), "vox2_dev" if subset.startswith("train") else "vox1_test"
+    archive, part = root / f"{subset}.tar.gz", "vox2_dev" if subset.startswith("train") else "vox1_test"
     if is_spent(root, archive.name):
         refuse_lost(root, archive.name, part)
         return []
@@ -65,9 +57,8 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
         open(archive, "rb") as data,
         console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=subset) as bar,
     ):
-        done = unordered_map(_convert, _read_members(data, archive, tree, given), workers)
         failures = []
-        for failure in done:
+        for failure in unordered_map(_convert, _read_members(data, archive, tree, given), workers):
             bar.update(data.tell() - bar.n)
             if failure:
                 failures.append(failure)
@@ -78,16 +69,11 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     return failures
 
 
-def archive_name(subset: str) -> str:
-    """Return the file name of a subset's archive."""
-    return f"{subset}.tar.gz"
-
-
 def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str, str]:
     """Return the MD5s that a page of OpenSLR serves, by file name; none, with a warning, where it serves none."""
     listed = root / f"librispeech_{page}_md5sum.txt"
     try:
-        fetch([Wanted(listed.name, lambda path: None, "md5sum.txt")], source, root, 1, retries)
+        fetch([Wanted(listed.name, served="md5sum.txt")], source, root, 1, retries)
     except UserError as error:
         console.warn(f"no MD5s, so only gzip's own checksums will tell damage: {error}")
         return {}
@@ -107,15 +93,16 @@ def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -
                 if file and place.suffix.lower() == ".flac":
                     given.append(str(place))
                     if not wav.exists():
-                        yield Member(f"{archive}: {member.name}", file.read(), wav)
+                        yield f"{archive}: {member.name}", file.read(), wav
                 opened.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
 
 
 def _convert(member: Member) -> Failure | None:
+    name, flac, wav = member
     try:
-        write_wav(member.wav, read_and_warn(BytesIO(member.flac), name=member.name).samples)
+        write_wav(wav, read_and_warn(BytesIO(flac), name=name).samples)
     except RecordingError as error:
-        return Failure(member.name, error.reason)
+        return name, error.reason
     return None

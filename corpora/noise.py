@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 from corpora.archives import is_spent, note_spent, refuse_unsafe
 from corpora.download import fetch
-from corpora.sources import Source, Wanted
+from corpora.sources import Wanted, openslr_source
 from system import console
 from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, is_folder
@@ -30,15 +30,14 @@ CORPORA = {
 }
 
 
-def bring_noise(corpus: NoiseCorpus, root: Path, base: str, delete: bool, jobs: int, retries: int) -> None:
+def bring_noise(corpus: NoiseCorpus, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
     """Fetch an archive and extract its folder into `root`; with `delete` the archive is removed then.
 
     OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
     """
     archive = root / corpus.archive
     if not (is_spent(root, corpus.archive) and is_folder(root / corpus.folder)):
-        source = Source(f"{base.rstrip('/')}/{corpus.page}/{{name}}", "try another mirror by --openslr_url")
-        fetch([Wanted(corpus.archive, lambda path: None, corpus.archive)], source, root, jobs, retries)
+        fetch([Wanted(corpus.archive)], openslr_source(base, corpus.page), root, jobs, retries)
         n_files = _extract(archive, root, corpus.folder)
         note_spent(root, corpus.archive, [])
         print(f"{root / corpus.folder}: {n_files:,} files extracted")

@@ -15,17 +15,17 @@ OFFICIAL = "https://cn01.mmai.io/download/voxceleb?file={name}"
 HUGGING_FACE = "/datasets/ProgramComputer/voxceleb/resolve/main/{group}/{name}"
 ASK_FOR_KEY = "ask for one at mm.kaist.ac.kr/datasets/voxceleb"
 TRIAL_LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}"
-
+OPENSLR = "https://www.openslr.org/resources"
 
 PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of a file that is still growing, and of one that failed its check
 
 
 class Wanted(NamedTuple):
-    """A file to fetch: its name here, what is wrong with a fetched one (None: nothing), its name at the source."""
+    """A file to fetch."""
 
     name: str
-    check: Callable[[Path], str | None]
-    remote: str
+    check: Callable[[Path], str | None] = lambda path: None  # says what is wrong with a fetched one
+    served: str = ""  # its name at the source, if another
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,12 @@ def voxceleb_source(name: str, key: str | None, user: str | None, password: str 
     if key:
         return _with_key(pattern, key, "check --key")
     if user:
-        return _with_password(pattern, user, password or os.environ.get("VOXCELEB_PASSWORD"))
+        password = password or os.environ.get("VOXCELEB_PASSWORD")
+        if not password:
+            raise UsageError("--user needs --password (- asks for it) or VOXCELEB_PASSWORD")
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        advice = "check --user and --password (or VOXCELEB_PASSWORD)"
+        return Source(pattern, advice, {"Authorization": f"Basic {pair}"}, (password, pair))
     return Source(pattern, "it wants --user and --password, or --key, as its owner gave them")
 
 
@@ -91,12 +96,9 @@ def trial_list_source(name: str, source: Source) -> Source:
     return Source(TRIAL_LISTS, "get them elsewhere") if name in ("official", "huggingface") else source
 
 
-def _with_password(pattern: str, user: str, password: str | None) -> Source:
-    if not password:
-        raise UsageError("--user needs --password (- asks for it) or VOXCELEB_PASSWORD")
-    pair = base64.b64encode(f"{user}:{password}".encode()).decode()
-    advice = "check --user and --password (or VOXCELEB_PASSWORD)"
-    return Source(pattern, advice, {"Authorization": f"Basic {pair}"}, (password, pair))
+def openslr_source(base: str | None, page: int) -> Source:
+    """Return where the files of a page of OpenSLR are, or of a mirror."""
+    return Source(f"{(base or OPENSLR).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
 
 
 def _with_key(pattern: str, key: str, advice: str) -> Source:

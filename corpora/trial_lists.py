@@ -21,15 +21,10 @@ from system.files import replacing, utterances
 RETRIES = 2  # fewer than for archives: a source may not have a list
 
 
-def count_trials(path: Path) -> int:
-    """Return a trial list's length; UserError where its form is not VoxCeleb's."""
-    return len(read_trials(path).label)
-
-
 def find_fault(path: Path, published: int | None) -> str | None:
     """Say what is wrong with a trial list, its form or its number of trials (None: any); None if nothing is."""
     try:
-        found = count_trials(path)
+        found = len(read_trials(path).label)
     except UserError as error:
         return str(error)
     return None if published in (None, found) else f"{path}: {found:,} trials where {published:,} are published"
@@ -66,7 +61,7 @@ def adopt_list(path: Path, root: Path) -> None:
         raise UserError(f"{target}: another list is there; move it away first")
     with replacing(target) as temporary:
         shutil.copyfile(path, temporary)
-    print(f"{target}: {count_trials(target):,} trials")
+    print(f"{target}: {len(read_trials(target).label):,} trials")
 
 
 def make_trials(root: Path, count: int, seed: int) -> None:
@@ -75,27 +70,18 @@ def make_trials(root: Path, count: int, seed: int) -> None:
     if target.exists():
         print(f"{target}: kept, no list was drawn; move it away to draw one")
         return
-    pairs = draw_trials(list_utterances(root / TREES["vox1_test"].wav), count, seed)
-    enrol, test = np.array(pairs, object).T
+    wavs = sorted(name + suffix for name, suffix in utterances(root / TREES["vox1_test"].wav, ".wav").items())
+    speakers = [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
+    enrol, test = np.array(draw_trials(speakers, count, seed), object).T
     write_trials(target, Trials(np.arange(count) % 2 == 0, enrol, test))
     print(f"{target}: {count:,} trials, half of them targets, seed {seed}")
-
-
-def list_utterances(tree: Path) -> list[list[str]]:
-    """Return the wavs of each speaker of a tree, as <speaker>/<video>/<utterance>.wav, sorted."""
-    wavs = sorted(name + suffix for name, suffix in utterances(tree, ".wav").items())
-    return [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
 
 
 def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> list[tuple[str, str]]:
     """Draw an even number of trials, target and non-target in turn, evenly over speakers and pairs of speakers.
 
-    Args:
-        speakers: the utterances of each.
-        count: of trials; UserError if the utterances do not give that many.
-        seed: of the draw.
-
-    Returns enrolment and test utterance of each trial: different ones, no two trials over the same two.
+    `speakers` are the utterances of each; UserError if they do not give `count` trials. Returns enrolment and test
+    utterance of each trial: different ones, no two trials over the same two.
     """
     rng = random.Random(seed)
     targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)

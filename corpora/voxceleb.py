@@ -34,16 +34,7 @@ CHOICES = {  # --parts
     "vox1_dev": ("vox1_dev",),
     "vox1_test": ("vox1_test",),
 }
-
-
-class Count(NamedTuple):
-    """How much one part of VoxCeleb holds, as published."""
-
-    speakers: int
-    utterances: int
-
-
-COUNTS = {"vox2_dev": Count(5994, 1092009), "vox1_dev": Count(1211, 148642), "vox1_test": Count(40, 4874)}
+COUNTS = {"vox2_dev": (5994, 1092009), "vox1_dev": (1211, 148642), "vox1_test": (40, 4874)}  # speakers, utterances
 
 
 class TrialList(NamedTuple):
@@ -91,11 +82,8 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
     A parts list has lines `NAME MD5`; a zip list has lines `PART_GLOB ZIP MD5`. VoxCeleb's own zip list does not
     apply to somebody else's parts. Raises UserError naming the file and line.
     """
-    parts = _rows(PARTS, 2) if parts_list is None else _rows(_read(parts_list), 2, parts_list)
-    if zip_list is not None:
-        zips = _rows(_read(zip_list), 3, zip_list)
-    else:
-        zips = _rows(ZIPS, 3) if parts_list is None else []
+    parts = _rows(parts_list, PARTS, "NAME MD5")
+    zips = _rows(zip_list, "" if parts_list else ZIPS, "PART_GLOB ZIP MD5")
     archives: dict[str, Archive] = {}
     for part, part_md5 in sorted(parts):
         name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), (None, None))
@@ -111,22 +99,19 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
     return list(archives.values())
 
 
-def _read(path: Path) -> str:
+def _rows(path: Path | None, published: str, form: str) -> list[list[str]]:
+    """Return the words of each line of a file or, without one, of what is published."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path else published
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file") from None
-
-
-def _rows(text: str, width: int, source: Path | None = None) -> list[list[str]]:
-    rows = []
+    width, rows = len(form.split()), []
     for number, line in enumerate(text.splitlines(), 1):
         row = line.split()
         if not row:
             continue
         names, md5 = row[:-1], row[-1].lower()
         if len(row) != width or not re.fullmatch(r"[0-9a-f]{32}", md5) or any(re.search(r"[/\\:]", n) for n in names):
-            form = "NAME MD5" if width == 2 else "PART_GLOB ZIP MD5"
-            raise UserError(f"{source}: line {number} is not '{form}': {line.strip()[:80]}")
+            raise UserError(f"{path}: line {number} is not '{form}': {line.strip()[:80]}")
         rows.append([*names, md5])
     return rows

@@ -123,7 +123,11 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
         if durable and os.name == "posix":
-            _sync_folder(path.parent)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename, too
+            finally:
+                os.close(folder)
     except OSError as error:
         if error.errno and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
@@ -145,15 +149,6 @@ def replacing_table(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_unfinished_below(tree: Path) -> None:
     """Remove what a killed run left in the folders of a tree; no other run may be writing there."""
     for folder in walk(tree):
@@ -171,10 +166,8 @@ def remove_unfinished(folder: Path, files: list[str]) -> None:
 def locked(path: Path, patience: float = 0) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; UserError with the owner's process and host if another does.
 
-    `patience` is for how many seconds to wait for the other first.
-
-    The operating system releases the lock when its process ends, killed or not. The file stays; that it exists does
-    not mean that it is locked.
+    `patience` is for how many seconds to wait for the other first. The operating system releases the lock when its
+    process ends, killed or not; the file stays.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         until = time.monotonic() + patience
@@ -210,11 +203,16 @@ def _try_lock(file: TextIO) -> bool:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    return digest(path, "sha256")
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Return the hash of a file's bytes, in hexadecimal, by one of hashlib's algorithms."""
+    found = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
 def check_room(folder: Path, purpose: str, size: int) -> None:

@@ -9,9 +9,10 @@ import pytest
 from mirror_server import Mirror
 
 from corpora import download
-from corpora.download import fetch, md5_of, with_md5
+from corpora.download import fetch, with_md5
 from corpora.sources import Source, voxceleb_source
 from system.console import UserError
+from system.files import digest
 
 NAMES = ("vox1_dev_wav_partaa", "vox1_dev_wav_partab")
 SECRET = "pass word/+&"
@@ -31,7 +32,7 @@ def bring(
     mirror: Mirror, folder: Path, source: Source | None = None, names: Sequence[str] = NAMES, retries: int = 3
 ) -> None:
     source = source or voxceleb_source(mirror.url, None, None, None)
-    wanted = [with_md5(name, md5_of(mirror.folder / name)) for name in names]
+    wanted = [with_md5(name, digest(mirror.folder / name, "md5")) for name in names]
     fetch(wanted, source, folder, jobs=2, retries=retries)
 
 
