@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import re
+import shutil
 import stat
 import zipfile
 import zlib
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from configure import TREES
 from corpora.voxceleb import Archive
@@ -40,9 +41,7 @@ class JoinedFile(io.RawIOBase):
         """Say yes."""
         return True
 
-    def seekable(self) -> bool:
-        """Say yes."""
-        return True
+    seekable = readable
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position in bytes and return it."""
@@ -216,17 +215,10 @@ def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile
     with console.progress(total=total, unit="B", unit_scale=True, desc=archive.name) as bar:
         for member, place in members.items():
             try:
-                with opened.open(member) as source, replacing(place) as temporary:
-                    copy_declared(source, temporary, member.file_size)
+                with opened.open(member) as source, replacing(place) as temporary, open(temporary, "wb") as file:
+                    shutil.copyfileobj(source, file, BLOCK)  # zipfile gives no more than the declared size
+                    if file.tell() < member.file_size:
+                        raise EOFError("its size is not the declared one")
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
                 raise UserError(f"{archive}: member {member.filename!r}: {error}; fetch it again") from None
             bar.update(member.file_size)
-
-
-def copy_declared(source: IO[bytes], path: Path, size: int) -> None:
-    """Write `source` to `path`; raise EOFError unless it holds exactly `size` bytes, writing none beyond them."""
-    with open(path, "wb") as file:
-        while size and (block := source.read(min(size, BLOCK))):
-            size -= file.write(block)
-    if size or source.read(1):
-        raise EOFError("its size is not the declared one")
