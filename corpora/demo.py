@@ -35,18 +35,6 @@ WORDS = {
 SENTENCE = "determiner adjective noun verb determiner noun preposition determiner noun ending".split()
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """One speaker to be written: the folder of the videos, and the seed of the voice and all it says."""
-
-    folder: Path
-    seed: tuple[int, int]
-
-    def utterances(self) -> list[Path]:
-        """Return the files of all utterances."""
-        return [self.folder / name for name in UTTERANCES]
-
-
 def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TEST, workers: int | None = None) -> None:
     """Write the demo under `root`: training speakers as VoxCeleb2 dev, unseen ones as VoxCeleb1 test, and trials.
 
@@ -57,8 +45,8 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
     _claim(root, {"seed": seed, "training_speakers": n_train, "test_speakers": n_test})
     folders = [root / TREES["vox2_dev"].wav / f"train{index:03d}" for index in range(n_train)]
     folders += [root / TREES["vox1_test"].wav / f"test{index:03d}" for index in range(n_test)]
-    speakers = [Speaker(folder, (seed, index)) for index, folder in enumerate(folders)]
-    missing = [speaker for speaker in speakers if not all(path.exists() for path in speaker.utterances())]
+    speakers = [(folder, (seed, index)) for index, folder in enumerate(folders)]
+    missing = [speaker for speaker in speakers if not all((speaker[0] / name).exists() for name in UTTERANCES)]
     written = unordered_map(write_speaker, missing, workers, chunk=1)
     for _ in progress(written, desc="voices", total=len(missing), unit="speaker"):
         pass
@@ -80,12 +68,13 @@ def _claim(root: Path, contents: dict[str, int]) -> None:
         raise UserError(f"{marker}: a demo of another seed or size: remove {root}, or give another by --save_path")
 
 
-def write_speaker(speaker: Speaker) -> None:
-    """Write all utterances of one speaker, 16 kHz mono 16-bit."""
-    rng = np.random.default_rng(speaker.seed)
+def write_speaker(speaker: tuple[Path, tuple[int, int]]) -> None:
+    """Write all utterances of one speaker: the folder of the videos, and the seed of the voice and all it says."""
+    folder, seed = speaker
+    rng = np.random.default_rng(seed)
     channels: dict[Path, Channel] = {}
     with Engine(draw_voice(rng)) as engine:
-        for path in speaker.utterances():
+        for path in (folder / name for name in UTTERANCES):
             channel = channels.get(path.parent) or channels.setdefault(path.parent, draw_channel(rng))
             sound = channel.record(speak(engine, rng), rng)
             with replacing(path) as temporary:

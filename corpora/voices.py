@@ -9,7 +9,6 @@ import ctypes
 import importlib
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -54,19 +53,16 @@ def draw_voice(rng: np.random.Generator) -> Voice:
         f"roughness {rng.integers(0, 5)}",
         f"voicing {rng.integers(75, 120)}",
         f"consonants {rng.integers(60, 130)} {rng.integers(60, 130)}",
-        f"tone {_tone(rng)}",
     ]
+    bands = ((200, 170, 255), (900, 90, 230), (2200, 40, 190), (3800, 10, 150))  # Hz, lowest and highest level
+    tones = [f"{hz * rng.uniform(0.8, 1.2):.0f} {rng.integers(low, high)}" for hz, low, high in bands]
+    lines.append(f"tone {' '.join(tones)}")
     if rng.random() < 0.4:
         lines.append("breath " + " ".join(str(level) for level in rng.integers(0, 7, size=8)))
     for formant in range(9):
         frequency = 100 * tract * rng.uniform(0.85, 1.15)  # this and the next two in percent of the accent's own
         lines.append(f"formant {formant} {frequency:.0f} {rng.integers(65, 125)} {rng.integers(70, 170)}")
     return Voice(str(rng.choice(ACCENTS)), rng.uniform(140, 190), "\n".join(lines) + "\n")
-
-
-def _tone(rng: np.random.Generator) -> str:
-    bands = ((200, 170, 255), (900, 90, 230), (2200, 40, 190), (3800, 10, 150))  # Hz, lowest and highest level
-    return " ".join(f"{hz * rng.uniform(0.8, 1.2):.0f} {rng.integers(low, high)}" for hz, low, high in bands)
 
 
 def require_engine() -> ModuleType:
@@ -117,19 +113,14 @@ class Engine:
             self._library.espeak_SetParameter(parameter, round(value), 0)
         encoded = text.encode()
         self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, UTF8, None, None)
-        return resample(self._samples)
+        speech = np.concatenate(self._samples).astype(np.float32) / 32768
+        return resample_poly(speech, SAMPLE_RATE // 50, ESPEAK_RATE // 50).astype(np.float32)
 
     def _collect(self, samples: int | None, count: int, events: int | None) -> int:
         """Keep `count` int16 samples from the address `samples` on; eSpeak calls this while it speaks."""
         if samples and count > 0:
             self._samples.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
         return 0  # go on
-
-
-def resample(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """Join pieces of int16 samples at 22.05 kHz into (S,) float32 at 16 kHz, full scale 1."""
-    speech = np.concatenate(pieces).astype(np.float32) / 32768
-    return resample_poly(speech, SAMPLE_RATE // 50, ESPEAK_RATE // 50).astype(np.float32)
 
 
 def _write_data(source: Path, target: Path, variant: str) -> None:
