@@ -36,8 +36,6 @@ NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "n
 DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
 RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
 
-SpeakerOf = Callable[[PurePosixPath], str | None]
-
 
 class Recording(NamedTuple):
     """A recording and the wav to make of it."""
@@ -61,7 +59,7 @@ class Finding(NamedTuple):
     remark: str = ""  # what is doubtful about it, though it was
 
 
-def speaker_finder(rule: str) -> SpeakerOf:
+def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
     """Return a function from a path, relative to the imported folder, to its speaker, None where it names none.
 
     The rule is a depth (1: the first folder) or a regular expression searched in the path, whose first group, or
@@ -83,8 +81,28 @@ def speaker_finder(rule: str) -> SpeakerOf:
 
 
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
-    """Choose a wav below `tree` for every file of a folder; see speaker_finder for the rule."""
-    recordings = plan(find_recordings(folder, tree), folder, tree, speaker_finder(rule))
+    """Choose a wav below `tree` for every file of a folder: the speaker, what else its folders say, and its name.
+
+    See speaker_finder for the rule. Letters that a trial list could not hold become underscores, and recordings that
+    differ in such letters or in their suffix alone get it added to their names. Raises UserError where two speakers
+    would become one, and where no recording has one.
+    """
+    sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
+    recordings: list[Recording] = []
+    spellings: dict[str, str] = {}
+    taken: set[Path] = set()
+    for source in sources:
+        path = PurePosixPath(source.relative_to(folder).as_posix())
+        speaker = speaker_of(path) or ""
+        name = clean(speaker)
+        if spellings.setdefault(name, speaker) != speaker:
+            raise UserError(f"{folder}: rename a speaker: '{spellings[name]}' and '{speaker}' would both be {name}")
+        video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
+        wav = tree / name / video / f"{clean(path.stem)}.wav"
+        while wav in taken:
+            wav = wav.with_stem(f"{wav.stem}_{path.suffix[1:]}")
+        taken.add(wav)
+        recordings.append(Recording(source, name, wav))
     called_audio = [recording for recording in recordings if recording.source.suffix.lower() in SUFFIXES] or recordings
     if not any(recording.speaker for recording in called_audio):
         raise UserError(
@@ -95,35 +113,19 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
 
 
 def import_recordings(
-    recordings: list[Recording],
-    tree: Path,
-    root: Path,
-    workers: int | None = None,
-    channel: int | None = None,
-    trim_silence: bool = False,
+    recordings: list[Recording], tree: Path, root: Path, workers: int | None, channel: int | None, trim_silence: bool
 ) -> list[str]:
     """Write the recordings' wavs into a tree below `root` and report on them; the originals stay.
 
     Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
-    reported, in import_report.csv under `root` and as a summary. Returns what to tell the user at the end: how many
-    were unreadable, without a speaker or kept out by a damaged file in the tree, if any.
-
-    Args:
-        recordings: what to import.
-        tree: that holds their wavs.
-        root: of the data.
-        workers: processes that decode; None for all cores.
-        channel: of several, counted from 1; their mean if None.
-        trim_silence: cut the silence at both ends and long pauses within.
+    reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1, None for the mean of
+    all; `trim_silence` cuts the silence at both ends and long pauses within. Returns what to tell the user at the
+    end: how many were unreadable, without a speaker or kept out by a damaged file in the tree, if any.
     """
     remove_unfinished_below(tree)
-    examine_one = functools.partial(examine, channel=channel, trim_silence=trim_silence)
-    findings = []
-    with console.progress(total=len(recordings), unit="file", desc="import") as bar:
-        for finding in unordered_map(examine_one, recordings, workers):
-            findings.append(finding)
-            bar.update()
-    findings = drop_repeated(sorted(findings))
+    work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
+    findings = sorted(console.progress(work, total=len(recordings), unit="file", desc="import"))
+    findings = drop_repeated(findings)
     write_report(root / REPORT_NAME, findings)
     print(summary(findings))
     lost = [finding for finding in findings if finding.refused in (NAMELESS, UNREADABLE, DAMAGED)]
@@ -149,45 +151,21 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
 
 
-def plan(sources: list[Path], folder: Path, tree: Path, speaker_of: SpeakerOf) -> list[Recording]:
-    """Choose a wav for every recording: the speaker, then what else its folders say, then its name.
-
-    Letters that a trial list could not hold become underscores, and recordings that differ in such letters or in
-    their suffix alone get it added to their names. Raises UserError where two speakers would become one.
-    """
-    recordings: list[Recording] = []
-    spellings: dict[str, str] = {}
-    taken: set[Path] = set()
-    for source in sources:
-        path = PurePosixPath(source.relative_to(folder).as_posix())
-        speaker = speaker_of(path) or ""
-        name = clean(speaker)
-        if spellings.setdefault(name, speaker) != speaker:
-            raise UserError(f"{folder}: rename a speaker: '{spellings[name]}' and '{speaker}' would both be {name}")
-        video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
-        wav = tree / name / video / f"{clean(path.stem)}.wav"
-        while wav in taken:
-            wav = wav.with_stem(f"{wav.stem}_{path.suffix[1:]}")
-        taken.add(wav)
-        recordings.append(Recording(source, name, wav))
-    return recordings
-
-
 def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Finding:
     """Decode a recording, write its wav unless it is of no use, and say what was found."""
-    source, speaker, wav = recording
-    called_audio = source.suffix.lower() in SUFFIXES
+    source, speaker, _ = recording
+    found, called_audio = Finding(*recording), source.suffix.lower() in SUFFIXES
     if not speaker and called_audio:
-        return Finding(source, speaker, wav, refused=NAMELESS)
+        return found._replace(refused=NAMELESS)
     try:
         samples, _, remarks = read_recording(source, channel)
     except SilentError:
-        return Finding(source, speaker, wav, refused="silent")
+        return found._replace(refused="silent")
     except RecordingError as error:
         refused = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
-        return Finding(source, speaker, wav, refused=refused, detail=error.reason)
+        return found._replace(refused=refused, detail=error.reason)
     speech = cut_pauses(samples)
-    found = Finding(source, speaker, wav, len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE)
+    found = found._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
     if not speaker:
         return found._replace(refused=NAMELESS)
     return _written(found, speech if trim_silence else samples, remarks)
