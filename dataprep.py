@@ -27,7 +27,7 @@ import getpass
 from pathlib import Path
 
 from configure import TREES, save_root
-from corpora import archives, convert, download, kaldi, librispeech, noise, recordings, sources, trial_lists, voxceleb
+from corpora import archives, convert, download, kaldi, openslr, recordings, sources, trial_lists, voxceleb
 from corpora.check import report
 from system import console
 from system.console import UsageError, UserError
@@ -93,8 +93,8 @@ def add_voxceleb(parser: console.Parser) -> None:
 def add_other_speech(parser: console.Parser) -> None:
     """Add the flags about speech that is not VoxCeleb's."""
     group = parser.add_argument_group("other speech")
-    group.add_argument("--librispeech", nargs="+", choices=librispeech.SUBSETS, metavar="SUBSET",
-                       help=f"fetch and convert: {', '.join(librispeech.SUBSETS)}")  # fmt: skip
+    group.add_argument("--librispeech", nargs="+", choices=openslr.SUBSETS, metavar="SUBSET",
+                       help=f"fetch and convert: {', '.join(openslr.SUBSETS)}")  # fmt: skip
     group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
     group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
     group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {sources.OPENSLR}")
@@ -144,9 +144,9 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         write_demo(root, args.seed)
     if args.librispeech:
         problems += bring_librispeech(args, root)
-    for name, corpus in noise.CORPORA.items():
+    for name, corpus in openslr.CORPORA.items():
         if getattr(args, name):
-            noise.bring_noise(corpus, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
+            openslr.bring_noise(corpus, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
         tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
         if args.import_dir:
@@ -181,10 +181,10 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
 
 def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
     """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return problems."""
-    librispeech.fetch_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
+    openslr.fetch_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
     failures = []
     for subset in args.librispeech:
-        failures += librispeech.extract_subset(subset, root, args.delete_archives, args.num_workers)
+        failures += openslr.extract_subset(subset, root, args.delete_archives, args.num_workers)
     if not args.make_trials and not all(subset.startswith("train") for subset in args.librispeech):
         trial_lists.make_trials(root, LIBRISPEECH_TRIALS, args.seed)
     return convert.list_failures(root, failures)
