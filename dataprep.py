@@ -97,7 +97,7 @@ def add_other_speech(parser: console.Parser) -> None:
                        help=f"fetch and convert: {', '.join(openslr.SUBSETS)}")  # fmt: skip
     group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
     group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
-    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {sources.OPENSLR}")
+    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {openslr.BASE}")
     imported = group.add_mutually_exclusive_group()
     imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
     imported.add_argument("--import_list", type=Path, metavar="WAV.SCP", help="convert what Kaldi's wav.scp lists")

@@ -97,12 +97,9 @@ def open_zip(archive: Archive, root: Path) -> Iterator[tuple[BinaryIO, zipfile.Z
 
 def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
     """Raise UserError if an archive's member would lie outside its folder or is no ordinary file or folder."""
-    reason = None
-    if name.startswith("/") or ".." in name.split("/") or re.search(r"[\\:\0]", name):
-        reason = "leads outside the folder"
-    elif not ordinary:
-        reason = "is a link or a device"
-    if reason:
+    outside = name.startswith("/") or ".." in name.split("/") or re.search(r"[\\:\0]", name)
+    if outside or not ordinary:
+        reason = "leads outside the folder" if outside else "is a link or a device"
         raise UserError(f"{archive}: member {name!r} {reason}; extraction refused, do not trust this archive")
 
 
@@ -199,7 +196,7 @@ def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
         return
     total, found = data.seek(0, io.SEEK_END), hashlib.md5()
     data.seek(0)
-    with console.progress(total=total, unit="B", unit_scale=True, desc=f"{archive.name} MD5") as bar:
+    with console.progress_of_bytes(total, f"{archive.name} MD5") as bar:
         while block := data.read(BLOCK):
             found.update(block)
             bar.update(len(block))
@@ -211,8 +208,7 @@ def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
 
 
 def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile.ZipInfo, Path]) -> None:
-    total = sum(member.file_size for member in members)
-    with console.progress(total=total, unit="B", unit_scale=True, desc=archive.name) as bar:
+    with console.progress_of_bytes(sum(member.file_size for member in members), archive.name) as bar:
         for member, place in members.items():
             try:
                 with opened.open(member) as source, replacing(place) as temporary, open(temporary, "wb") as file:

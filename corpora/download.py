@@ -40,7 +40,7 @@ def fetch(files: Sequence[Wanted], source: Source, folder: Path, jobs: int, retr
         size = sum(threads.imap(client.size, missing))
         here = sum(client.held(file) for file in missing)
         check_room(folder, "the download", size - here)
-        with console.progress(total=size, initial=here, unit="B", unit_scale=True, desc="download") as bar:
+        with console.progress_of_bytes(size, "download", here) as bar:
             failures = list(threads.imap(functools.partial(client.fetch, bar=bar), missing))
     if any(failures):
         raise UserError("; ".join(filter(None, failures)))

@@ -17,7 +17,7 @@ from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
 from corpora.convert import Failure, write_wav
 from corpora.download import fetch, with_md5
-from corpora.sources import Source, Wanted, openslr_source
+from corpora.sources import Source, Wanted
 from feat_extract.audio import read_and_warn
 from feat_extract.recording import RecordingError
 from system import console
@@ -25,6 +25,7 @@ from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, is_folder, remove_unfinished_below
 from system.workers import unordered_map
 
+BASE = "https://www.openslr.org/resources"
 SUBSETS = {  # name -> number of its page at OpenSLR
     "train-clean-100": 12, "train-clean-360": 12, "train-other-500": 12,
     "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
@@ -36,7 +37,7 @@ Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wa
 def fetch_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: int, retries: int) -> None:
     """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
     for page in sorted({SUBSETS[subset] for subset in subsets}):
-        source = openslr_source(base, page)
+        source = _source(base, page)
         names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
         names = [name for name in names if not is_spent(root, name) and not (root / name).exists()]
         if names:
@@ -58,10 +59,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     tree = root / TREES[part].wav
     given: list[str] = []
     remove_unfinished_below(tree)
-    with (
-        open(archive, "rb") as data,
-        console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=subset) as bar,
-    ):
+    with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, subset) as bar:
         failures = []
         for failure in unordered_map(_convert, _read_members(data, archive, tree, given), workers):
             bar.update(data.tell() - bar.n)
@@ -89,17 +87,13 @@ def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str
 def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -> Iterator[Member]:
     """Yield the recordings whose wav is not there yet, in the archive's order; put the names of all into `given`."""
     try:
-        with tarfile.open(fileobj=data, mode="r|gz") as opened:
-            for member in opened:
-                refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
-                place = PurePosixPath(*PurePosixPath(member.name).parts[-3:])
+        for name, content in _tar_files(archive, data):
+            place = PurePosixPath(*PurePosixPath(name).parts[-3:])
+            if place.suffix.lower() == ".flac":
+                given.append(str(place))
                 wav = tree / place.with_suffix(".wav")
-                file = opened.extractfile(member)  # None of a folder
-                if file and place.suffix.lower() == ".flac":
-                    given.append(str(place))
-                    if not wav.exists():
-                        yield f"{archive}: {member.name}", file.read(), wav
-                opened.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                if not wav.exists():
+                    yield f"{archive}: {name}", content.read(), wav
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
 
@@ -134,7 +128,7 @@ def bring_noise(corpus: NoiseCorpus, root: Path, base: str | None, delete: bool,
     """
     archive = root / corpus.archive
     if not (is_spent(root, corpus.archive) and is_folder(root / corpus.folder)):
-        fetch([Wanted(corpus.archive)], openslr_source(base, corpus.page), root, jobs, retries)
+        fetch([Wanted(corpus.archive)], _source(base, corpus.page), root, jobs, retries)
         n_files = _extract_folder(archive, root, corpus.folder)
         note_spent(root, corpus.archive, [])
         print(f"{root / corpus.folder}: {n_files:,} files extracted")
@@ -144,14 +138,12 @@ def bring_noise(corpus: NoiseCorpus, root: Path, base: str | None, delete: bool,
 
 def _extract_folder(archive: Path, root: Path, folder: str) -> int:
     """Extract the archive's folder into `root`, where it appears whole or not at all; return how many files it has."""
+    files = _zip_files if archive.suffix == ".zip" else _tar_files
     unfinished, n_files = root / f".{folder}{TEMPORARY_SUFFIX}", 0
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with (
-            open(archive, "rb") as data,
-            console.progress(total=archive.stat().st_size, unit="B", unit_scale=True, desc=archive.name) as bar,
-        ):
-            for name, content in _archive_files(archive, data):
+        with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, archive.name) as bar:
+            for name, content in files(archive, data):
                 place = unfinished / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with open(place, "wb") as file:
@@ -168,18 +160,25 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
     return n_files
 
 
-def _archive_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+def _source(base: str | None, page: int) -> Source:
+    return Source(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
+
+
+def _tar_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the names and contents of an archive's files; UserError for one that would lie outside its folder."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(data) as opened:
-            for member in opened.infolist():
-                refuse_unsafe(member.orig_filename, True, archive)
-                if not member.is_dir():
-                    with opened.open(member) as content:
-                        yield member.filename, content
-    else:
-        with tarfile.open(fileobj=data, mode="r|gz") as packed:
-            for entry in packed:
-                refuse_unsafe(entry.name, entry.isreg() or entry.isdir(), archive)
-                if file := packed.extractfile(entry):
-                    yield entry.name, file
+    with tarfile.open(fileobj=data, mode="r|gz") as opened:
+        for member in opened:
+            refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
+            if content := opened.extractfile(member):  # None of a folder
+                yield member.name, content
+            opened.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+
+
+def _zip_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Do what _tar_files does."""
+    with zipfile.ZipFile(data) as opened:
+        for member in opened.infolist():
+            refuse_unsafe(member.orig_filename, True, archive)
+            if not member.is_dir():
+                with opened.open(member) as content:
+                    yield member.filename, content

@@ -15,7 +15,6 @@ OFFICIAL = "https://cn01.mmai.io/download/voxceleb?file={name}"
 HUGGING_FACE = "/datasets/ProgramComputer/voxceleb/resolve/main/{group}/{name}"
 ASK_FOR_KEY = "ask for one at mm.kaist.ac.kr/datasets/voxceleb"
 TRIAL_LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}"
-OPENSLR = "https://www.openslr.org/resources"
 
 PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of a file that is still growing, and of one that failed its check
 
@@ -94,11 +93,6 @@ def voxceleb_source(name: str, key: str | None, user: str | None, password: str 
 def trial_list_source(name: str, source: Source) -> Source:
     """Return where the trial lists are: VoxCeleb's home for the two sources of its archives, else the mirror."""
     return Source(TRIAL_LISTS, "get them elsewhere") if name in ("official", "huggingface") else source
-
-
-def openslr_source(base: str | None, page: int) -> Source:
-    """Return where the files of a page of OpenSLR are, or of a mirror."""
-    return Source(f"{(base or OPENSLR).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
 
 
 def _with_key(pattern: str, key: str, advice: str) -> Source:

@@ -91,6 +91,11 @@ def progress(*args: Any, **kwargs: Any) -> tqdm:
     return tqdm(*args, disable=None if ranks.is_first() else True, dynamic_ncols=True, **kwargs)
 
 
+def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
+    """Return such a bar for bytes."""
+    return progress(total=total, desc=desc, initial=initial, unit="B", unit_scale=True)
+
+
 def warn(message: str) -> None:
     """Print one line to standard error, above any progress bar; of the ranks, the first does."""
     if ranks.is_first():
