@@ -27,8 +27,7 @@ import getpass
 from pathlib import Path
 
 from configure import TREES, save_root
-from corpora import archives, convert, download, kaldi, openslr, recordings, sources, trial_lists, voxceleb
-from corpora.check import report
+from corpora import archives, check, convert, download, kaldi, openslr, recordings, sources, trial_lists, voxceleb
 from system import console
 from system.console import UsageError, UserError
 from system.files import locked
@@ -124,7 +123,7 @@ def main(argv: list[str]) -> None:
         with locked(root / LOCK_NAME):
             problems = prepare(args, root, chosen)
     if args.check:
-        report(root, chosen)
+        check.report(root, chosen)
     if problems:
         raise UserError("; ".join(problems))
 
@@ -153,8 +152,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
             planned = recordings.plan_folder(args.import_dir, tree, args.speaker_from or "1")
         else:
             planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
-        flags = args.num_workers, args.channel, args.trim_silence
-        problems += recordings.import_recordings(planned, tree, root, *flags)
+        problems += recordings.import_recordings(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
         problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
     if args.make_trials:
@@ -175,8 +173,9 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     download.fetch(wanted, source, root, args.jobs, args.retries)
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")
     if any(archive.tree.startswith("vox1") for archive in chosen):
-        lists = sources.trial_list_source(args.source, source)
-        trial_lists.fetch_lists(lists, root, published=args.parts_list is None)
+        if args.source in ("official", "huggingface"):  # they serve the archives alone
+            source = sources.Source(sources.TRIAL_LISTS, "get them elsewhere")
+        trial_lists.fetch_lists(source, root, published=args.parts_list is None)
 
 
 def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:

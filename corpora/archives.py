@@ -139,10 +139,9 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
                 _write_members(root / archive.name, opened, missing)
         print(f"{archive.name}: {len(missing):,} files extracted")
         if delete:
-            names = [member.filename.removeprefix(archive.inside) for member in places]
-            note_spent(
-                root, archive.name, (name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name)
-            )
+            names = (member.filename.removeprefix(archive.inside) for member in places)
+            given = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name]
+            note_spent(root, archive.name, given)
     if delete:
         for part in archive.present(root):
             part.unlink()

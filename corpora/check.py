@@ -1,7 +1,6 @@
 """What is there under a save_path, what is missing, and the next command to run."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
@@ -15,14 +14,7 @@ from system.files import utterances
 DOWNLOAD, EXTRACT, CONVERT = ("dataprep.py --save_path {} " + flag for flag in ("--download", "--extract", "--convert"))
 MAKE_TRIALS = "dataprep.py --save_path {} --make_trials 10000"
 FEATURES, TRAIN = "feat_extract/feature_extraction.py --save_path {}", "train.py --save_path {}"
-
-
-class State(NamedTuple):
-    """A thing under save_path, in words, and the command that it needs; None when it needs none."""
-
-    name: str
-    words: str
-    command: str | None = None
+State = tuple[str, str, str | None]  # a thing under save_path, its state in words, the command that it needs
 
 
 def report(root: Path, archives: list[Archive]) -> None:
@@ -34,9 +26,9 @@ def report(root: Path, archives: list[Archive]) -> None:
     }
     for title, states in groups.items():
         print(title)
-        for state in states:
-            print(f"  {state.name:28}{state.words}")
-    needed = {state.command for states in groups.values() for state in states}
+        for name, words, _ in states:
+            print(f"  {name:28}{words}")
+    needed = {command for states in groups.values() for *_, command in states}
     order = (DOWNLOAD, EXTRACT, CONVERT, FEATURES, MAKE_TRIALS, TRAIN)
     command = next((command for command in order if command in needed), DOWNLOAD)
     print(f"next: python {command.format(root)}")
@@ -50,8 +42,8 @@ def check_archive(archive: Archive, root: Path) -> State:
         try:
             refuse_lost(root, archive.name, archive.tree)
         except UserError as error:
-            return State(archive.name, str(error).removeprefix(f"{archive.name}: "))
-        return State(archive.name, "extracted and removed")
+            return archive.name, str(error).removeprefix(f"{archive.name}: "), None
+        return archive.name, "extracted and removed", None
     if not archive.complete(root):
         here = sum((root / part).exists() for part in archive.parts)
         partial, bad = (
@@ -59,14 +51,15 @@ def check_archive(archive: Archive, root: Path) -> State:
         )
         words = f"{here} of {len(archive.parts)} parts"
         words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
-        return State(archive.name, words, DOWNLOAD if here or partial or bad else None)
+        return archive.name, words, DOWNLOAD if here or partial or bad else None
     try:
         with open_zip(archive, root) as (*_, places):
             missing = len(find_missing(places))
     except UserError as error:
-        return State(archive.name, str(error), EXTRACT)
-    return State(archive.name, f"complete, {missing:,} files to extract" if missing else "complete, extracted",
-                 EXTRACT if missing else None)  # fmt: skip
+        return archive.name, str(error), EXTRACT
+    if missing:
+        return archive.name, f"complete, {missing:,} files to extract", EXTRACT
+    return archive.name, "complete, extracted", None
 
 
 def check_tree(name: str, tree: Tree, root: Path) -> State:
@@ -78,10 +71,10 @@ def check_tree(name: str, tree: Tree, root: Path) -> State:
     to_convert = sum(1 for _ in pending([root / tree.wav], delete=False))
     words += f", {to_convert:,} m4a to convert" * bool(to_convert) + f", {len(features):,} features"
     if to_convert:
-        return State(tree.wav, words, CONVERT)
+        return tree.wav, words, CONVERT
     if len(wavs) > len(features):
-        return State(tree.wav, words, FEATURES)
-    return State(tree.wav, words, TRAIN if features and name in TRAINING_TREE.values() else None)
+        return tree.wav, words, FEATURES
+    return tree.wav, words, TRAIN if features and name in TRAINING_TREE.values() else None
 
 
 def check_list(row: TrialList, root: Path) -> State:
@@ -89,9 +82,9 @@ def check_list(row: TrialList, root: Path) -> State:
     path = root / row.saved
     if not path.exists():
         lacking = row.saved == TRIALS_NAME and any(utterances(root / TREES["vox1_test"].wav, ".wav"))
-        return State(row.saved, "not there", MAKE_TRIALS if lacking else None)
+        return row.saved, "not there", MAKE_TRIALS if lacking else None
     try:
         found = len(read_trials(path).label)
     except UserError as error:
-        return State(row.saved, str(error))
-    return State(row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials))
+        return row.saved, str(error), None
+    return row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials), None

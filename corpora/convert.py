@@ -5,7 +5,6 @@ import functools
 import wave
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,14 +18,6 @@ from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
 Failure = tuple[str, str]  # the path of a recording that could not be converted, and why
-
-
-class Converted(NamedTuple):
-    """What was done about a recording."""
-
-    converted: bool = False
-    removed: bool = False  # the m4a
-    failure: Failure | None = None
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
@@ -52,11 +43,11 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
     total = sum(1 for _ in pending(trees, delete))
     work = unordered_map(functools.partial(_convert_beside, delete=delete), pending(trees, delete), workers)
     failures, n_converted, n_removed = [], 0, 0
-    for done in console.progress(work, total=total, unit="file", desc="convert"):
-        n_converted += done.converted
-        n_removed += done.removed
-        if done.failure:
-            failures.append(done.failure)
+    for converted, removed, failure in console.progress(work, total=total, unit="file", desc="convert"):
+        n_converted += converted
+        n_removed += removed
+        if failure:
+            failures.append(failure)
     print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
     return list_failures(root, failures)
 
@@ -82,33 +73,33 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
 
 
-def _convert_beside(pair: tuple[Path, Path], delete: bool) -> Converted:
-    """Make the wav unless there is one; with `delete` one that is not as long as the m4a is made anew first.
+def _convert_beside(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:
+    """Make the wav unless there is one; return whether it was made, whether the m4a was removed, and what failed.
 
-    An m4a that something is remarked about, such as a missing end, is never removed, nor is a longer wav written over
-    with it.
+    With `delete` a wav that is not as long as the m4a is made anew first. An m4a that something is remarked about,
+    such as a missing end, is never removed, nor is a longer wav written over with it.
     """
     m4a, wav = pair
     if wav.exists() and not delete:
-        return Converted()
+        return False, False, None
     try:
         recording = read_and_warn(m4a)
     except RecordingError as error:
-        return Converted(failure=(str(m4a), error.reason))
-    there, given = _length(wav) if wav.exists() else 0, len(recording.samples)
+        return False, False, (str(m4a), error.reason)
+    there, given = _length(wav), len(recording.samples)
     if there > given and recording.remarks:
         reason = f"gives {given / SAMPLE_RATE:.2f} s where its wav holds {there / SAMPLE_RATE:.2f} s; both were kept"
-        return Converted(failure=(str(m4a), reason))
+        return False, False, (str(m4a), reason)
     if there != given:
         write_wav(wav, recording.samples)
     removed = delete and not recording.remarks
     if removed:
         m4a.unlink()
-    return Converted(there != given, removed)
+    return there != given, removed, None
 
 
 def _length(wav: Path) -> int:
-    """Return how many samples a wav holds at 16 kHz; 0 if it cannot be read."""
+    """Return how many samples a wav holds at 16 kHz; 0 if it is not there or cannot be read."""
     try:
         return len(read_recording(wav).samples)
     except RecordingError:

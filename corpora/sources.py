@@ -90,11 +90,6 @@ def voxceleb_source(name: str, key: str | None, user: str | None, password: str 
     return Source(pattern, "it wants --user and --password, or --key, as its owner gave them")
 
 
-def trial_list_source(name: str, source: Source) -> Source:
-    """Return where the trial lists are: VoxCeleb's home for the two sources of its archives, else the mirror."""
-    return Source(TRIAL_LISTS, "get them elsewhere") if name in ("official", "huggingface") else source
-
-
 def _with_key(pattern: str, key: str, advice: str) -> Source:
     separator = "&" if "?" in pattern else "?"
     return Source(f"{pattern}{separator}key={quote(key, safe='')}", advice, secrets=(key,))
