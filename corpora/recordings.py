@@ -38,15 +38,7 @@ RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' 
 
 
 class Recording(NamedTuple):
-    """A recording and the wav to make of it."""
-
-    source: Path
-    speaker: str
-    wav: Path
-
-
-class Finding(NamedTuple):
-    """What was found in a recording."""
+    """A recording, the wav to make of it, and what was found in it."""
 
     source: Path
     speaker: str
@@ -124,11 +116,10 @@ def import_recordings(
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
-    findings = sorted(console.progress(work, total=len(recordings), unit="file", desc="import"))
-    findings = drop_repeated(findings)
-    write_report(root / REPORT_NAME, findings)
-    print(summary(findings))
-    lost = [finding for finding in findings if finding.refused in (NAMELESS, UNREADABLE, DAMAGED)]
+    examined = drop_repeated(sorted(console.progress(work, total=len(recordings), unit="file", desc="import")))
+    write_report(root / REPORT_NAME, examined)
+    print(summary(examined))
+    lost = [recording for recording in examined if recording.refused in (NAMELESS, UNREADABLE, DAMAGED)]
     if not lost:
         return []
     first = f"{lost[0].source}: {lost[0].refused}" + f" ({lost[0].detail})" * bool(lost[0].detail)
@@ -151,73 +142,74 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
 
 
-def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Finding:
-    """Decode a recording, write its wav unless it is of no use, and say what was found."""
-    source, speaker, _ = recording
-    found, called_audio = Finding(*recording), source.suffix.lower() in SUFFIXES
-    if not speaker and called_audio:
-        return found._replace(refused=NAMELESS)
+def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Recording:
+    """Decode a recording, write its wav unless it is of no use, and add what was found."""
+    called_audio = recording.source.suffix.lower() in SUFFIXES
+    if not recording.speaker and called_audio:
+        return recording._replace(refused=NAMELESS)
     try:
-        samples, _, remarks = read_recording(source, channel)
+        samples, _, remarks = read_recording(recording.source, channel)
     except SilentError:
-        return found._replace(refused="silent")
+        return recording._replace(refused="silent")
     except RecordingError as error:
         refused = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
-        return found._replace(refused=refused, detail=error.reason)
+        return recording._replace(refused=refused, detail=error.reason)
     speech = cut_pauses(samples)
-    found = found._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
-    if not speaker:
-        return found._replace(refused=NAMELESS)
-    return _written(found, speech if trim_silence else samples, remarks)
+    recording = recording._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
+    if not recording.speaker:
+        return recording._replace(refused=NAMELESS)
+    return _written(recording, speech if trim_silence else samples, remarks)
 
 
-def _written(found: Finding, samples: np.ndarray, remarks: list[str]) -> Finding:
-    """Write the wav of a recording unless it is silent or its name is taken, and return all that was found."""
+def _written(recording: Recording, samples: np.ndarray, remarks: list[str]) -> Recording:
+    """Write the wav of a recording unless it is silent or its name is taken, and add what was found."""
     if max(samples.max(), -int(samples.min())) < SILENCE:
-        return found._replace(refused="silent")
+        return recording._replace(refused="silent")
+    wav = recording.wav
     try:
-        if found.wav.exists() and not np.array_equal(read_recording(found.wav).samples, samples):
-            return found._replace(refused="another recording has its name", detail=str(found.wav))
+        if wav.exists() and not np.array_equal(read_recording(wav).samples, samples):
+            return recording._replace(refused="another recording has its name", detail=str(wav))
     except RecordingError as error:
-        return found._replace(refused=DAMAGED, detail=f"{error}; remove it")
-    write_wav(found.wav, samples)
+        return recording._replace(refused=DAMAGED, detail=f"{error}; remove it")
+    write_wav(wav, samples)
     if len(samples) / SAMPLE_RATE < SHORT:
         remarks = [*remarks, f"shorter than {SHORT:g} s"]
     if np.count_nonzero((samples >= FULL_SCALE) | (samples <= -FULL_SCALE)) > CLIPPED * len(samples):
         remarks = [*remarks, "clipped"]
-    return found._replace(digest=hashlib.sha256(samples.data).hexdigest(), remark=" and ".join(remarks))
+    return recording._replace(digest=hashlib.sha256(samples.data).hexdigest(), remark=" and ".join(remarks))
 
 
-def drop_repeated(findings: list[Finding]) -> list[Finding]:
-    """Remove the wavs whose samples an earlier one holds, and return the findings with these refused."""
-    first: dict[str, Finding] = {}
-    kept: list[Finding] = []
-    for finding in findings:
-        original = first.setdefault(finding.digest, finding) if not finding.refused else finding
-        if original is not finding:
-            finding.wav.unlink()
-            finding = finding._replace(refused="same content as another", detail=str(original.source))
-        kept.append(finding)
-    return kept
+def drop_repeated(recordings: list[Recording]) -> list[Recording]:
+    """Remove the wavs whose samples an earlier one holds, and return the recordings with these refused."""
+    first: dict[str, Recording] = {}
+    told: list[Recording] = []
+    for recording in recordings:
+        original = first.setdefault(recording.digest, recording) if not recording.refused else recording
+        if original is not recording:
+            recording.wav.unlink()
+            recording = recording._replace(refused="same content as another", detail=str(original.source))
+        told.append(recording)
+    return told
 
 
-def write_report(path: Path, findings: list[Finding]) -> None:
+def write_report(path: Path, recordings: list[Recording]) -> None:
     """Write a row for every recording."""
     with replacing_table(path) as file:
         rows = csv.writer(file)
         rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])
-        for f in findings:
-            wav = "" if f.refused else f.wav
-            times = f"{f.seconds:.2f}", f"{f.speech:.2f}"
-            rows.writerow([f.source, f.speaker, *times, wav, f.refused, f.detail, f.remark])
+        for r in recordings:
+            wav = "" if r.refused else r.wav
+            times = f"{r.seconds:.2f}", f"{r.speech:.2f}"
+            rows.writerow([r.source, r.speaker, *times, wav, r.refused, r.detail, r.remark])
 
 
-def summary(findings: list[Finding]) -> str:
+def summary(recordings: list[Recording]) -> str:
     """Return what the report amounts to, a few lines."""
-    kept = [finding for finding in findings if not finding.refused]
-    n_recordings = sum(finding.refused != NOT_AUDIO for finding in findings)
-    speakers = Counter(finding.speaker for finding in kept)
-    hours, of_speech = (sum(getattr(f, column) for f in kept) / 3600 for column in ("seconds", "speech"))
+    kept = [recording for recording in recordings if not recording.refused]
+    n_recordings = sum(recording.refused != NOT_AUDIO for recording in recordings)
+    speakers = Counter(recording.speaker for recording in kept)
+    hours = sum(recording.seconds for recording in kept) / 3600
+    of_speech = sum(recording.speech for recording in kept) / 3600
     lines = [
         f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h, "
         f"{of_speech:.2f} h of it speech"
@@ -228,9 +220,9 @@ def summary(findings: list[Finding]) -> str:
         lines.append(f"utterances per speaker: {min(counts)} at least, {middle:g} in the middle, {max(counts)} at most")
     if len(speakers) == 1 < len(kept):
         lines.append(f"all are of one speaker, {kept[0].speaker}; if they are not, --speaker_from says: {RULES}")
-    reasons = Counter(finding.refused for finding in findings if finding.refused)
+    reasons = Counter(recording.refused for recording in recordings if recording.refused)
     lines += [f"left out, {reason}: {count:,}" for reason, count in reasons.most_common()]
-    remarks = Counter(finding.remark for finding in kept if finding.remark)
+    remarks = Counter(recording.remark for recording in kept if recording.remark)
     lines += [f"imported, but {remark}: {count:,}" for remark, count in remarks.most_common()]
     return "\n".join(lines)
 

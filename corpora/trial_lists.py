@@ -53,8 +53,7 @@ def adopt_list(path: Path, root: Path) -> None:
     Raises UserError if its form or, for VoxCeleb's lists, its length is wrong, or another list is there.
     """
     row = next((row for row in TRIAL_LISTS if path.name == row.served), None)
-    fault = find_fault(path, row.trials if row else None)
-    if fault:
+    if fault := find_fault(path, row.trials if row else None):
         raise UserError(fault)
     target = root / (row.saved if row else TRIALS_NAME)
     if target.exists() and target.read_bytes() != path.read_bytes():
