@@ -143,9 +143,9 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         write_demo(root, args.seed)
     if args.librispeech:
         problems += bring_librispeech(args, root)
-    for name, corpus in openslr.CORPORA.items():
+    for name in openslr.NOISES:
         if getattr(args, name):
-            openslr.bring_noise(corpus, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
+            openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
         tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
         if args.import_dir:

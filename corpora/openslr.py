@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, BinaryIO
 
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
@@ -31,6 +31,10 @@ SUBSETS = {  # name -> number of its page at OpenSLR
     "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
     "train-clean-5": 31, "dev-clean-2": 31,
 }  # fmt: skip
+NOISES = {  # name -> number of its page, archive, the folder that this holds
+    "musan": (17, "musan.tar.gz", "musan"),
+    "rirs": (28, "rirs_noises.zip", "RIRS_NOISES"),
+}
 Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
 
 
@@ -107,33 +111,19 @@ def _convert(member: Member) -> Failure | None:
     return None
 
 
-class NoiseCorpus(NamedTuple):
-    """An archive at OpenSLR."""
-
-    page: int
-    archive: str
-    folder: str  # that the archive holds
-
-
-CORPORA = {
-    "musan": NoiseCorpus(17, "musan.tar.gz", "musan"),
-    "rirs": NoiseCorpus(28, "rirs_noises.zip", "RIRS_NOISES"),
-}
-
-
-def bring_noise(corpus: NoiseCorpus, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
-    """Fetch an archive and extract its folder into `root`; with `delete` the archive is removed then.
+def bring_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
+    """Fetch one of the NOISES and extract its folder into `root`; with `delete` the archive is removed then.
 
     OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
     """
-    archive = root / corpus.archive
-    if not (is_spent(root, corpus.archive) and is_folder(root / corpus.folder)):
-        fetch([Wanted(corpus.archive)], _source(base, corpus.page), root, jobs, retries)
-        n_files = _extract_folder(archive, root, corpus.folder)
-        note_spent(root, corpus.archive, [])
-        print(f"{root / corpus.folder}: {n_files:,} files extracted")
+    page, archive, folder = NOISES[name]
+    if not (is_spent(root, archive) and is_folder(root / folder)):
+        fetch([Wanted(archive)], _source(base, page), root, jobs, retries)
+        n_files = _extract_folder(root / archive, root, folder)
+        note_spent(root, archive, [])
+        print(f"{root / folder}: {n_files:,} files extracted")
     if delete:
-        archive.unlink(missing_ok=True)
+        (root / archive).unlink(missing_ok=True)
 
 
 def _extract_folder(archive: Path, root: Path, folder: str) -> int:

@@ -23,7 +23,7 @@ class Wanted(NamedTuple):
     """A file to fetch."""
 
     name: str
-    check: Callable[[Path], str | None] = lambda path: None  # says what is wrong with a fetched one
+    check: Callable[[Path], str | None] = lambda path: None  # says what is wrong with the file that came, if anything
     served: str = ""  # its name at the source, if another
 
 

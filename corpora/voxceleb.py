@@ -80,9 +80,8 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
     zips = _rows(zip_list, "" if parts_list else ZIPS, "PART_GLOB ZIP MD5")
     archives: dict[str, Archive] = {}
     for part, part_md5 in sorted(parts):
-        name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), (None, None))
-        if name is None:
-            name, md5 = re.sub(r"_part[a-z]+$", ".zip", part), None if "_part" in part else part_md5
+        unlisted = re.sub(r"_part[a-z]+$", ".zip", part), None if "_part" in part else part_md5
+        name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), unlisted)
         tree = next((tree for tree in TREES if name.startswith(tree)), None)
         if tree is None:
             raise UserError(f"{parts_list}: '{part}' begins with none of {', '.join(TREES)}, so its place is unknown")

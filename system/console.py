@@ -92,7 +92,7 @@ def progress(*args: Any, **kwargs: Any) -> tqdm:
 
 
 def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
-    """Return such a bar for bytes."""
+    """Return a bar as progress() does, counting bytes."""
     return progress(total=total, desc=desc, initial=initial, unit="B", unit_scale=True)
 
 
