@@ -29,7 +29,7 @@ ENCODINGS = (".wav", ".m4a")  # of VoxCeleb's recordings; the archives of others
 SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed
 
 
-class JoinedFile(io.RawIOBase):
+class _JoinedFile(io.RawIOBase):
     """Several files read as one, end to end; seekable, so that zipfile can read it."""
 
     def __init__(self, paths: list[Path]):
@@ -38,13 +38,11 @@ class JoinedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Say yes."""
         return True
 
     seekable = readable
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position in bytes and return it."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
         self._position = max(0, start + offset)
         return self._position
@@ -61,7 +59,6 @@ class JoinedFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close every file."""
         for file in self._files:
             file.close()
         super().close()
@@ -77,7 +74,7 @@ def open_zip(archive: Archive, root: Path) -> Iterator[tuple[BinaryIO, zipfile.Z
     if not archive.complete(root):
         part = next(part for part in archive.parts if not (root / part).is_file())
         raise UserError(f"{root / part} is missing, so {archive.name} cannot be extracted; --download fetches it")
-    with io.BufferedReader(JoinedFile(archive.present(root)), BLOCK) as data:
+    with io.BufferedReader(_JoinedFile(archive.present(root)), BLOCK) as data:
         try:
             opened = zipfile.ZipFile(data)
         except zipfile.BadZipFile as error:
