@@ -209,7 +209,7 @@ def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile
             try:
                 with opened.open(member) as source, replacing(place) as temporary, open(temporary, "wb") as file:
                     shutil.copyfileobj(source, file, BLOCK)  # zipfile gives no more than the declared size
-                    if file.tell() < member.file_size:
+                    if file.tell() != member.file_size:
                         raise EOFError("its size is not the declared one")
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
                 raise UserError(f"{archive}: member {member.filename!r}: {error}; fetch it again") from None

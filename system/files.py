@@ -167,7 +167,7 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; UserError with the owner's process and host if another does.
 
     `patience` is for how many seconds to wait for the other first. The operating system releases the lock when its
-    process ends, killed or not; the file stays.
+    process ends, killed or not; the file stays, locked or not.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         until = time.monotonic() + patience
