@@ -6,7 +6,7 @@ from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.convert import pending
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
-from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive, TrialList
+from corpora.voxceleb import COUNTS, TRIAL_LISTS, Archive
 from dataset.trials import read_trials
 from system.console import UserError
 from system.files import utterances
@@ -22,7 +22,7 @@ def report(root: Path, archives: list[Archive]) -> None:
     groups = {
         "archives": [check_archive(archive, root) for archive in archives],
         "recordings (of those that VoxCeleb published)": [check_tree(name, TREES[name], root) for name in TREES],
-        "trial lists": [check_list(row, root) for row in TRIAL_LISTS],
+        "trial lists": [check_list(saved, count, root) for _, saved, count in TRIAL_LISTS],
     }
     for title, states in groups.items():
         print(title)
@@ -77,14 +77,14 @@ def check_tree(name: str, tree: Tree, root: Path) -> State:
     return tree.wav, words, TRAIN if features and name in TRAINING_TREE.values() else None
 
 
-def check_list(row: TrialList, root: Path) -> State:
+def check_list(name: str, published: int, root: Path) -> State:
     """Tell whether a trial list is there, has the right form and VoxCeleb's length."""
-    path = root / row.saved
+    path = root / name
     if not path.exists():
-        lacking = row.saved == TRIALS_NAME and any(utterances(root / TREES["vox1_test"].wav, ".wav"))
-        return row.saved, "not there", MAKE_TRIALS if lacking else None
+        lacking = name == TRIALS_NAME and any(utterances(root / TREES["vox1_test"].wav, ".wav"))
+        return name, "not there", MAKE_TRIALS if lacking else None
     try:
         found = len(read_trials(path).label)
     except UserError as error:
-        return row.saved, str(error), None
-    return row.saved, f"{found:,} trials" + f" (VoxCeleb's own: {row.trials:,})" * (found != row.trials), None
+        return name, str(error), None
+    return name, f"{found:,} trials" + f" (VoxCeleb's own: {published:,})" * (found != published), None

@@ -36,12 +36,12 @@ def fetch_lists(source: Source, root: Path, published: bool) -> None:
     `published`: the source serves VoxCeleb itself, so the lists have VoxCeleb's lengths.
     """
     lacking = {}
-    for row in TRIAL_LISTS:
-        check = functools.partial(find_fault, published=row.trials if published else None)
+    for served, saved, count in TRIAL_LISTS:
+        check = functools.partial(find_fault, published=count if published else None)
         try:
-            fetch([Wanted(row.saved, check, row.served)], source, root, jobs=1, retries=RETRIES)
+            fetch([Wanted(saved, check, served)], source, root, jobs=1, retries=RETRIES)
         except UserError as error:
-            lacking[row.served] = error
+            lacking[served] = error
     if lacking:
         reason = next(iter(lacking.values()))
         warn(f"trial lists not fetched: {', '.join(lacking)} ({reason}); --trial_list FILE takes a copy of yours")
@@ -52,10 +52,10 @@ def adopt_list(path: Path, root: Path) -> None:
 
     Raises UserError if its form or, for VoxCeleb's lists, its length is wrong, or another list is there.
     """
-    row = next((row for row in TRIAL_LISTS if path.name == row.served), None)
-    if fault := find_fault(path, row.trials if row else None):
+    _, saved, published = next((row for row in TRIAL_LISTS if row[0] == path.name), (None, TRIALS_NAME, None))
+    if fault := find_fault(path, published):
         raise UserError(fault)
-    target = root / (row.saved if row else TRIALS_NAME)
+    target = root / saved
     if target.exists() and target.read_bytes() != path.read_bytes():
         raise UserError(f"{target}: another list is there; move it away first")
     with replacing(target) as temporary:

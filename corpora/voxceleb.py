@@ -27,23 +27,14 @@ ZIPS = """
 vox1_dev_wav_part* vox1_dev_wav.zip ae63e55b951748cc486645f532ba230b
 vox2_dev_aac_part* vox2_dev_aac.zip bbc063c46078a602ca71605645c2a402
 """
-CHOICES = ("all", "vox1", "vox2", "vox1_dev", "vox1_test")  # --parts: how the names of the archives begin
+CHOICES = ("all", "vox1", "vox2", "vox1_dev", "vox1_test")  # --parts: all, or how the keys of TREES begin
 COUNTS = {"vox2_dev": (5994, 1092009), "vox1_dev": (1211, 148642), "vox1_test": (40, 4874)}  # speakers, utterances
 
-
-class TrialList(NamedTuple):
-    """A published trial list over VoxCeleb1: its name where it is served and under save_path, its length."""
-
-    served: str
-    saved: str
-    trials: int
-
-
-TRIAL_LISTS = (
-    TrialList("veri_test.txt", TRIALS_NAME, 37720),  # O, original: the paper's
-    TrialList("veri_test2.txt", "veri_test2.txt", 37611),  # O, cleaned
-    TrialList("list_test_all2.txt", "list_test_all2.txt", 579818),  # E, cleaned
-    TrialList("list_test_hard2.txt", "list_test_hard2.txt", 550894),  # H, cleaned
+TRIAL_LISTS = (  # over VoxCeleb1: the name where it is served, the name under save_path, the number of trials
+    ("veri_test.txt", TRIALS_NAME, 37720),  # O, original: the paper's
+    ("veri_test2.txt", "veri_test2.txt", 37611),  # O, cleaned
+    ("list_test_all2.txt", "list_test_all2.txt", 579818),  # E, cleaned
+    ("list_test_hard2.txt", "list_test_hard2.txt", 550894),  # H, cleaned
 )
 
 
