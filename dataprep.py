@@ -130,7 +130,8 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> list[str]:
     """Do what writes below `root`, in the order of the pipeline; return what to tell about unusable recordings."""
-    problems = []
+    problems: list[str] = []
+    failures: list[convert.Failure] = []
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
@@ -142,7 +143,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
 
         write_demo(root, args.seed)
     if args.librispeech:
-        problems += bring_librispeech(args, root)
+        failures += bring_librispeech(args, root)
     for name in openslr.NOISES:
         if getattr(args, name):
             openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
@@ -154,7 +155,9 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
             planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
         problems += recordings.import_recordings(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
-        problems += convert.convert_trees(root, args.delete_m4a, args.num_workers)
+        failures += convert.convert_trees(root, args.delete_m4a, args.num_workers)
+    if args.librispeech or args.convert:
+        problems += convert.list_failures(root, failures)
     if args.make_trials:
         trial_lists.make_trials(root, args.make_trials, args.seed)
     return problems
@@ -178,15 +181,15 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
         trial_lists.fetch_lists(source, root, published=args.parts_list is None)
 
 
-def bring_librispeech(args: argparse.Namespace, root: Path) -> list[str]:
-    """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return problems."""
+def bring_librispeech(args: argparse.Namespace, root: Path) -> list[convert.Failure]:
+    """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return failures."""
     openslr.fetch_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
-    failures = []
+    failures: list[convert.Failure] = []
     for subset in args.librispeech:
         failures += openslr.extract_subset(subset, root, args.delete_archives, args.num_workers)
     if not args.make_trials and not all(subset.startswith("train") for subset in args.librispeech):
         trial_lists.make_trials(root, LIBRISPEECH_TRIALS, args.seed)
-    return convert.list_failures(root, failures)
+    return failures
 
 
 def secret(flag: str, value: str | None) -> str | None:

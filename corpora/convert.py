@@ -29,11 +29,10 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
         file.writeframes(samples.astype("<i2", copy=False).data)
 
 
-def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
+def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure]:
     """Write a wav beside every m4a of the wav trees below `root` that has none; with `delete`, remove the m4a then.
 
-    What cannot be decoded is listed in convert_errors.csv under `root` and the rest goes on; returns what to tell
-    the user about that at the end, if anything.
+    The rest goes on where one cannot be decoded; returns those.
     """
     trees = [root / tree.wav for tree in TREES.values() if is_folder(root / tree.wav)]
     if not trees:
@@ -49,7 +48,7 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[str]:
         if failure:
             failures.append(failure)
     print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
-    return list_failures(root, failures)
+    return failures
 
 
 def pending(trees: list[Path], delete: bool) -> Iterator[tuple[Path, Path]]:

@@ -75,7 +75,9 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
         name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), unlisted)
         tree = next((tree for tree in TREES if name.startswith(tree)), None)
         if tree is None:
-            raise UserError(f"{parts_list}: '{part}' begins with none of {', '.join(TREES)}, so its place is unknown")
+            raise UserError(
+                f"{zip_list or parts_list}: '{name}' begins with none of {', '.join(TREES)}, so its place is unknown"
+            )
         if choice == "all" or tree.startswith(choice):
             archives.setdefault(name, Archive(name, md5, {}, tree)).parts[part] = part_md5
     if not archives:

@@ -134,6 +134,9 @@ def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:
         output = run(*command, mirror.url, "--delete_archives")
     assert output.returncode == 1 and "convert_errors.csv" in output.stderr
     assert len(tree(root, ".wav")) == len(samples) and (root / "test-clean.tar.gz").exists()
+    with Mirror(served) as mirror:
+        output = run(*command, mirror.url, "--convert")  # which has nothing to tell
+    assert output.returncode == 1 and len((root / "convert_errors.csv").read_text().splitlines()) == 2
     whole = (root / "test-clean.tar.gz").read_bytes()
     (root / "test-clean.tar.gz").write_bytes(whole[: len(whole) // 2])
     output = run(*command, "http://127.0.0.1:9")
