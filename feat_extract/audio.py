@@ -7,7 +7,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -26,12 +26,7 @@ class WavHeader(NamedTuple):
 
     format: bytes  # the format chunk's first 16 bytes
     start: int  # of the samples, in bytes from the beginning of the file
-    size: int  # of the samples in bytes: 0 or from PLACEHOLDER_SIZE on if unknown
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the size means something."""
-        return 0 < self.size < PLACEHOLDER_SIZE
+    size: int | None  # of the samples in bytes; None if the header was never finished
 
 
 def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
@@ -46,9 +41,7 @@ def read_recording(source: Path | BinaryIO, channel: int | None = None, name: st
         name: what messages call it.
     """
     name = name or str(source)
-    if not isinstance(source, Path):
-        return _read(source, name, channel)
-    with _opened(source, name) as file:
+    with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
         return _read(file, name, channel)
 
 
@@ -110,12 +103,13 @@ def _checked(recording: Recording, name: str, missing: float) -> Recording:
         raise RecordingError(name, "holds no samples")
     if n_samples > MAX_SAMPLES:
         raise RecordingError(name, f"longer than {MAX_HOURS} hours; cut it into shorter ones")
+    truncated = f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing"
     if missing > seconds:
-        raise RecordingError(name, f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing")
+        raise RecordingError(name, truncated)
     if not recording.samples.any():
         raise SilentError(name, "silent (every sample is zero)")
     if missing > WINDOW_SECONDS:
-        recording.remarks.append(f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing")
+        recording.remarks.append(truncated)
     return recording
 
 
@@ -128,7 +122,7 @@ def _wav_header(file: BinaryIO) -> WavHeader | None:
     while len(chunk := file.read(8)) == 8:
         kind, size = struct.unpack("<4sI", chunk)
         if kind == b"data":
-            return WavHeader(form, file.tell(), size)
+            return WavHeader(form, file.tell(), size if 0 < size < PLACEHOLDER_SIZE else None)
         start = file.tell()
         if kind == b"fmt ":
             form = file.read(min(size, len(PLAIN_FORMAT)))
@@ -139,7 +133,7 @@ def _wav_header(file: BinaryIO) -> WavHeader | None:
 def _n_plain_samples(file: BinaryIO, header: WavHeader) -> int:
     """Return how many samples a 16 kHz mono 16-bit wav really holds."""
     n_bytes = file.seek(0, 2) - header.start
-    return (min(header.size, n_bytes) if header.is_finished else n_bytes) // 2
+    return min(header.size or n_bytes, n_bytes) // 2
 
 
 def _plain_samples(file: BinaryIO, header: WavHeader, start: int, n: int) -> np.ndarray:
@@ -151,6 +145,6 @@ def _plain_samples(file: BinaryIO, header: WavHeader, start: int, n: int) -> np.
 def _missing_of_wav(file: BinaryIO, header: WavHeader) -> float:
     """Return how many seconds a wav's header promises beyond the end of the file."""
     bytes_per_second = struct.unpack_from("<I", header.format, 8)[0] if len(header.format) == 16 else 0
-    if not header.is_finished or not bytes_per_second:
+    if not header.size or not bytes_per_second:
         return 0.0
     return max(0, header.start + header.size - file.seek(0, 2)) / bytes_per_second
