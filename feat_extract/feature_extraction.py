@@ -23,23 +23,13 @@ from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
 from feat_extract.audio import read_and_warn  # noqa: E402
 from feat_extract.fbank import log_mel  # noqa: E402
-from system import (
-    console,  # noqa: E402
-    ranks,  # noqa: E402
-)
+from system import console, ranks  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import is_folder, locked, remove_unfinished_below, replacing_table, utterances  # noqa: E402
 from system.workers import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
-
-
-class Job(NamedTuple):
-    """One wav file and the feature file to make of it."""
-
-    wav: str
-    feature: str
-    speaker: str
+Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its speaker
 
 
 class Outcome(NamedTuple):
@@ -71,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
     """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
-    jobs, n_done = begin(root, trees) if ranks.is_first() else ([], 0)
+    jobs, n_done = find_jobs(root, trees) if ranks.is_first() else ([], 0)
     mine = ranks.scatter(jobs)
     seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
     with console.progress(total=len(mine), unit="file", desc="features") as bar:
@@ -96,14 +86,6 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
     return report_errors(root / ERRORS_NAME, failed)
 
 
-def begin(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
-    """Return what find_jobs does, what a killed run left half-written removed."""
-    jobs, n_done = find_jobs(root, trees)
-    for tree in trees if jobs else []:
-        remove_unfinished_below(root / tree.feat)
-    return jobs, n_done
-
-
 def find_trees(root: Path) -> list[Tree]:
     """Return the wav trees below the data root."""
     trees = [tree for tree in TREES.values() if is_folder(root / tree.wav)]
@@ -114,8 +96,12 @@ def find_trees(root: Path) -> list[Tree]:
 
 
 def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
-    """Return the wavs of the trees that have no feature file yet, in order, and how many have one."""
-    jobs, n_done = [], 0
+    """Return the wavs of the trees that have no feature file yet, in order, and how many have one.
+
+    What a killed run left half-written is removed.
+    """
+    jobs: list[Job] = []
+    n_done = 0
     for tree in trees:
         found = utterances(root / tree.wav, ".wav")
         encoded = utterances(root / tree.wav, ".m4a").keys() - found.keys()
@@ -124,24 +110,27 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
         todo = sorted(found.keys() - utterances(root / tree.feat, ".pkl").keys())
         n_done += len(found) - len(todo)
         for name in todo:
-            speaker = name.partition("/")[0]
-            jobs.append(Job(f"{root / tree.wav / name}{found[name]}", f"{root / tree.feat / name}.pkl", speaker))
+            wav, feature = f"{root / tree.wav / name}{found[name]}", f"{root / tree.feat / name}.pkl"
+            jobs.append((wav, feature, name.partition("/")[0]))
     if not jobs and not n_done:
         raise UserError(f"{root}: its wav folders hold no wav files; run dataprep.py --extract and --convert")
+    for tree in trees if jobs else []:
+        remove_unfinished_below(root / tree.feat)
     return jobs, n_done
 
 
 def extract(job: Job) -> Outcome:
     """Write one feature file; whatever is wrong with the recording comes back as the outcome's error."""
+    wav, feature, speaker = job
     try:
-        samples, converted, _ = read_and_warn(Path(job.wav))
+        samples, converted, _ = read_and_warn(Path(wav))
         feat = log_mel(samples)
     except UserError as error:
-        return Outcome(job.wav, error=str(error))
+        return Outcome(wav, error=str(error))
     except MemoryError:
-        return Outcome(job.wav, error=f"{job.wav}: too long for this machine's memory")
-    write_feature(Path(job.feature), feat, job.speaker)
-    return Outcome(job.wav, len(samples) / SAMPLE_RATE, converted)
+        return Outcome(wav, error=f"{wav}: too long for this machine's memory")
+    write_feature(Path(feature), feat, speaker)
+    return Outcome(wav, len(samples) / SAMPLE_RATE, converted)
 
 
 def report_errors(path: Path, failed: list[Outcome]) -> int:
