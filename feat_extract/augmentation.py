@@ -116,14 +116,14 @@ class AugmentedCrops:
             return samples
         match self._disturbing[rng.integers(len(self._disturbing))]:
             case "noise":
-                return mix(samples, sources.noise(n, rng), rng.uniform(*setting.noise_snr))
+                noise, snr = sources.noise(n, rng), setting.noise_snr
             case "music":
-                return mix(samples, sources.music(n, rng), rng.uniform(*setting.music_snr))
+                noise, snr = sources.music(n, rng), setting.music_snr
             case "babble":
-                babble = sources.babble([self._features.speaker[row]], n, rng)
-                return mix(samples, babble, rng.uniform(*setting.babble_snr))
+                noise, snr = sources.babble([self._features.speaker[row]], n, rng), setting.babble_snr
             case _:
                 return reverberate(samples, sources.room(rng))
+        return mix(samples, noise, rng.uniform(*snr))
 
 
 def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

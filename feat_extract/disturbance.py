@@ -85,27 +85,17 @@ class Sources:
                 folders = path.relative_to(noise_dir).parts[:-1]
                 kind = next((kind for kind in ("music", "speech") if kind in folders), "noise")
                 self._recorded.setdefault(kind, []).append(path)
+        self.has_music = "music" in self._recorded  # the noise folder has
         for first in features.first:  # a tree without wavs is told before the work
             self.wav(first)
-
-    @property
-    def has_music(self) -> bool:
-        """Whether the noise folder has music."""
-        return bool(self._recorded.get("music"))
 
     def crop(
         self, row: int, start: int, length: int, disturb: Callable[[np.ndarray], np.ndarray], tenths: int = 10
     ) -> np.ndarray:
-        """Return `length` frames (length, 40) of an utterance from frame `start` on, computed from its wav.
+        """Return `length` frames (length, 40) of a row from frame `start` on, computed from its wav.
 
-        Where nothing is disturbed they are FeatureIndex.crop's but for each coefficient's mean.
-
-        Args:
-            row: of the features.
-            start: frame.
-            length: frames.
-            disturb: takes and returns samples (S,).
-            tenths: speed, in tenths of the recorded one.
+        Where `disturb`, from samples (S,) to samples, changes nothing at the recorded speed of 10 tenths, they are
+        FeatureIndex.crop's but for each coefficient's mean.
         """
         n_frames = int(self._features.n_frames(np.array([row]))[0])
         repeated = start + length > n_frames  # the utterance is shorter than a window: it is read whole
@@ -157,8 +147,7 @@ class Sources:
 
     def babble(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
         """Return n samples of several voices of equal power, none of them of the speakers `without`."""
-        n_voices = rng.integers(*VOICES, endpoint=True)
-        voices = [self._voice(without, n, rng) for _ in range(n_voices)]
+        voices = [self._voice(without, n, rng) for _ in range(rng.integers(*VOICES, endpoint=True))]
         return np.sum([voice / max(_rms(voice), 1e-9) for voice in voices], axis=0)
 
     def _voice(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
