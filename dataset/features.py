@@ -45,18 +45,19 @@ def write_feature(path: Path, feat: np.ndarray, speaker: str) -> None:
 
 def read_feature(path: Path) -> np.ndarray:
     """Return the features (T, 40) float32 of a feature file; UserError if it is not one or holds non-finite values."""
-    with _opened(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise _refusal(path, f"larger than {MAX_BYTES >> 20} MiB")
+    with _opened(path) as (file, _):
         return _checked(_parse(file.read(), path).values(), path)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[FileIO]:
-    """Open a file to read; what the operating system objects to is a UserError, also from a loader process."""
+def _opened(path: Path) -> Iterator[tuple[FileIO, tuple[int, int]]]:
+    """Open a file to read, and tell its size and time; what the operating system objects to is a UserError."""
     try:
         with open(path, "rb", buffering=0) as file:
-            yield file
+            stamp = _stamp(os.fstat(file.fileno()))
+            if stamp[0] > MAX_BYTES:
+                raise _refusal(path, f"larger than {MAX_BYTES >> 20} MiB")
+            yield file, stamp
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; has the tree changed, or may you not read it?") from None
 
@@ -72,18 +73,12 @@ def _checked(frames: np.ndarray, path: Path) -> np.ndarray:
 
 def locate(path: Path) -> Location:
     """Return where the frames of a feature file lie, reading only its ends."""
-    with _opened(path) as file:
-        size, _ = stamp = _stamp(os.fstat(file.fileno()))
-        if size > MAX_BYTES:
-            raise _refusal(path, f"larger than {MAX_BYTES >> 20} MiB")
+    with _opened(path) as (file, stamp):
         # The middle stays zero: the pickle's structure stands in the ends, its frames need not be read.
-        blob = bytearray(size)
-        blob[:HEAD_BYTES] = file.read(HEAD_BYTES)
-        if size > 2 * HEAD_BYTES:
-            file.seek(-HEAD_BYTES, os.SEEK_END)
-            blob[-HEAD_BYTES:] = file.read(HEAD_BYTES)
-        else:
-            blob[HEAD_BYTES:] = file.read()
+        blob = bytearray(stamp[0])
+        for start in (0, max(0, len(blob) - HEAD_BYTES)):
+            file.seek(start)
+            file.readinto(memoryview(blob)[start : start + HEAD_BYTES])
     try:
         array = _parse(bytes(blob), path)
     except UserError:  # text protocols hold structure in the middle too
@@ -98,8 +93,8 @@ def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarra
     UserError if the file has changed since.
     """
     row = N_MELS * where.itemsize
-    with _opened(path) as file:
-        if _stamp(os.fstat(file.fileno())) != (where.size, where.changed):
+    with _opened(path) as (file, stamp):
+        if stamp != (where.size, where.changed):
             raise UserError(f"{path}: has changed while this run was reading the tree; run again")
         if where.offset < 0:
             return _checked(_parse(file.read(), path).values(), path)[start:stop]
