@@ -77,7 +77,8 @@ class TrainingEpisodes(Dataset):
         if self.per_epoch == 0:
             raise UsageError(f"the data does not fill one episode of {n_way} x {n_shot + n_query} utterances")
         self.max_bytes = (n_shot + n_query) * n_way * N_MELS * TRAIN_FRAMES * 4  # of an episode
-        self.n_classes = len(everyone) * (augmenter.n_speeds if augmenter else 1)
+        self._n_speeds = augmenter.n_speeds if augmenter else 1
+        self.n_classes = len(everyone) * self._n_speeds
         self._features, self._seed, self._augmenter = features, seed, augmenter
         self._n_way, self._n_shot, self._n_query, self._use_variable = n_way, n_shot, n_query, use_variable
 
@@ -87,9 +88,7 @@ class TrainingEpisodes(Dataset):
         # A short query is the beginning of a full training window, so its start is drawn for the full window.
         starts = rng.integers(n_starts(self._features.n_frames(rows), TRAIN_FRAMES))
         query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
-        speeds = (
-            rng.integers(self._augmenter.n_speeds, size=self._n_way) if self._augmenter else np.zeros_like(speakers)
-        )
+        speeds = rng.integers(self._n_speeds, size=self._n_way)
         k = self._n_shot
         return Episode(
             self._crops(rows[:k], starts[:k], TRAIN_FRAMES, speeds, rng),

@@ -57,6 +57,8 @@ def read_trials(path: Path, blind: bool = False) -> Trials:
     lines = _lines(path, "no such trial list; dataprep.py puts it there, --trials names another")
     header = lines[0].strip().split(",") if lines else []
     label, enrol, test = _of_csv(path, lines) if {"enrol", "test"} <= set(header) else _of_words(path, lines)
+    if not enrol:
+        raise UserError(f"{path}: holds no trials")
     labels = np.array([LABELS[word] for word in label], bool)
     trials = Trials(labels, np.array(enrol, object), np.array(test, object))
     return trials if blind and not trials.labelled else trials.checked(path)
@@ -98,23 +100,19 @@ def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[st
         rows = list(csv.DictReader(lines, restval=""))
     except csv.Error as error:
         raise UserError(f"{path}: not a trial list ({error})") from None
-    if not rows:
-        raise UserError(f"{path}: holds no trials")
     for number, row in enumerate(rows, 2):
         if row.get("label", "1") not in LABELS:
             raise UserError(f"{path}: line {number}: '{row['label']}' is not a label, 1 or 0")
     n_all, rows = len(rows), [row for row in rows if all(row.get(name) == rows[0].get(name) for name in REPEATING)]
     if len(rows) < n_all:
         console.warn(f"{path}: {n_all - len(rows):,} rows repeat the trials at other lengths or noises; not read")
-    label = [row["label"] for row in rows] if "label" in rows[0] else []
+    label = [row["label"] for row in rows if "label" in row]
     return label, [row["enrol"] for row in rows], [row["test"] for row in rows]
 
 
 def _of_words(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Return labels, none in a list without, enrolments and tests."""
     numbered = [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
-    if not numbered:
-        raise UserError(f"{path}: holds no trials")
     form = next((form for form in FORMS if all(_fits(words, form) for _, words in numbered)), None)
     if form is None:
         fitting = {form: sum(_fits(words, form) for _, words in numbered) for form in FORMS}
@@ -137,9 +135,8 @@ def _fits(words: list[str], form: str) -> bool:
 
 def write_trials(path: Path, trials: Trials) -> None:
     """Write a trial list in VoxCeleb's form; UserError for a name that cannot stand in one."""
-    content = list_content(trials)
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(list_content(trials))
 
 
 def list_content(trials: Trials) -> bytes:
