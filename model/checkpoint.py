@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_origin, get_type_hints
 
@@ -26,7 +26,7 @@ Weight = TypeVar("Weight", bound=Tensor)
 MODEL_PATH = "saved_model"  # the folder of all runs unless --model_path names another
 CLASS_VECTORS = "weight"  # of the release's state_dict
 PROJECTION = "fc1"
-# Beginnings of our names and of the release's; the first that fits counts.
+# Beginnings of our names and of the release's.
 RENAMED = (("projection.weight", PROJECTION), ("norm.", "pretrained.avg_bn."), ("trunk.", "pretrained."))
 
 
@@ -66,12 +66,12 @@ class Checkpoint:
     def encoder(self) -> Encoder:
         """Build the encoder with this checkpoint's weights; ValueError names what it lacks of them, or has beside."""
         encoder = Encoder(self.backbone)
-        needed = {_release_name(name) for name in encoder.state_dict()}
-        given = set(self.state_dict) - {CLASS_VECTORS}
+        ours = {_release_name(name): name for name in encoder.state_dict()}
+        needed, given = set(ours), set(self.state_dict) - {CLASS_VECTORS}
         for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
             if names:
                 raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
-        encoder.load_state_dict({_our_name(name): self.state_dict[name] for name in given})
+        encoder.load_state_dict({ours[name]: self.state_dict[name] for name in given})
         return encoder
 
     def encoder_alone(self) -> "Checkpoint":
@@ -104,7 +104,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     UserError if it cannot be written, on a full disk for instance.
     """
     serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
-    torch.save({entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}, serialised)
+    torch.save(vars(checkpoint), serialised)
     try:
         with replacing(path, durable=True) as temporary:
             temporary.write_bytes(serialised.getbuffer())
@@ -231,14 +231,5 @@ def _in_release_order(named: Iterable[tuple[str, Weight]], class_vectors: Weight
 
 
 def _release_name(name: str) -> str:
-    for ours, theirs in RENAMED:
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise ValueError(f"{name}: unknown part of the encoder")
-
-
-def _our_name(name: str) -> str:
-    for ours, theirs in RENAMED:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    raise ValueError(f"{name}: unknown part of a checkpoint")
+    ours, theirs = next(pair for pair in RENAMED if name.startswith(pair[0]))
+    return theirs + name.removeprefix(ours)

@@ -1,6 +1,5 @@
 """ResNet trunks over (N, 1, 40, T) features: the paper's widths, 7x7 first convolution, no max-pooling."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -88,8 +87,7 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the maps (N, out_channels, 5, ceil(T / 8)) of x (N, 1, 40, T)."""
