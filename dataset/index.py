@@ -60,8 +60,9 @@ class FeatureIndex:
             np.concatenate([getattr(table, field) for table in tables])[order] for field in ("suffix", "location")
         )
         self._checked = np.zeros(len(names), bool)  # rows whose file has been compared with its location
+        of_rows = np.array([name.split(b"/", 1)[0] for name in self._names.tolist()])
         speakers, self.first, self.speaker, self.count = np.unique(
-            _speaker_of(self._names), return_index=True, return_inverse=True, return_counts=True
+            of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
 
@@ -153,10 +154,6 @@ def n_starts(n_frames: np.ndarray | int, length: np.ndarray | int) -> np.ndarray
     """
     repeats = np.where(n_frames > length, 1, length // n_frames + 1)
     return n_frames * repeats - length + 1
-
-
-def _speaker_of(names: np.ndarray) -> np.ndarray:
-    return np.array([name.split(b"/", 1)[0] for name in names.tolist()])
 
 
 def load_table(tree: Path) -> Table:

@@ -16,14 +16,10 @@ SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (pa
 
 
 def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
-    """Draw the trials of the short-utterance test: for each speaker 100 target and 100 non-target ones.
+    """Draw the trials of the short-utterance test: for each of the speakers (S,) 100 target and 100 non-target ones.
 
-    Args:
-        features: the utterances.
-        speakers: (S,) the speakers to draw from. The two utterances of a target trial differ, so a speaker with a
-            single utterance is enrolled in non-target trials only. The test utterance of a non-target trial is drawn
-            evenly over the utterances of all other speakers, as the release does.
-        seed: of the draw.
+    The two utterances of a target trial differ, so a speaker with a single utterance is enrolled in non-target trials
+    only. The test utterance of a non-target one is drawn evenly over those of all other speakers, as the release does.
     """
     if len(speakers) < 2 or features.count[speakers].max(initial=0) < 2:
         raise UserError("short trials need two or more speakers, and one of them with two or more utterances")
@@ -58,11 +54,13 @@ def _rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
 def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
     """Return the short trials of the speakers (S,) that are kept at `path`, drawn and kept there if need be.
 
-    Beside the list stands a JSON file with the list's SHA-256 and a fingerprint of the utterances that it was drawn
+    Beside the list stands a JSON file with the SHA-256 of the list and of the names of all utterances that it was drawn
     from. A list drawn from other speakers or utterances is drawn anew, with a warning. UserError if the list at `path`
     is not one that this function wrote, or was changed since: it is the user's and is not overwritten.
     """
-    beside, drawn_from = path.with_suffix(".json"), fingerprint(features, speakers)
+    names = "\n".join(features.name(row) for row in _rows_of(features, speakers).tolist())
+    drawn_from = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    beside = path.with_suffix(".json")
     if path.exists():
         kept = _read_kept(beside)
         if kept.get("sha256") != sha256(path):
@@ -82,12 +80,6 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
     return trials
 
 
-def fingerprint(features: FeatureIndex, speakers: np.ndarray) -> str:
-    """Return a SHA-256 over the names of all utterances of the speakers (S,)."""
-    names = "\n".join(features.name(row) for row in _rows_of(features, speakers).tolist())
-    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-
-
 def _read_kept(path: Path) -> dict:
     """Return what the JSON file beside a list of short trials says; nothing if it is missing or damaged."""
     try:
@@ -98,14 +90,10 @@ def _read_kept(path: Path) -> dict:
 
 
 def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
-    """Return where the test window of each trial starts, (n,), uniform over all starts of its utterance.
+    """Return where in test utterances of n_frames (n,) the trials' windows of `length` frames start, (n,).
 
-    The i-th start is drawn independently of the others and depends on the seed, i and its utterance's length only.
-
-    Args:
-        n_frames: (n,) frames of each trial's test utterance.
-        length: frames of the window.
-        seed: of the draw.
+    The i-th start is uniform over all of its utterance, independent of the others, and depends on the seed, i and the
+    utterance's length only.
     """
     fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
     return (fraction * n_starts(n_frames, length)).astype(np.int64)

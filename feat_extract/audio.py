@@ -32,13 +32,10 @@ class WavHeader(NamedTuple):
 def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
     """Return the samples of a recording; RecordingError, a UserError, if it cannot be used.
 
-    A wav whose header was never finished is read to its end. What a header promises and the file lacks is remarked
-    from 25 ms on, and refused if it is more than half. Channels are averaged; where they cancel, the loudest is taken.
-
-    Args:
-        source: a file, or one that is open, which need not be seekable (a pipe).
-        channel: the one to take, counted from 1.
-        name: what messages call it.
+    `source` is a file, or one that is open, which need not be seekable (a pipe); messages call it `name`. Without a
+    `channel`, counted from 1, channels are averaged; where they cancel, the loudest is taken. A wav whose header was
+    never finished is read to its end. What a header promises and the file lacks is remarked from 25 ms on, and refused
+    if it is more than half.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:

@@ -78,11 +78,7 @@ def _kinds(text: str) -> list[str]:
 
 
 class AugmentedCrops:
-    """Crops of utterances, augmented.
-
-    Attributes:
-        n_speeds: at how many speeds each speaker is heard.
-    """
+    """Crops of utterances, augmented; each speaker is heard at `n_speeds` speeds."""
 
     def __init__(self, augmentation: Augmentation, root: Path, features: FeatureIndex):
         """Find wavs, noise and rooms, as far as the kinds need them; UserError if there are none."""

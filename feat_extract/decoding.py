@@ -46,10 +46,9 @@ class _Decoding:
     """One pass over a file.
 
     Attributes:
-        samples: (S,) int16, 16 kHz mono.
+        samples, converted: as in Recording.
         channel: the one that was taken, counted from 1; None if they were averaged.
         gain: that the samples were multiplied by.
-        converted: the file was not 16 kHz mono 16-bit.
         missing: seconds that its header states but it lacks, or that could not be decoded.
         peak: greatest absolute value of uncompressed float samples, of which 1 is full scale; 0 for other types.
         channels: how they relate.

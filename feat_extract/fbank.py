@@ -10,6 +10,7 @@ WINDOW = 400  # samples of a frame, 25 ms
 STEP = 160  # samples between frames, 10 ms
 N_FFT = 512
 PRE_EMPHASIS = 0.97
+HAMMING = np.hamming(WINDOW).astype(np.float32)
 FLOOR = 1e-5  # least energy before the logarithm
 # Frames transformed at a time. Their arrays stay below 128 kB: larger ones glibc gives back to the system after use,
 # and every page of the next ones faults.
@@ -18,15 +19,10 @@ PART = 6000  # frames pre-emphasised at a time: a minute, which bounds the memor
 
 
 def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
-    """Return the mean-normalised log mel energies of an utterance.
+    """Return the log mel energies (T, 40) float32 of an utterance, in units of 20 log10(energy).
 
-    Args:
-        samples: (S,) 16 kHz samples on the int16 scale, S >= 1, any real dtype.
-        before: the sample before them, where they are a part of an utterance.
-
-    Returns:
-        (T, 40) float32, in units of 20 log10(energy), each coefficient with mean 0 over the utterance;
-        T = 1 for S <= 400, else 1 + ceil((S - 400) / 160).
+    Each coefficient has mean 0 over the utterance. T = 1 for S <= 400, else 1 + ceil((S - 400) / 160), of samples (S,)
+    at 16 kHz on the int16 scale, S >= 1, of any real dtype; `before` is the sample before a part of an utterance.
     """
     import scipy.fft  # takes a fifth of a second, which a process that leaves the work to others need not spend
 
@@ -37,7 +33,7 @@ def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
         frames = _frames(samples, before, first, len(part))
         for start in range(0, len(part), BLOCK):
             block = frames[start : start + BLOCK]
-            np.multiply(block, _window(), out=padded[: len(block), :WINDOW])
+            np.multiply(block, HAMMING, out=padded[: len(block), :WINDOW])
             spectrum = scipy.fft.rfft(padded[: len(block)])
             power = spectrum.real**2 + spectrum.imag**2
             np.matmul(power, _mel_filters(), out=part[start : start + BLOCK])
@@ -66,11 +62,6 @@ def _frames(samples: np.ndarray, before: float, first: int, n: int) -> np.ndarra
     x[1 : len(covered)] -= np.float32(PRE_EMPHASIS) * x[: len(covered) - 1]
     x[0] -= np.float32(PRE_EMPHASIS) * np.float32(samples[start - 1]) if start else PRE_EMPHASIS * before
     return np.lib.stride_tricks.sliding_window_view(x, WINDOW)[::STEP]
-
-
-@cache
-def _window() -> np.ndarray:
-    return np.hamming(WINDOW).astype(np.float32)
 
 
 @cache
