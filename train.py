@@ -134,8 +134,10 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
             return
         if ranks.broadcast_object(lambda: logbook.lacks_eer(folder, run.epoch)):
             with saver.stopping_at_once(f"while validating epoch {run.epoch}"):
-                eer = validation(run.model.encoder)
-            report_eer(folder, run.epoch, eer)
+                eer = 100 * validation(run.model.encoder)
+            if ranks.is_first():
+                print(f"epoch {run.epoch}: validation EER {eer:.2f} %", flush=True)
+                logbook.add_eer(folder, run.epoch, eer)
 
     validate()  # the run before may have been stopped while it validated
     while run.epoch < args.max_epoch:
@@ -223,10 +225,7 @@ def describe_terms(terms: Terms) -> str:
 
 
 def report(folder: Path, epoch: int, result: EpochResult) -> None:
-    """Print the epoch's line and put its row into log.csv, in place of any rows of a run that went further.
-
-    The first rank does.
-    """
+    """Print the epoch's line and put its row into log.csv; the first rank does."""
     if not ranks.is_first():
         return
     print(
@@ -237,13 +236,6 @@ def report(folder: Path, epoch: int, result: EpochResult) -> None:
     row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), logbook.EER: math.nan}
     del row["terms"]
     logbook.add_row(folder, row)
-
-
-def report_eer(folder: Path, epoch: int, eer: float) -> None:
-    """Print an epoch's validation EER (fraction) and put it into log.csv (percent). The first rank does."""
-    if ranks.is_first():
-        print(f"epoch {epoch}: validation EER {100 * eer:.2f} %", flush=True)
-        logbook.add_eer(folder, epoch, 100 * eer)
 
 
 if __name__ == "__main__":

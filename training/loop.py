@@ -79,9 +79,8 @@ class Run:
         max_grad_norm: float | None = None,
     ):
         self.model = convert_conv2d_weight_memory_format(model.to(compute.device), torch.channels_last)
-        self.max_grad_norm = max_grad_norm or math.inf
         self.epoch, self.episode = 0, 0
-        self._episodes, self._compute = episodes, compute
+        self._episodes, self._compute, self._max_grad_norm = episodes, compute, max_grad_norm
         parameters = parameters_of(model.encoder, model.objective.class_vectors)
         self.optimizer = torch.optim.SGD(
             parameters, lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=compute.device.type in ("cpu", "cuda")
@@ -214,8 +213,8 @@ class Run:
         terms = self._replica(support, query, speaker, self._compute.dtype)
         self.optimizer.zero_grad()
         terms.loss.backward()
-        if self.max_grad_norm < math.inf:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        if self._max_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
         self.optimizer.step()
         self._last = self.epoch + 1, self.episode + ranks.rank()
         self.episode += ranks.world_size()

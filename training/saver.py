@@ -23,8 +23,8 @@ class Saver:
         self, run: Run, folder: Path, facts: dict[str, Any], keep_last: int | None, every_minutes: float | None
     ):
         """Save the run in its folder, with `facts` in each checkpoint; from here on SIGINT and SIGTERM are noted."""
-        self._run, self._folder, self._facts, self._keep_last = run, folder, facts, keep_last
-        self._period = 60 * every_minutes if every_minutes else math.inf
+        self._run, self._folder, self._facts = run, folder, facts
+        self._keep_last, self._period = keep_last or math.inf, 60 * (every_minutes or math.inf)
         self._due = time.monotonic() + self._period
         self._signal, self._stop_at_once = 0, False
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,15 +66,11 @@ class Saver:
         """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
         self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
         if ranks.is_first():
-            self._remove_old()
-        self._leave_if(ranks.all_reduce_max([self._signal])[0], f"after epoch {self._run.epoch}")
-
-    def _remove_old(self) -> None:
-        unfinished_path(self._folder).unlink(missing_ok=True)
-        if self._keep_last:
+            unfinished_path(self._folder).unlink(missing_ok=True)
             for epoch, path in numbered_checkpoints(self._folder).items():
                 if epoch <= self._run.epoch - self._keep_last:
                     path.unlink()
+        self._leave_if(ranks.all_reduce_max([self._signal])[0], f"after epoch {self._run.epoch}")
 
     def _leave_if(self, asked: int, when: str) -> None:
         """Leave if a signal of the number `asked` came; 0 is none."""
