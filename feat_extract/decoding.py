@@ -1,5 +1,6 @@
 """Decoding a recording of any format, rate and number of channels with FFmpeg's libraries, block by block."""
 
+from array import array
 from collections.abc import Iterator
 from itertools import groupby
 from typing import BinaryIO
@@ -8,7 +9,6 @@ import av
 import numpy as np
 
 from configure import SAMPLE_RATE
-from feat_extract.channels import Channels
 from feat_extract.recording import MAX_SAMPLES, PLACEHOLDER_SIZE, NotAudioError, Recording, RecordingError
 
 # A playlist makes FFmpeg open the files and addresses that it names: no protocol is allowed but the open file itself.
@@ -17,6 +17,10 @@ RATES = range(4_000, 768_001)  # Hz
 MAX_PEAK = 2**16  # of float samples; 1 is full scale, and some programs write them on the int16 scale
 # FFmpeg's names of containers whose header states how long they are; for others it guesses, or looks at their end.
 STATING = {"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "wav"}
+CANCELLED = 0.1  # of the energy that the sum of unrelated channels has
+ACTIVE = 1e-3  # of the louder channel's energy: one below carries nothing
+ALIKE = 0.5  # correlation of two channels' loudness over time; of one voice in two microphones it is near 1
+MIN_BLOCKS = 10  # fewer say nothing about that
 
 
 def decode(file: BinaryIO, name: str, channel: int | None) -> tuple[Recording, float]:
@@ -40,6 +44,41 @@ def decode(file: BinaryIO, name: str, channel: int | None) -> tuple[Recording, f
         file.seek(0)
         decoding = _Decoding(file, name, channel, gain)
     return Recording(decoding.samples, decoding.converted, remarks), decoding.missing
+
+
+class Channels:
+    """Energies and products of channels, summed up block by block."""
+
+    def __init__(self) -> None:
+        self._products = np.zeros((1, 1))  # (C, C), summed over all blocks
+        self._energies = array("d")  # C of each block
+
+    def add(self, planes: np.ndarray) -> None:
+        """Take a block (C, S) into account, without its mean: a constant is no sound."""
+        centred = planes - planes.mean(axis=1, keepdims=True)
+        products = centred @ centred.T
+        self._products = self._products + products
+        self._energies.extend(np.diag(products))
+
+    @property
+    def loudest(self) -> int:
+        """The channel with the most energy, counted from 1; the first of those within 1 dB of it."""
+        energies = np.diag(self._products)
+        return 1 + int(np.argmax(energies > energies.max() * 10 ** (-1 / 10)))
+
+    def cancel(self) -> bool:
+        """Tell whether the sum of the channels is far weaker than that of unrelated ones would be."""
+        return bool(self._products.sum() < CANCELLED * np.trace(self._products))
+
+    def differ(self) -> bool:
+        """Tell whether there are two channels, with sound in both, that grow loud at different times."""
+        energies = np.diag(self._products)
+        if len(energies) != 2 or len(self._energies) < 2 * MIN_BLOCKS or energies.min() <= ACTIVE * energies.max():
+            return False
+        blocks = np.array(self._energies).reshape(-1, 2)
+        loudest = blocks.max(axis=1)
+        loudness = np.sqrt(blocks[loudest > ACTIVE * loudest.max()].T)  # both are silent together, so that says nothing
+        return bool(loudness.std(axis=1).all() and np.corrcoef(loudness)[0, 1] < ALIKE)
 
 
 class _Decoding:

@@ -4,7 +4,6 @@ Every logit is the embedding's product with a class vector of length one. What d
 come from: learnt, one for each training speaker (softmax, global classification), or the episode's prototypes.
 """
 
-from loss.objective import LOSS_TYPES, Objective, Terms
-from loss.prototypical import class_logits, prototypes
+from loss.objective import LOSS_TYPES, Objective, Terms, class_logits, prototypes
 
 __all__ = ["LOSS_TYPES", "Objective", "Terms", "class_logits", "prototypes"]

@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from loss.prototypical import class_logits, prototypes
-
 LOSS_TYPES = ("prototypical", "softmax")
 
 
@@ -45,6 +43,19 @@ class Objective(nn.Module):
             global_ = _classify(torch.cat([support, query]), self.class_vectors, speaker)
         loss = torch.stack([term for term, _ in (episodic, global_) if term is not absent]).sum()
         return Terms(loss, episodic[0], global_[0], episodic[1], global_[1])
+
+
+def prototypes(support: torch.Tensor) -> torch.Tensor:
+    """Return the class vectors (W, D) of support embeddings (K, W, D): the mean over the shots.
+
+    Differs from the release, which makes every support of a K-shot episode a class of its own.
+    """
+    return support.mean(dim=0)
+
+
+def class_logits(embeddings: torch.Tensor, class_vectors: torch.Tensor) -> torch.Tensor:
+    """Return the logits (N, C) = x . w / |w| of embeddings x (N, D) and class vectors w (C, D): no bias, no scale."""
+    return embeddings @ F.normalize(class_vectors, dim=1).T
 
 
 def _classify(
