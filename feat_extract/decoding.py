@@ -47,7 +47,7 @@ def decode(file: BinaryIO, name: str, channel: int | None) -> tuple[Recording, f
 
 
 class Channels:
-    """Energies and products of channels, summed up block by block."""
+    """Energies and products of channels, block by block: they tell one sound, one upside down, and different ones."""
 
     def __init__(self) -> None:
         self._products = np.zeros((1, 1))  # (C, C), summed over all blocks
