@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
 
@@ -30,15 +29,7 @@ from system.workers import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
 Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its speaker
-
-
-class Outcome(NamedTuple):
-    """What became of a job."""
-
-    wav: str
-    seconds: float = 0.0  # of audio
-    converted: bool = False  # it was not 16 kHz 16-bit mono
-    error: str = ""
+Failure = tuple[str, str]  # a wav file and what is wrong with it
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -63,25 +54,23 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
     """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
     jobs, n_done = find_jobs(root, trees) if ranks.is_first() else ([], 0)
     mine = ranks.scatter(jobs)
-    seconds, n_converted, failed, started = 0.0, 0, [], time.perf_counter()
-    with console.progress(total=len(mine), unit="file", desc="features") as bar:
-        for outcome in unordered_map(extract, mine, num_workers):
-            seconds += outcome.seconds
-            n_converted += outcome.converted
-            if outcome.error:
-                failed.append(outcome)
-            bar.update()
-    parts = ranks.gather((seconds, n_converted, failed))
+    n_seconds, n_converted, failed, started = 0.0, 0, list[Failure](), time.perf_counter()
+    extracted = unordered_map(extract, mine, num_workers)
+    for seconds, converted, failure in console.progress(extracted, total=len(mine), unit="file", desc="features"):
+        n_seconds += seconds
+        n_converted += converted
+        failed += [failure] if failure else []
+    parts = ranks.gather((n_seconds, n_converted, failed))
     if not parts:  # the first rank tells
         return 0
-    seconds, n_converted = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    failed = [outcome for *_, of_rank in parts for outcome in of_rank]
+    n_seconds, n_converted = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    failed = [failure for *_, of_rank in parts for failure in of_rank]
     if n_converted:
         console.warn(f"{n_converted} files were not 16 kHz 16-bit mono and were converted")
-    rate = seconds / (time.perf_counter() - started)
+    rate = n_seconds / (time.perf_counter() - started)
     print(
         f"features: {len(jobs) - len(failed)} files written, {n_done} were there, {len(failed)} failed; "
-        f"{seconds / 3600:.2f} hours of audio at {rate:.0f} times real time"
+        f"{n_seconds / 3600:.2f} hours of audio at {rate:.0f} times real time"
     )
     return report_errors(root / ERRORS_NAME, failed)
 
@@ -119,30 +108,28 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
     return jobs, n_done
 
 
-def extract(job: Job) -> Outcome:
-    """Write one feature file; whatever is wrong with the recording comes back as the outcome's error."""
+def extract(job: Job) -> tuple[float, bool, Failure | None]:
+    """Write one feature file; return the seconds of audio, whether it was converted, and what is wrong with it."""
     wav, feature, speaker = job
     try:
         samples, converted, _ = read_and_warn(Path(wav))
         feat = log_mel(samples)
     except UserError as error:
-        return Outcome(wav, error=str(error))
+        return 0.0, False, (wav, str(error))
     except MemoryError:
-        return Outcome(wav, error=f"{wav}: too long for this machine's memory")
+        return 0.0, False, (wav, f"{wav}: too long for this machine's memory")
     write_feature(Path(feature), feat, speaker)
-    return Outcome(wav, len(samples) / SAMPLE_RATE, converted)
+    return len(samples) / SAMPLE_RATE, converted, None
 
 
-def report_errors(path: Path, failed: list[Outcome]) -> int:
+def report_errors(path: Path, failed: list[Failure]) -> int:
     """Write the list of failed files (or remove an old one) and return the exit status."""
     if not failed:
         path.unlink(missing_ok=True)
         return 0
     with replacing_table(path) as file:
-        rows = sorted((outcome.wav, outcome.error) for outcome in failed)
-        csv.writer(file).writerows([("file", "error"), *rows])
-    first = min(failed).error
-    console.warn(f"{len(failed)} files could not be used, listed in {path}; the first: {first}")
+        csv.writer(file).writerows([("file", "error"), *sorted(failed)])
+    console.warn(f"{len(failed)} files could not be used, listed in {path}; the first: {min(failed)[1]}")
     return 1
 
 
