@@ -131,24 +131,19 @@ class _Decoding:
 
     def _frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         """Yield the decoded frames of the first audio stream; packets that cannot be decoded are counted."""
-        packets = container.demux(audio=0)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError as error:
-                if not self._n_good:
-                    raise
-                self.remark = f"only its first part could be decoded ({error.strerror})"
-                return
-            if packet is None:
-                return
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self._n_bad += 1
-            else:
-                self._n_good += 1
-                yield from frames
+        try:
+            for packet in container.demux(audio=0):
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError:
+                    self._n_bad += 1
+                else:
+                    self._n_good += 1
+                    yield from frames
+        except av.FFmpegError as error:
+            if not self._n_good:
+                raise
+            self.remark = f"only its first part could be decoded ({error.strerror})"
 
     def _mixed(self, frame: av.AudioFrame) -> av.AudioFrame:
         """Return a frame with the channel and gain that are wanted, as it is where the resampler averages two."""
