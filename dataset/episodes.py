@@ -74,8 +74,6 @@ class TrainingEpisodes(Dataset):
         self.eligible = eligible_speakers(features, n_way, n_shot + n_query, everyone)
         self.excluded = len(everyone) - len(self.eligible)
         self.per_epoch = int(features.count[self.eligible].sum()) // ((n_shot + n_query) * n_way)
-        if self.per_epoch == 0:
-            raise UsageError(f"the data does not fill one episode of {n_way} x {n_shot + n_query} utterances")
         self.max_bytes = (n_shot + n_query) * n_way * N_MELS * TRAIN_FRAMES * 4  # of an episode
         self._n_speeds = augmenter.n_speeds if augmenter else 1
         self.n_classes = len(everyone) * self._n_speeds
