@@ -88,10 +88,7 @@ def locate(path: Path) -> Location:
 
 
 def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarray:
-    """Return frames start..stop-1 (n, 40) float32 of the feature file that `where` was found in.
-
-    UserError if the file has changed since.
-    """
+    """Return frames start..stop-1 (n, 40) float32 of the file that `where` is of; UserError if it has changed since."""
     row = N_MELS * where.itemsize
     with _opened(path) as (file, stamp):
         if stamp != (where.size, where.changed):
@@ -137,7 +134,6 @@ def _parse(blob: bytes, path: Path) -> StoredArray:
     """Return the feature array of a pickle; UserError naming the file for whatever else it holds or asks for."""
     try:
         return load_feature(blob)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, str(error)[:200]) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise _refusal(path, f"{type(error).__name__}: {error}"[:200]) from None
+        kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "
+        raise _refusal(path, f"{kind}{error}"[:200]) from None
