@@ -148,10 +148,7 @@ class FeatureIndex:
 
 
 def n_starts(n_frames: np.ndarray | int, length: np.ndarray | int) -> np.ndarray | int:
-    """Return how many places a window of `length` frames can start at in utterances of n_frames.
-
-    An utterance not longer than the window is first repeated end to end until it is.
-    """
+    """Return at how many frames a window of `length` can start; utterances that are not longer are first repeated."""
     repeats = np.where(n_frames > length, 1, length // n_frames + 1)
     return n_frames * repeats - length + 1
 

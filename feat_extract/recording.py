@@ -13,11 +13,7 @@ PLACEHOLDER_SIZE = 0x7F000000  # bytes; a header that says this or more was writ
 
 
 class RecordingError(UserError):
-    """A recording that cannot be used.
-
-    Attributes:
-        reason: why, without its name.
-    """
+    """A recording that cannot be used; `reason` says why, without its name."""
 
     def __init__(self, name: str, reason: str = ""):
         # Without a reason: made anew of its whole message, as errors that cross from one process to another are.

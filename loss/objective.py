@@ -20,10 +20,7 @@ class Terms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The loss over one episode's embeddings.
-
-    Class vectors (n_speakers, D) are learnt where a term classifies against all training speakers.
-    """
+    """The loss over an episode's embeddings; learns class vectors (n_speakers, D) if a term is over all speakers."""
 
     def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
         super().__init__()

@@ -99,10 +99,7 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that `path` holds the old file or the whole new one, whatever happens meanwhile.
-
-    UserError if it cannot be written, on a full disk for instance.
-    """
+    """Write a checkpoint whole or, with a UserError, leave the file at `path` as it was."""
     serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
     torch.save(vars(checkpoint), serialised)
     try:
@@ -202,9 +199,8 @@ def holds_run(folder: Path) -> bool:
 def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: bool = True) -> tuple[Path, Checkpoint]:
     """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder that is furthest.
 
-    One saved within an epoch counts too unless `within_epoch` is false.
-
-    A newest file that is damaged is passed over with a warning. UserError if there is none.
+    One saved within an epoch counts too unless `within_epoch` is false. A newest file that is damaged is passed over
+    with a warning. UserError if there is none.
     """
     if cp_num is not None:
         path = checkpoint_path(folder, cp_num)

@@ -63,12 +63,7 @@ class EpochResult(NamedTuple):
 
 
 class Run:
-    """A training run.
-
-    Attributes:
-        epoch: epochs finished.
-        episode: episodes done, by all ranks, of the epoch after those.
-    """
+    """A training run: `epoch` epochs are finished and, by all ranks, `episode` episodes of the one after those."""
 
     def __init__(
         self,
