@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 LOSS_TYPES = ("prototypical", "softmax")
@@ -12,11 +12,11 @@ LOSS_TYPES = ("prototypical", "softmax")
 class Terms(NamedTuple):
     """What an episode contributes; scalars, NaN where the objective has no such term."""
 
-    loss: torch.Tensor  # what is minimised: the sum of the terms present
-    episodic_loss: torch.Tensor
-    global_loss: torch.Tensor
-    episodic_accuracy: torch.Tensor  # share of queries whose nearest prototype is their speaker's
-    global_accuracy: torch.Tensor  # share of embeddings whose nearest class vector is their speaker's
+    loss: Tensor  # what is minimised: the sum of the terms present
+    episodic_loss: Tensor
+    global_loss: Tensor
+    episodic_accuracy: Tensor  # share of queries whose nearest prototype is their speaker's
+    global_accuracy: Tensor  # share of embeddings whose nearest class vector is their speaker's
 
 
 class Objective(nn.Module):
@@ -29,7 +29,7 @@ class Objective(nn.Module):
         if use_GC or not self.episodic:
             self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
 
-    def forward(self, support: torch.Tensor, query: torch.Tensor, speaker: torch.Tensor) -> Terms:
+    def forward(self, support: Tensor, query: Tensor, speaker: Tensor) -> Terms:
         """Return the terms of support (K, W, D), query (Q, W, D) and the ways' speaker classes (W,)."""
         absent = support.new_full((), float("nan"))
         episodic = global_ = (absent, absent)
@@ -42,7 +42,7 @@ class Objective(nn.Module):
         return Terms(loss, episodic[0], global_[0], episodic[1], global_[1])
 
 
-def prototypes(support: torch.Tensor) -> torch.Tensor:
+def prototypes(support: Tensor) -> Tensor:
     """Return the class vectors (W, D) of support embeddings (K, W, D): the mean over the shots.
 
     Differs from the release, which makes every support of a K-shot episode a class of its own.
@@ -50,14 +50,12 @@ def prototypes(support: torch.Tensor) -> torch.Tensor:
     return support.mean(dim=0)
 
 
-def class_logits(embeddings: torch.Tensor, class_vectors: torch.Tensor) -> torch.Tensor:
+def class_logits(embeddings: Tensor, class_vectors: Tensor) -> Tensor:
     """Return the logits (N, C) = x . w / |w| of embeddings x (N, D) and class vectors w (C, D): no bias, no scale."""
     return embeddings @ F.normalize(class_vectors, dim=1).T
 
 
-def _classify(
-    embeddings: torch.Tensor, class_vectors: torch.Tensor, classes: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _classify(embeddings: Tensor, class_vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Return cross-entropy and accuracy of embeddings (R, W, D), those of a column being of one class (W,)."""
     logits = class_logits(embeddings.flatten(0, 1), class_vectors)
     target = classes.repeat(len(embeddings))

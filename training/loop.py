@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader
@@ -33,11 +33,7 @@ class EpisodeLoss(nn.Module):
         self.encoder, self.objective = encoder, objective
 
     def forward(
-        self,
-        support: torch.Tensor,
-        query: torch.Tensor,
-        speaker: torch.Tensor,
-        trunk_dtype: torch.dtype = torch.float32,
+        self, support: Tensor, query: Tensor, speaker: Tensor, trunk_dtype: torch.dtype = torch.float32
     ) -> Terms:
         """Return the terms of support (K, W, 1, 40, Ts), query (Q, W, 1, 40, Tq) and speaker classes (W,).
 
@@ -46,7 +42,7 @@ class EpisodeLoss(nn.Module):
         """
         return self.objective(self._embed(support, trunk_dtype), self._embed(query, trunk_dtype), speaker)
 
-    def _embed(self, segments: torch.Tensor, trunk_dtype: torch.dtype) -> torch.Tensor:
+    def _embed(self, segments: Tensor, trunk_dtype: torch.dtype) -> Tensor:
         if len(segments) == 0:  # the softmax loss has no queries
             return segments.new_empty(*segments.shape[:2], self.encoder.projection.out_features)
         batch = segments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -88,7 +84,7 @@ class Run:
         self._rest_of_epoch()  # refuses too many ranks
         self._loader_options = loader_options(compute.num_workers, episodes.max_bytes)
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
-        self._unsettled: list[tuple[tuple[int, int], torch.Tensor]] = []  # episodes whose terms are not in _sums yet
+        self._unsettled: list[tuple[tuple[int, int], Tensor]] = []  # episodes whose terms are not in _sums yet
         self._last = (0, 0)  # the episode that this rank trained last
 
     def save(self, path: Path, **facts: Any) -> None:
