@@ -169,27 +169,24 @@ def load_table(tree: Path) -> Table:
 
 
 def _read_table(stored: Path) -> Table | None:
+    """Return the table of a file, None unless `_scan` could have made it."""
     try:
         with np.load(stored, allow_pickle=False) as arrays:
             table = Table(*(arrays[field] for field in Table._fields))
     except Exception:  # missing, damaged or hostile, which NumPy and zipfile tell in many ways: it is made anew
         return None
-    return table if _is_sound(table) else None
-
-
-def _is_sound(table: Table) -> bool:
-    """Tell whether a table read from a file is one that `_scan` could have made."""
     u, f, columns = table.name.size, table.folder.size, [(column.dtype.kind, column.shape) for column in table]
     if columns != [("S", (u,)), ("S", (u,)), ("i", (u, len(Location._fields))), ("S", (f,)), ("i", (f,))]:
-        return False
+        return None
     n_frames, offset, itemsize, _, changed = table.location.T
-    return bool(
+    sound = (
         (changed.dtype == np.int64)
         and (n_frames > 0).all()
         and (offset >= -1).all()
         and np.isin(itemsize, (0, 4, 8)).all()
         and (table.name[:-1] < table.name[1:]).all()
     )
+    return table if sound else None
 
 
 def _unchanged(tree: Path, table: Table) -> np.ndarray:
