@@ -22,11 +22,11 @@ PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
 
 
 class WavHeader(NamedTuple):
-    """What a wav says about its data chunk."""
+    """What a wav says about its samples."""
 
-    format: bytes  # the format chunk's first 16 bytes
-    start: int  # of the samples, in bytes from the beginning of the file
-    size: int | None  # of the samples in bytes; None if the header was never finished
+    start: int  # in bytes from the beginning of the file
+    n_plain: int | None  # how many there are, if they are 16 kHz mono 16-bit
+    missing: float  # seconds of them that are promised beyond the end of the file
 
 
 def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
@@ -57,9 +57,9 @@ def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
     """
     with _opened(path, str(path)) as file:
         header = _wav_header(file)
-        if header and header.format == PLAIN_FORMAT:
-            n_samples = _n_plain_samples(file, header)
-            return _plain_samples(file, header, start, max(0, min(n, n_samples - start))), n_samples
+        if header and header.n_plain is not None:
+            n = max(0, min(n, header.n_plain - start))
+            return _plain_samples(file, header.start + 2 * start, n), header.n_plain
     samples = read_recording(path).samples
     return samples[start : start + n], len(samples)
 
@@ -81,15 +81,15 @@ def _read(file: BinaryIO, name: str, channel: int | None) -> Recording:
             copy.seek(0)
             return _read(copy, name, channel)
     header = _wav_header(file)
-    if header and header.format == PLAIN_FORMAT and channel in (None, 1):
-        n_samples = min(_n_plain_samples(file, header), MAX_SAMPLES + 1)
-        recording, missing = Recording(_plain_samples(file, header, 0, n_samples), False, []), 0.0
+    if header and header.n_plain is not None and channel in (None, 1):
+        samples = _plain_samples(file, header.start, min(header.n_plain, MAX_SAMPLES + 1))
+        recording, missing = Recording(samples, False, []), 0.0
     else:
         from feat_extract.decoding import decode  # FFmpeg's libraries are loaded only where they are needed
 
         file.seek(0)
         recording, missing = decode(file, name, channel)
-    return _checked(recording, name, _missing_of_wav(file, header) if header else missing)
+    return _checked(recording, name, header.missing if header else missing)
 
 
 def _checked(recording: Recording, name: str, missing: float) -> Recording:
@@ -111,37 +111,26 @@ def _checked(recording: Recording, name: str, missing: float) -> Recording:
 
 
 def _wav_header(file: BinaryIO) -> WavHeader | None:
-    """Read up to the samples of a wav; None for other formats."""
+    """Return what a wav says, None for other formats."""
     riff = file.read(12)
     if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
         return None
     form = b""
     while len(chunk := file.read(8)) == 8:
-        kind, size = struct.unpack("<4sI", chunk)
+        (kind, size), start = struct.unpack("<4sI", chunk), file.tell()
         if kind == b"data":
-            return WavHeader(form, file.tell(), size if 0 < size < PLACEHOLDER_SIZE else None)
-        start = file.tell()
+            n_bytes = file.seek(0, 2) - start
+            promised = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # otherwise the header was never finished
+            bytes_per_second = struct.unpack_from("<I", form, 8)[0] if len(form) == len(PLAIN_FORMAT) else 0
+            missing = max(0, promised - n_bytes) / bytes_per_second if bytes_per_second else 0.0
+            return WavHeader(start, min(promised, n_bytes) // 2 if form == PLAIN_FORMAT else None, missing)
         if kind == b"fmt ":
             form = file.read(min(size, len(PLAIN_FORMAT)))
         file.seek(start + size + size % 2)
     return None
 
 
-def _n_plain_samples(file: BinaryIO, header: WavHeader) -> int:
-    """Return how many samples a 16 kHz mono 16-bit wav really holds."""
-    n_bytes = file.seek(0, 2) - header.start
-    return min(header.size or n_bytes, n_bytes) // 2
-
-
-def _plain_samples(file: BinaryIO, header: WavHeader, start: int, n: int) -> np.ndarray:
-    """Return n samples (n,) int16 of a 16 kHz mono 16-bit wav, all within it."""
-    file.seek(header.start + 2 * start)
+def _plain_samples(file: BinaryIO, start: int, n: int) -> np.ndarray:
+    """Return n samples (n,) int16, all there, from a place in bytes of a 16 kHz mono 16-bit wav."""
+    file.seek(start)
     return np.frombuffer(file.read(2 * n), "<i2")
-
-
-def _missing_of_wav(file: BinaryIO, header: WavHeader) -> float:
-    """Return how many seconds a wav's header promises beyond the end of the file."""
-    bytes_per_second = struct.unpack_from("<I", header.format, 8)[0] if len(header.format) == 16 else 0
-    if not header.size or not bytes_per_second:
-        return 0.0
-    return max(0, header.start + header.size - file.seek(0, 2)) / bytes_per_second
