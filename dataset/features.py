@@ -51,7 +51,7 @@ def read_feature(path: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[FileIO, tuple[int, int]]]:
-    """Open a file to read, and tell its size and time; what the operating system objects to is a UserError."""
+    """Open a file to read, and tell its size and time; an OSError becomes a UserError, from a loader process too."""
     try:
         with open(path, "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))

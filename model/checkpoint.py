@@ -99,7 +99,7 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; even if killed, leave the old file or the whole new one. UserError if it cannot be written."""
+    """Write a checkpoint: even a kill leaves the old file or the whole new one. UserError if it cannot be written."""
     serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
     torch.save(vars(checkpoint), serialised)
     try:
