@@ -26,24 +26,21 @@ def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -
     rng, n = np.random.default_rng(seed), SHORT_TRIALS_PER_SPEAKER
     first, count = features.first[speakers], features.count[speakers]
     rows, begin = _rows_of(features, speakers), np.cumsum(count) - count
-    label, enrol, test = [], [], []
+    drawn: list[tuple[bool, np.ndarray, np.ndarray]] = []  # n trials of one kind each
     for at in range(len(speakers)):
         if count[at] > 1:
             a = rng.integers(count[at], size=n)
             b = (a + rng.integers(1, count[at], size=n)) % count[at]
-            label.append(np.ones(n, bool))
-            enrol.append(first[at] + a)
-            test.append(first[at] + b)
+            drawn.append((True, first[at] + a, first[at] + b))
         other = rng.integers(len(rows) - count[at], size=n)
         other += count[at] * (other >= begin[at])  # past the speaker's own utterances
-        label.append(np.zeros(n, bool))
-        enrol.append(first[at] + rng.integers(count[at], size=n))
-        test.append(rows[other])
+        drawn.append((False, first[at] + rng.integers(count[at], size=n), rows[other]))
+    label, enrol, test = zip(*drawn, strict=True)
     names = [
         np.array([f"{features.name(row)}.wav" for row in np.concatenate(side).tolist()], object)
         for side in (enrol, test)
     ]
-    return Trials(np.concatenate(label), *names)
+    return Trials(np.repeat(label, n), *names)
 
 
 def _rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
