@@ -1,6 +1,7 @@
 """Cutting pauses out of a recording, with FFmpeg's silenceremove filter."""
 
 import math
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -52,22 +53,14 @@ def _filtered(samples: np.ndarray, options: str) -> np.ndarray:
     graph.link_nodes(*chain).configure()
     content, at = bytearray(), 0
     lead_in = np.zeros(WINDOW, np.int16)  # the filter measures its first windows when they are hardly filled
-    for block in (lead_in, *(samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], format="s16", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, at, clock
-        at += len(block)
+    for block in (lead_in, *(samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK)), None):
+        frame = None  # ends the recording
+        if block is not None:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, at, clock
+            at += len(block)
         graph.push(frame)
-        content += _waiting(graph)
-    graph.push(None)
-    content += _waiting(graph)
+        with suppress(av.error.BlockingIOError, av.error.EOFError):  # nothing more is ready
+            while True:
+                content += graph.pull().to_ndarray().tobytes()
     return np.frombuffer(content, np.int16)
-
-
-def _waiting(graph: Graph) -> bytes:
-    """Return the samples that the filter has ready."""
-    content = bytearray()
-    while True:
-        try:
-            content += graph.pull().to_ndarray().tobytes()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return bytes(content)
