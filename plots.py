@@ -19,7 +19,7 @@ from pathlib import Path
 
 from matplotlib.text import Text
 
-from plotting import calibration, training, verification, voices
+from plotting import training, verification, voices
 from plotting.style import as_text, use_fonts_for
 from system import console
 from system.console import UsageError
@@ -30,7 +30,7 @@ DPI = 150  # of a PNG
 PICTURES = {
     "det": (verification.draw_det, "DET curves"),
     "scores": (verification.draw_scores, "score histograms"),
-    "calibration": (calibration.draw_calibration, "log-likelihood ratios"),
+    "calibration": (verification.draw_calibration, "log-likelihood ratios"),
     "length": (verification.draw_length, "EER against test length"),
     "training": (training.draw_training, "the course of training"),
     "embeddings": (voices.draw_embeddings, "map of enrolled speakers"),

@@ -29,9 +29,9 @@ import numpy as np
 
 from evaluation import evaluator
 from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
-from recognition import decision, voices
+from recognition import voices
 from recognition.export import export_onnx
-from recognition.recognizer import PRETRAINED, Recognizer
+from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
 from system import console
 from system.console import UsageError, UserError
@@ -216,9 +216,9 @@ def _recognizer(args: argparse.Namespace) -> Recognizer:
     return Recognizer(_checkpoint(args)[0], args.device)
 
 
-def _rule(args: argparse.Namespace) -> decision.Rule:
+def _rule(args: argparse.Namespace) -> Rule:
     """Return how to decide; UserError if neither a calibration nor the user says so."""
-    rule = decision.Rule(_recognizer(args), args.prior, args.threshold)
+    rule = Rule(_recognizer(args), args.prior, args.threshold)
     if rule.threshold is None:
         rule.recognizer.calibrated()
     return rule
@@ -244,9 +244,7 @@ def _read(args: argparse.Namespace, recognizer: Recognizer) -> list[Utterance]:
     return utterances
 
 
-def _answer(
-    utterance: Utterance, figures: dict[str, np.ndarray], names: list[str], rule: decision.Rule
-) -> dict[str, Any]:
+def _answer(utterance: Utterance, figures: dict[str, np.ndarray], names: list[str], rule: Rule) -> dict[str, Any]:
     """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled.
 
     `figures` (S,) are the rule's for the voices of these names (S,).
@@ -259,7 +257,7 @@ def _answer(
     answer: dict[str, Any] = {"file": utterance.name, "seconds": utterance.speech}
     answer["speaker"] = ranking[0]["speaker"] if rule.accepts(figures) else None
     if rule.threshold is None:
-        answer["unknown"] = decision.unknown(figures)
+        answer["unknown"] = unknown(figures)
     return answer | {"ranking": ranking}
 
 

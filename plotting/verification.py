@@ -1,4 +1,4 @@
-"""Pictures of verification scores: DET curves, histograms, EER against test length."""
+"""Pictures of verification scores: DET curves, histograms, log-likelihood ratios (LLRs), EER against test length."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
-from evaluation.metrics import eer_interval, roc, verification_metrics
+from evaluation.metrics import calibrated_metrics, eer_interval, roc, verification_metrics
 from plotting.style import COLOURS, new_figure, styles
 from system.console import UserError
 
@@ -183,3 +183,45 @@ def read_scores(path: Path) -> pandas.DataFrame:
 def _deviates(rates: np.ndarray | list) -> np.ndarray:
     """Return the normal deviates of rates, those of 0 and 1 far outside the picture."""
     return norm.ppf(np.clip(rates, 1e-6, 1 - 1e-6))
+
+
+def draw_calibration(inputs: dict[str, Path]) -> Figure:
+    """Draw for each file histograms of the LLRs of target and non-target trials, and beside them Tippett curves.
+
+    A Tippett curve is the share of a kind's trials whose LLR is at least so large: at 0 the non-target curve shows the
+    false alarms, and what the target curve lacks to 100 % the misses.
+    """
+    figure, parts = new_figure(rows=len(inputs), columns=2, width=9.5, height=3.3 * len(inputs) + 0.2)
+    for (name, path), left, right in zip(inputs.items(), parts[::2], parts[1::2], strict=True):
+        llr, labels = read_llr(path)
+        draw_histograms(left, llr, labels)
+        left.axvline(0, color="black", linewidth=0.8)
+        left.set(title=name, xlabel="LLR")
+        left.set_ylim(top=1.25 * left.get_ylim()[1])  # room for the legend
+        left.legend(fontsize=8, frameon=False, loc="upper left")
+        _draw_tippett(right, (llr[~labels], llr[labels]))
+        rates = calibrated_metrics(llr, labels)
+        errors = f"{100 * rates.misses:.1f} % misses, {100 * rates.false_alarms:.1f} % false alarms"
+        right.set_title(f"Cllr {rates.cllr:.3f}, at best {rates.min_cllr:.3f}; at 0: {errors}", fontsize=9)
+    return figure
+
+
+def read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return LLRs and labels of those trials (n,) of a score file that have an LLR; UserError if a kind has none."""
+    table = read_scores(path)
+    if "llr" not in table:
+        raise UserError(f"{path}: no column 'llr'; the evaluators' --save_scores writes it with --calibrate True")
+    table = table.dropna(subset="llr")
+    llr, labels = table["llr"].to_numpy(), table["label"].to_numpy()
+    if not np.isfinite(llr).all() or labels.all() or not labels.any():
+        raise UserError(f"{path}: the picture needs finite LLRs of target and of non-target trials")
+    return llr, labels
+
+
+def _draw_tippett(axes: Axes, kinds: tuple[np.ndarray, np.ndarray]) -> None:
+    for llr, (name, colour, dash, _) in zip(kinds, KINDS, strict=True):
+        share = 100 * (1 - np.arange(len(llr)) / len(llr))
+        axes.step(np.sort(llr), share, dash, where="pre", color=colour, label=name)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="LLR", ylabel="trials with this LLR or more (%)", ylim=(0, 101))
+    axes.legend(fontsize=8, frameon=False, loc="lower left")

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from evaluation.calibration import Calibration, load_calibration
+from evaluation.calibration import Calibration, load_calibration, probabilities
 from evaluation.embedding import Segments, embed
 from model.checkpoint import load_checkpoint
 from model.encoder import EMBEDDING_SIZE, Encoder
@@ -105,3 +106,46 @@ def _pieces(lengths: list[int]) -> Segments:
     edges = [np.linspace(0, length, n + 1).astype(np.int64) for length, n in zip(lengths, counts, strict=True)]
     rows = np.repeat(np.arange(len(lengths)), counts)
     return Segments(rows, np.concatenate([e[:-1] for e in edges]), np.concatenate([np.diff(e) for e in edges]))
+
+
+class Rule(NamedTuple):
+    """How decisions are taken."""
+
+    recognizer: Recognizer
+    prior: float  # probability, before listening, that a recording is of one of the voices
+    threshold: float | None  # the least cosine score of one speaker, in place of probabilities
+
+    def figures(
+        self, embedding: np.ndarray, speech: float, prototypes: np.ndarray, seconds: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return score and, unless a threshold decides, LLR and probability (S,) of a recording with each of S voices.
+
+        UserError if the LLR needs a calibration that the checkpoint has not.
+
+        Args:
+            embedding: (256,) of the recording.
+            speech: seconds of it.
+            prototypes: (S, 256) of the voices.
+            seconds: (S,) of speech that they were made of.
+        """
+        figures = {"score": self.recognizer.score(embedding, prototypes)}
+        if self.threshold is None:
+            figures["llr"] = self.recognizer.llr(embedding, prototypes, speech, seconds)
+            figures["probability"] = probabilities(figures["llr"], self.prior)
+        return figures
+
+    def accepts(self, figures: dict[str, np.ndarray]) -> bool:
+        """Tell whether a recording is of one of the voices (S,) rather than of none."""
+        if self.threshold is None:
+            return bool(figures["probability"].max() >= unknown(figures))
+        return bool(figures["score"].max() >= self.threshold)
+
+    @property
+    def setting(self) -> dict[str, float]:
+        """What the user set it to, as --json names it."""
+        return {"prior": self.prior} if self.threshold is None else {"threshold": self.threshold}
+
+
+def unknown(figures: dict[str, np.ndarray]) -> float:
+    """Return the probability that a recording is of none of the voices (S,)."""
+    return max(0.0, 1 - float(figures["probability"].sum()))

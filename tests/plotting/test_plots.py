@@ -10,10 +10,9 @@ from matplotlib import rcParams
 from matplotlib.font_manager import findfont, fontManager, get_font
 
 import plots
-from plotting.calibration import draw_calibration
 from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
-from plotting.verification import draw_det, draw_length, draw_scores, read_systems
+from plotting.verification import draw_calibration, draw_det, draw_length, draw_scores, read_systems
 from recognition.voices import new_voice, save_voice
 from system.console import UsageError, UserError
 
