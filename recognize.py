@@ -45,21 +45,36 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
+    network, folder, rule = (console.Parser(add_help=False) for _ in range(3))  # flags of several subcommands
+    evaluator.add_checkpoint_arguments(network)
+    network.set_defaults(n_folder=None, model_path=None)
+    network.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
+    folder.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
+    basis = rule.add_mutually_exclusive_group()
+    basis.add_argument("--prior", type=_prior, default=0.5, help="probability before listening, 0..1 (0.5)")
+    basis.add_argument("--threshold", type=float, help="decide at this cosine score instead")
+    rule.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+
     parser = console.Parser(__doc__)
-    command = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
-    pair = _command(command, compare, "score two recordings", network=True, decides=True)
-    _add_files(pair, nargs=2)
-    add = _command(command, enroll, "add a speaker, or recordings to one", network=True, voices=True)
-    add.add_argument("name", metavar="NAME")
-    _add_files(add)
-    _command(command, list_voices, "name the enrolled speakers", voices=True)
-    _command(command, remove, "forget a speaker", voices=True).add_argument("name", metavar="NAME")
-    who = _command(command, identify, "name the speakers of recordings", network=True, voices=True, decides=True)
-    _add_files(who)
-    vectors = _command(command, embed, "write embeddings", network=True)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable, purpose: str, *parents: console.Parser) -> console.Parser:
+        name = run.__name__.removesuffix("_voices")
+        added = commands.add_parser(name, help=purpose, description=run.__doc__, parents=parents)
+        added.set_defaults(run=run)
+        return added
+
+    _add_files(command(compare, "score two recordings", network, rule), nargs=2)
+    enrolment = command(enroll, "add a speaker, or recordings to one", network, folder)
+    enrolment.add_argument("name", metavar="NAME")
+    _add_files(enrolment)
+    command(list_voices, "name the enrolled speakers", folder)
+    command(remove, "forget a speaker", folder).add_argument("name", metavar="NAME")
+    _add_files(command(identify, "name the speakers of recordings", network, folder, rule))
+    vectors = command(embed, "write embeddings", network)
     _add_files(vectors)
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
-    model = _command(command, export, "write the network as ONNX, or as a smaller checkpoint", network=True)
+    model = command(export, "write the network as ONNX, or as a smaller checkpoint", network)
     model.add_argument("output", type=Path, metavar="FILE", help=".onnx or .pth")
     args = parser.parse_args(argv)
     if getattr(args, "files", []).count(STANDARD_INPUT) > 1:
@@ -168,32 +183,6 @@ def export(args: argparse.Namespace) -> None:
         return
     export_onnx(checkpoint.encoder().folded(), args.output)
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
-
-
-def _command(
-    add_parser: Callable[..., console.Parser],
-    run: Callable[[argparse.Namespace], None],
-    purpose: str,
-    *,
-    network: bool = False,
-    voices: bool = False,
-    decides: bool = False,
-) -> console.Parser:
-    """Add the subcommand that `run` carries out, with the flags of what it uses."""
-    parser = add_parser(run.__name__.removesuffix("_voices"), help=purpose, description=run.__doc__)
-    parser.set_defaults(run=run)
-    if network:
-        evaluator.add_checkpoint_arguments(parser)
-        parser.set_defaults(n_folder=None, model_path=None)
-        parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
-    if voices:
-        parser.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
-    if decides:
-        basis = parser.add_mutually_exclusive_group()
-        basis.add_argument("--prior", type=_prior, default=0.5, help="probability before listening, 0..1 (0.5)")
-        basis.add_argument("--threshold", type=float, help="decide at this cosine score instead")
-        parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
-    return parser
 
 
 def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:

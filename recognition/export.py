@@ -13,7 +13,6 @@ from system.console import UserError
 from system.files import replacing
 
 PACKAGES = ("onnx", "onnxscript")  # that torch's exporter works with
-EXAMPLE_FRAMES = 200
 
 
 def export_onnx(encoder: Encoder, path: Path) -> None:
@@ -24,7 +23,7 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
     """
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
         raise UserError(f"export needs two more packages: pip install {' '.join(PACKAGES)}")
-    example = torch.zeros(2, 1, N_MELS, EXAMPLE_FRAMES)
+    example = torch.zeros(2, 1, N_MELS, 200)
     dynamic = {0: torch.export.Dim("batch"), 3: torch.export.Dim("frames")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A trained checkpoint as a speaker recogniser for recordings."""
+"""A trained checkpoint as a speaker recogniser for recordings, and decisions by it."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from evaluation.calibration import Calibration, load_calibration, probabilities
 from evaluation.embedding import Segments, embed
 from model.checkpoint import load_checkpoint
-from model.encoder import EMBEDDING_SIZE, Encoder
+from model.encoder import EMBEDDING_SIZE
 from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
 from system.compute import inference
 from system.console import UserError
@@ -32,24 +32,21 @@ class Recognizer:
     """
 
     def __init__(self, checkpoint: str | Path | None = None, device: str = "auto"):
-        """Load a checkpoint; UserError if it is none.
+        """Load a checkpoint, by default the one that comes with the project, to a device as --device names it.
 
-        Args:
-            checkpoint: the release's or ours; None: the one that comes with the project.
-            device: as --device names it.
+        UserError if the file is no checkpoint, the release's or ours.
         """
         path = Path(checkpoint or PRETRAINED)
         self._compute = inference(device)
-        self.encoder: Encoder = load_checkpoint(path).encoder().folded()
+        self.encoder = load_checkpoint(path).encoder().folded()
         self.digest = sha256(path)
         self.calibration = load_calibration(path, self.digest)
 
     def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """Return the embedding (256,) float32 of length one of a waveform.
+        """Return the embedding (256,) float32 of length one of a waveform (S,) or (S, channels) at `rate` Hz.
 
-        Args:
-            waveform: (S,) or (S, channels), floats within -1..1 (as soundfile and librosa read) or int16.
-            rate: in Hz; other rates than 16,000 are resampled, channels averaged.
+        Its samples are floats within -1..1, as soundfile and librosa read them, or int16. Other rates than 16,000 are
+        resampled, channels averaged.
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
@@ -65,14 +62,9 @@ class Recognizer:
     def llr(self, a: np.ndarray, b: np.ndarray, seconds_a: ArrayLike, seconds_b: ArrayLike) -> np.ndarray:
         """Return how much likelier embeddings a and b (..., 256) are if they are one speaker's than if they are two's.
 
-        The natural logarithm of the ratio (...) float64; shapes broadcast. The longer side counts as the enrolment,
-        so the order of a and b does not matter. UserError if the checkpoint has no calibration.
-
-        Args:
-            a: embeddings, as for `score`.
-            b: the same.
-            seconds_a: of speech (...) that a was made of; Utterance.speech holds them.
-            seconds_b: of speech that b was made of.
+        The natural logarithm of the ratio (...) float64; shapes broadcast. The seconds of speech (...) that a and b
+        were made of are those of Utterance.speech. The longer side counts as the enrolment, so the order of a and b
+        does not matter. UserError if the checkpoint has no calibration.
         """
         enrolment, test = np.maximum(seconds_a, seconds_b), np.minimum(seconds_a, seconds_b)
         return self.calibrated().llr(self.score(a, b), enrolment, test)
@@ -109,7 +101,7 @@ def _pieces(lengths: list[int]) -> Segments:
 
 
 class Rule(NamedTuple):
-    """How decisions are taken."""
+    """How decisions are taken: by probabilities, which need a calibration, or at a cosine score."""
 
     recognizer: Recognizer
     prior: float  # probability, before listening, that a recording is of one of the voices
@@ -120,13 +112,8 @@ class Rule(NamedTuple):
     ) -> dict[str, np.ndarray]:
         """Return score and, unless a threshold decides, LLR and probability (S,) of a recording with each of S voices.
 
-        UserError if the LLR needs a calibration that the checkpoint has not.
-
-        Args:
-            embedding: (256,) of the recording.
-            speech: seconds of it.
-            prototypes: (S, 256) of the voices.
-            seconds: (S,) of speech that they were made of.
+        The recording has an embedding (256,) of so many seconds of speech, the voices have prototypes (S, 256) of so
+        many seconds (S,). UserError if the LLR needs a calibration that the checkpoint has not.
         """
         figures = {"score": self.recognizer.score(embedding, prototypes)}
         if self.threshold is None:

@@ -30,12 +30,8 @@ class Utterance(NamedTuple):
 def read_utterance(file: str | Path, channel: int | None = None, trim_silence: bool = True) -> Utterance:
     """Read a recording of any rate and format that FFmpeg's libraries know; "-" is standard input.
 
-    What is doubtful about it is warned of. UserError naming the file if it is missing, damaged, empty or silent.
-
-    Args:
-        file: its path.
-        channel: of several, counted from 1; their mean if None.
-        trim_silence: cut pauses out of the features.
+    Channels are counted from 1; None is their mean. `trim_silence` cuts pauses out of the features. What is doubtful
+    about the recording is warned of. UserError naming the file if it is missing, damaged, empty or silent.
     """
     if str(file) == STANDARD_INPUT:
         return _utterance(str(file), read_and_warn(sys.stdin.buffer, channel, "standard input"), trim_silence)
@@ -44,7 +40,7 @@ def read_utterance(file: str | Path, channel: int | None = None, trim_silence: b
     return _utterance(str(file), read_and_warn(Path(file), channel), trim_silence)
 
 
-def utterance_of(waveform: np.ndarray, rate: int, trim_silence: bool = True) -> Utterance:
+def utterance_of(waveform: np.ndarray, rate: int) -> Utterance:
     """Return the utterance of a waveform (S,) or (S, channels) at `rate` Hz: floats within -1..1, or int16.
 
     ValueError for other types and shapes and for no samples, UserError for samples that are not finite or all zero.
@@ -58,11 +54,11 @@ def utterance_of(waveform: np.ndarray, rate: int, trim_silence: bool = True) -> 
     content = waveform.astype(np.float32) if is_float else waveform
     soundfile.write(file, content, rate, format="WAV", subtype="FLOAT" if is_float else "PCM_16")
     file.seek(0)
-    return _utterance("waveform", read_and_warn(file, name="waveform"), trim_silence)
+    return _utterance("waveform", read_and_warn(file, name="waveform"), trim_silence=True)
 
 
 class Recordings(list[Utterance]):
-    """Utterances in memory, to embed as those of a FeatureIndex are: a verification.Frames."""
+    """Utterances in memory, to embed as those of a FeatureIndex are: an embedding.Frames."""
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
         """Return frames start .. start + length - 1 (length, 40) of an utterance, all within it."""

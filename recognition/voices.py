@@ -41,12 +41,9 @@ class Voice(NamedTuple):
         return self.embeddings.mean(axis=0)
 
     def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Sequence[float]) -> "Voice":
-        """Return the voice with further recordings; one that is enrolled already is left out, with a warning.
+        """Return the voice with n further recordings; one that is enrolled already is left out, with a warning.
 
-        Args:
-            embeddings: (n, 256) of length one.
-            files: names of the n recordings.
-            seconds: of speech in each.
+        They have embeddings (n, 256) of length one, names, and seconds of speech.
         """
         voice = self
         for embedding, file, speech in zip(embeddings, files, seconds, strict=True):
