@@ -26,7 +26,6 @@ from system.console import UsageError
 from system.files import replacing
 
 FORMATS = (".png", ".svg")
-DPI = 150  # of a PNG
 PICTURES = {
     "det": (verification.draw_det, "DET curves"),
     "scores": (verification.draw_scores, "score histograms"),
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> None:
         console.warn(f"no installed font has the letters {lacking}: they are drawn as boxes; install one, such as Noto")
     with replacing(args.output) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's own, one for each such letter
-        figure.savefig(temporary, format=args.output.suffix[1:], dpi=DPI, bbox_inches="tight")
+        figure.savefig(temporary, format=args.output.suffix[1:], dpi=150, bbox_inches="tight")
     print(f"{args.output}: {args.picture}")
 
 

@@ -6,13 +6,9 @@ python docs/pipeline.py
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.patches import FancyBboxPatch  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 DATA, NETWORK, TRAINING, TEST = "#e8e8e8", "#cfe0f3", "#fbe3c8", "#d6ecd2"  # fills by what a box belongs to
 BOXES = {  # name: (x and y of the centre, width, height, fill, heading, text)
@@ -37,7 +33,8 @@ ARROWS += "encoder-episodic encoder-global encoder-score score-decision"
 
 def draw(output: Path) -> None:
     """Draw the boxes and arrows and write the picture as PNG."""
-    figure, axes = plt.subplots(figsize=(12, 5.2))
+    figure = Figure(figsize=(12, 5.2))
+    axes = figure.subplots()
     axes.set(xlim=(0.1, 13.2), ylim=(0.4, 6.0), aspect="equal")
     axes.axis("off")
     for x, y, width, height, fill, heading, text in BOXES.values():

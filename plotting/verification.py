@@ -26,17 +26,7 @@ class System(NamedTuple):
     """The scored trials of one system."""
 
     name: str
-    table: pandas.DataFrame  # label (bool), enrol, test, score, and length where there are several
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Return which trials (n,) are target ones."""
-        return self.table["label"].to_numpy()
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Return the scores (n,)."""
-        return self.table["score"].to_numpy()
+    table: pandas.DataFrame  # label (bool), enrol, test, score, length where there are several, snr in noise
 
 
 def draw_det(inputs: dict[str, Path]) -> Figure:
@@ -45,8 +35,9 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
     figure, (axes,) = new_figure(width=5.6, height=6.2)
     limits = norm.ppf(DET_LIMITS / 100)
     for system, look in zip(systems, styles(len(systems)), strict=True):
-        _, fpr, fnr = roc(system.scores, system.labels)
-        rates = verification_metrics(system.scores, system.labels)
+        trials = _scored(system.table)
+        _, fpr, fnr = roc(*trials)
+        rates = verification_metrics(*trials)
         label = f"{system.name}: EER {100 * rates.eer:.2f} %, minDCF {rates.min_dcf_01:.3f} / {rates.min_dcf_001:.3f}"
         colour = look["color"]
         axes.plot(*_deviates([fpr, fnr]), color=colour, linestyle=look["linestyle"], label=label)
@@ -71,9 +62,10 @@ def draw_scores(inputs: dict[str, Path]) -> Figure:
     systems = read_systems(inputs)
     figure, parts = new_figure(rows=len(systems), width=7.5, height=2.4 * len(systems) + 0.4)
     for system, axes in zip(systems, parts, strict=True):
-        threshold, fpr, fnr = roc(system.scores, system.labels)
-        eer = verification_metrics(system.scores, system.labels)
-        draw_histograms(axes, system.scores, system.labels)
+        trials = _scored(system.table)
+        threshold, fpr, fnr = roc(*trials)
+        eer = verification_metrics(*trials)
+        _draw_histograms(axes, *trials)
         cheapest = threshold[np.argmin(0.01 * fnr + 0.99 * fpr)]
         axes.axvline(eer.threshold, color="black", label=f"EER {100 * eer.eer:.2f} % at {eer.threshold:.3f}")
         if np.isfinite(cheapest):
@@ -84,8 +76,7 @@ def draw_scores(inputs: dict[str, Path]) -> Figure:
     return figure
 
 
-def draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
-    """Draw histograms of the scores (n,) of non-target and of target trials, labels (n,) true."""
+def _draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
     bins = np.histogram_bin_edges(scores, BINS).tolist()
     for of_kind, (name, colour, _, hatch) in zip((scores[~labels], scores[labels]), KINDS, strict=True):
         name = f"{len(of_kind):,} {name} trials"
@@ -110,12 +101,10 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
     values = sorted({value for system in systems for value in system.table[axis]}, key=_place)
     figure, (axes,) = new_figure()
     for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
-        parts = list(system.table.groupby(axis))
-        rates = [_eer(of_value) for _, of_value in parts]
+        parts = _parts(system, axis)
+        eer, low, high = 100 * np.array([_eer(of_value) for _, of_value in parts]).T
         places = np.array([values.index(value) for value, _ in parts])
-        order = np.argsort(places)
-        eer, low, high = 100 * np.array(rates)[order].T
-        shifted = places[order] + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
+        shifted = places + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
         bars = np.maximum([eer - low, high - eer], 0)  # on few speakers the interval may miss the EER
         axes.errorbar(shifted, eer, bars, capsize=3, label=system.name, **look)
     axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
@@ -128,9 +117,13 @@ def _by_snr(system: System) -> list[System]:
     """Return a system for each signal-to-noise ratio of one, from clean to the noisiest."""
     if "snr" not in system.table:
         return [system]
-    parts = sorted(system.table.groupby("snr"), key=lambda part: -_place(part[0]))
-    words = {snr: snr if snr == "clean" else f"{snr} dB" for snr, _ in parts}
-    return [System(f"{system.name}, {words[snr]}", table) for snr, table in parts]
+    parts = reversed(_parts(system, "snr"))
+    return [System(f"{system.name}, {snr}{' dB' * (snr != 'clean')}", table) for snr, table in parts]
+
+
+def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
+    """Return the trials at each length or signal-to-noise ratio, in the order of the axis."""
+    return sorted(system.table.groupby(column), key=lambda part: _place(part[0]))
 
 
 def _place(value: str) -> float:
@@ -146,11 +139,10 @@ def _tick(value: str, axis: str) -> str:
 
 def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
     """Return EER and its interval, as fractions, of the trials of one length."""
-    scores, label = table["score"].to_numpy(), table["label"].to_numpy()
+    trials = _scored(table)
     names = [[name.split("/", 1)[0] for name in table[side]] for side in ("enrol", "test")]
     _, speakers = np.unique(names, return_inverse=True)
-    low, high = eer_interval(scores, label, *speakers.reshape(2, -1))
-    return verification_metrics(scores, label).eer, low, high
+    return verification_metrics(*trials).eer, *eer_interval(*trials, *speakers.reshape(2, -1))
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
@@ -172,12 +164,17 @@ def read_scores(path: Path) -> pandas.DataFrame:
         table["label"] = table["label"].astype(int).astype(bool)
         present = table.columns.intersection(list(SCORE_COLUMNS))
         table[present] = table[present].astype(np.float64)
-        verification_metrics(table["score"].to_numpy(), table["label"].to_numpy())
+        roc(*_scored(table))  # refuses what has no error rate
     except FileNotFoundError:
         raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
     return table
+
+
+def _scored(table: pandas.DataFrame, column: str = "score") -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and labels (n,) of a score file's trials."""
+    return table[column].to_numpy(), table["label"].to_numpy()
 
 
 def _deviates(rates: np.ndarray | list) -> np.ndarray:
@@ -193,35 +190,30 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
     """
     figure, parts = new_figure(rows=len(inputs), columns=2, width=9.5, height=3.3 * len(inputs) + 0.2)
     for (name, path), left, right in zip(inputs.items(), parts[::2], parts[1::2], strict=True):
-        llr, labels = read_llr(path)
-        draw_histograms(left, llr, labels)
+        llr, labels = _read_llr(path)
+        _draw_histograms(left, llr, labels)
         left.axvline(0, color="black", linewidth=0.8)
         left.set(title=name, xlabel="LLR")
         left.set_ylim(top=1.25 * left.get_ylim()[1])  # room for the legend
         left.legend(fontsize=8, frameon=False, loc="upper left")
-        _draw_tippett(right, (llr[~labels], llr[labels]))
+        for of_kind, (kind, colour, dash, _) in zip((llr[~labels], llr[labels]), KINDS, strict=True):
+            share = 100 * (1 - np.arange(len(of_kind)) / len(of_kind))
+            right.step(np.sort(of_kind), share, dash, where="pre", color=colour, label=kind)
+        right.axvline(0, color="black", linewidth=0.8)
+        right.set(xlabel="LLR", ylabel="trials with this LLR or more (%)", ylim=(0, 101))
+        right.legend(fontsize=8, frameon=False, loc="lower left")
         rates = calibrated_metrics(llr, labels)
         errors = f"{100 * rates.misses:.1f} % misses, {100 * rates.false_alarms:.1f} % false alarms"
         right.set_title(f"Cllr {rates.cllr:.3f}, at best {rates.min_cllr:.3f}; at 0: {errors}", fontsize=9)
     return figure
 
 
-def read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return LLRs and labels of those trials (n,) of a score file that have an LLR; UserError if a kind has none."""
     table = read_scores(path)
     if "llr" not in table:
         raise UserError(f"{path}: no column 'llr'; the evaluators' --save_scores writes it with --calibrate True")
-    table = table.dropna(subset="llr")
-    llr, labels = table["llr"].to_numpy(), table["label"].to_numpy()
+    llr, labels = _scored(table.dropna(subset="llr"), "llr")
     if not np.isfinite(llr).all() or labels.all() or not labels.any():
         raise UserError(f"{path}: the picture needs finite LLRs of target and of non-target trials")
     return llr, labels
-
-
-def _draw_tippett(axes: Axes, kinds: tuple[np.ndarray, np.ndarray]) -> None:
-    for llr, (name, colour, dash, _) in zip(kinds, KINDS, strict=True):
-        share = 100 * (1 - np.arange(len(llr)) / len(llr))
-        axes.step(np.sort(llr), share, dash, where="pre", color=colour, label=name)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="LLR", ylabel="trials with this LLR or more (%)", ylim=(0, 101))
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
