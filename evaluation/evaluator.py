@@ -18,7 +18,6 @@ from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, emb
 from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import AdaptiveNorm, cohort_of
-from evaluation.rates import rates_of_all
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -163,7 +162,7 @@ def verify(
     try:
         scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
     finally:
-        result = rates_of_all(scores, labels, speakers) if task.trials.labelled else {}
+        result = report.rates_of_all(scores, labels, speakers) if task.trials.labelled else {}
         if result:
             report.say_rates(result)
         if args.save_scores and ranks.is_first():

@@ -7,7 +7,6 @@ import numpy as np
 from evaluation import report
 from evaluation.calibration import Calibration, calibration_path, fit, load_calibration, save_calibration
 from evaluation.embedding import Scores
-from evaluation.metrics import calibrated_metrics, verification_metrics
 from system import ranks
 from system.console import UserError
 from system.files import sha256
@@ -83,22 +82,3 @@ def split_half_llr(
         measured = (column[measured_on] for column in (scores, enrol_seconds, test_seconds))
         llr[measured_on] = calibration.llr(*measured)
     return llr
-
-
-def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the measures of those of the LLRs (n,) that are not NaN, rates in percent, as --json names them."""
-    present = ~np.isnan(llr)
-    llr, labels = llr[present], labels[present]
-    rates = calibrated_metrics(llr, labels)
-    return {
-        "n_trials": len(llr),
-        "eer": 100 * verification_metrics(llr, labels).eer,
-        "misses": 100 * rates.misses,
-        "false_alarms": 100 * rates.false_alarms,
-        "cllr": rates.cllr,
-        "min_cllr": rates.min_cllr,
-        "dcf_0.01": rates.dcf_01,
-        "min_dcf_0.01": rates.min_dcf_01,
-        "dcf_0.05": rates.dcf_05,
-        "min_dcf_0.05": rates.min_dcf_05,
-    }

@@ -166,3 +166,22 @@ def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> tuple[fl
 def _actual_dcf(llr: np.ndarray, labels: np.ndarray, p_target: float) -> float:
     misses, false_alarms = _rates_at(math.log((1 - p_target) / p_target), llr, labels)
     return (p_target * misses + (1 - p_target) * false_alarms) / min(p_target, 1 - p_target)
+
+
+def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the measures of those of the LLRs (n,) that are not NaN, rates in percent, as --json names them."""
+    present = ~np.isnan(llr)
+    llr, labels = llr[present], labels[present]
+    rates = calibrated_metrics(llr, labels)
+    return {
+        "n_trials": len(llr),
+        "eer": 100 * verification_metrics(llr, labels).eer,
+        "misses": 100 * rates.misses,
+        "false_alarms": 100 * rates.false_alarms,
+        "cllr": rates.cllr,
+        "min_cllr": rates.min_cllr,
+        "dcf_0.01": rates.dcf_01,
+        "min_dcf_0.01": rates.min_dcf_01,
+        "dcf_0.05": rates.dcf_05,
+        "min_dcf_0.05": rates.min_dcf_05,
+    }

@@ -9,8 +9,8 @@ from known_ratios import drawn, fit_columns
 from evaluation import llr
 from evaluation.calibration import fit, load_calibration
 from evaluation.embedding import Scores
-from evaluation.llr import llr_rates, split_half_llr, with_llr
-from evaluation.metrics import cllr, min_cllr
+from evaluation.llr import split_half_llr, with_llr
+from evaluation.metrics import cllr, llr_rates, min_cllr
 from system.console import UserError
 from system.files import sha256
 
