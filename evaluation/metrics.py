@@ -29,28 +29,26 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
         float(fpr[at]),
         float(_crossing(fpr, fnr)),
         float(threshold[at]),
-        _min_dcf(fpr, fnr, 0.01),
-        _min_dcf(fpr, fnr, 0.001),
+        float(detection_cost(fpr, fnr, 0.01).min()),
+        float(detection_cost(fpr, fnr, 0.001).min()),
     )
 
 
 def eer_interval(
-    scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray, seed: int = 0
+    scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
 ) -> tuple[float, float]:
     """Return a 95 % interval of the EER, as fractions, by bootstrap over speakers.
 
     Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate draws as many
-    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was drawn.
-
-    Scores and labels (n,) are those of `verification_metrics`; enrol_speaker and test_speaker (n,) number the speakers
-    of each trial's two sides.
+    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was drawn. Scores and
+    labels are those of `verification_metrics`, enrol_speaker and test_speaker (n,) the numbers of the two speakers.
     """
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     labels, left, right = labels[order], enrol_speaker[order], test_speaker[order]
     n_speakers = int(max(left.max(), right.max())) + 1
     present = np.unique(np.concatenate([left, right]))
-    rng, rates = np.random.default_rng(seed), []
+    rng, rates = np.random.default_rng(0), []
     for _ in range(BOOTSTRAP_REPLICATES):
         drawn = np.bincount(rng.choice(present, len(present)), minlength=n_speakers)
         weight = np.where(labels, drawn[left], drawn[left] * drawn[right])
@@ -103,42 +101,13 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def _min_dcf(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> float:
-    cost = p_target * fnr + (1 - p_target) * fpr
-    return float(cost.min() / min(p_target, 1 - p_target))
-
-
-class Calibrated(NamedTuple):
-    """How good log-likelihood ratios (LLRs, natural logarithms) are, and the decisions that are taken by them."""
-
-    cllr: float  # bits: 0 for LLRs that are sure and right, 1 for those that say nothing, above for misleading ones
-    min_cllr: float  # what is left if the LLRs were recalibrated perfectly; the rest is the calibration's loss
-    misses: float  # share of the target trials below LLR 0
-    false_alarms: float  # share of the non-target trials from LLR 0 on
-    dcf_01: float  # actual detection cost at P_target = 0.01: decided by Bayes' threshold, normalised, costs 1
-    min_dcf_01: float  # the same at the best threshold
-    dcf_05: float  # actual, P_target = 0.05
-    min_dcf_05: float
-
-
-def calibrated_metrics(llr: np.ndarray, labels: np.ndarray) -> Calibrated:
-    """Return the measures of LLRs (n,) and labels (n,), true for targets; ValueError as in `verification_metrics`."""
-    _, fpr, fnr = roc(llr, labels)
-    labels = np.asarray(labels, bool)
-    return Calibrated(
-        cllr(llr, labels),
-        min_cllr(llr, labels),
-        *_rates_at(0, llr, labels),
-        _actual_dcf(llr, labels, 0.01),
-        _min_dcf(fpr, fnr, 0.01),
-        _actual_dcf(llr, labels, 0.05),
-        _min_dcf(fpr, fnr, 0.05),
-    )
+def detection_cost(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> np.ndarray:
+    """Return the detection cost at false-positive and false-negative rates (...), normalised, costs 1."""
+    return (p_target * fnr + (1 - p_target) * fpr) / min(p_target, 1 - p_target)
 
 
 def cllr(llr: np.ndarray, labels: np.ndarray) -> float:
     """Return the cost of LLRs (n,) in bits (Brummer and du Preez, 2006), targets and non-targets of equal weight."""
-    labels = np.asarray(labels, bool)
     costs = np.logaddexp(0, -llr[labels]).mean(), np.logaddexp(0, llr[~labels]).mean()
     return float(sum(costs) / (2 * math.log(2)))
 
@@ -150,7 +119,6 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
     """
     from scipy.optimize import isotonic_regression  # 39 MB, which recognition need not load
 
-    labels = np.asarray(labels, bool)
     _, at, count = np.unique(llr, return_inverse=True, return_counts=True)
     share = isotonic_regression(np.bincount(at, labels) / count, weights=count).x.clip(0, 1)
     with np.errstate(divide="ignore"):  # LLRs of -inf and inf, where they cost nothing
@@ -158,30 +126,33 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
     return cllr(best[at], labels)
 
 
-def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return the shares of target trials below a threshold and of non-target trials from there on."""
-    return float((llr[labels] < threshold).mean()), float((llr[~labels] >= threshold).mean())
-
-
-def _actual_dcf(llr: np.ndarray, labels: np.ndarray, p_target: float) -> float:
-    misses, false_alarms = _rates_at(math.log((1 - p_target) / p_target), llr, labels)
-    return (p_target * misses + (1 - p_target) * false_alarms) / min(p_target, 1 - p_target)
-
-
 def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the measures of those of the LLRs (n,) that are not NaN, rates in percent, as --json names them."""
+    """Return how good those of the log-likelihood ratios (n,) are that are not NaN, as --json names it.
+
+    The EER, misses and false alarms are in percent, the latter two at LLR 0. cllr is in bits: 0 for LLRs that are sure
+    and right, 1 for those that say nothing, above for misleading ones; min_cllr is what perfect recalibration would
+    leave. dcf_P is the detection cost at P_target = P where Bayes' threshold decides, min_dcf_P that at the best one.
+    ValueError as in `verification_metrics`.
+    """
     present = ~np.isnan(llr)
-    llr, labels = llr[present], labels[present]
-    rates = calibrated_metrics(llr, labels)
-    return {
+    llr, labels = llr[present], np.asarray(labels, bool)[present]
+    _, fpr, fnr = roc(llr, labels)
+    false_alarms, misses = (100 * _rates_at(0, llr, labels)).tolist()
+    rates = {
         "n_trials": len(llr),
         "eer": 100 * verification_metrics(llr, labels).eer,
-        "misses": 100 * rates.misses,
-        "false_alarms": 100 * rates.false_alarms,
-        "cllr": rates.cllr,
-        "min_cllr": rates.min_cllr,
-        "dcf_0.01": rates.dcf_01,
-        "min_dcf_0.01": rates.min_dcf_01,
-        "dcf_0.05": rates.dcf_05,
-        "min_dcf_0.05": rates.min_dcf_05,
+        "misses": misses,
+        "false_alarms": false_alarms,
+        "cllr": cllr(llr, labels),
+        "min_cllr": min_cllr(llr, labels),
     }
+    for p in (0.01, 0.05):
+        false_alarms, misses = _rates_at(math.log((1 - p) / p), llr, labels)
+        rates[f"dcf_{p}"] = float(detection_cost(false_alarms, misses, p))
+        rates[f"min_dcf_{p}"] = float(detection_cost(fpr, fnr, p).min())
+    return rates
+
+
+def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the shares (2,) of non-target trials from a threshold on and of target trials below it."""
+    return np.array([(llr[~labels] >= threshold).mean(), (llr[labels] < threshold).mean()])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
-from evaluation.metrics import calibrated_metrics, eer_interval, roc, verification_metrics
+from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
 from plotting.style import COLOURS, new_figure, styles
 from system.console import UserError
 
@@ -43,7 +43,7 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
         axes.plot(*_deviates([fpr, fnr]), color=colour, linestyle=look["linestyle"], label=label)
         axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
         for p_target, marker in DCF_MARKS.items():
-            at = np.argmin(p_target * fnr + (1 - p_target) * fpr)
+            at = np.argmin(detection_cost(fpr, fnr, p_target))
             point = np.clip(_deviates([fpr[at], fnr[at]]), *limits.T)  # one outside the picture is put on its edge
             axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
     axes.plot(limits[0], limits[0], color="0.7", linewidth=0.8, zorder=0)
@@ -66,7 +66,7 @@ def draw_scores(inputs: dict[str, Path]) -> Figure:
         threshold, fpr, fnr = roc(*trials)
         eer = verification_metrics(*trials)
         _draw_histograms(axes, *trials)
-        cheapest = threshold[np.argmin(0.01 * fnr + 0.99 * fpr)]
+        cheapest = threshold[np.argmin(detection_cost(fpr, fnr, 0.01))]
         axes.axvline(eer.threshold, color="black", label=f"EER {100 * eer.eer:.2f} % at {eer.threshold:.3f}")
         if np.isfinite(cheapest):
             label = f"minDCF(0.01) {eer.min_dcf_01:.3f} at {cheapest:.3f}"
@@ -202,9 +202,9 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
         right.axvline(0, color="black", linewidth=0.8)
         right.set(xlabel="LLR", ylabel="trials with this LLR or more (%)", ylim=(0, 101))
         right.legend(fontsize=8, frameon=False, loc="lower left")
-        rates = calibrated_metrics(llr, labels)
-        errors = f"{100 * rates.misses:.1f} % misses, {100 * rates.false_alarms:.1f} % false alarms"
-        right.set_title(f"Cllr {rates.cllr:.3f}, at best {rates.min_cllr:.3f}; at 0: {errors}", fontsize=9)
+        rates = llr_rates(llr, labels)
+        errors = f"{rates['misses']:.1f} % misses, {rates['false_alarms']:.1f} % false alarms"
+        right.set_title(f"Cllr {rates['cllr']:.3f}, at best {rates['min_cllr']:.3f}; at 0: {errors}", fontsize=9)
     return figure
 
 

@@ -7,9 +7,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
 from evaluation.metrics import (
-    calibrated_metrics,
     cllr,
     eer_interval,
+    llr_rates,
     mean_interval,
     min_cllr,
     roc,
@@ -168,9 +168,9 @@ def test_decisions_at_ratios_by_hand() -> None:
     # Bayes' thresholds: 0 at equal odds, log 99 = 4.595 at P_target 0.01, log 19 = 2.944 at 0.05.
     llr = np.array([5.0, 4.0, 0.0, -1.0, 4.7, 3.0, 0.0, -2.0, -3.0])
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])
-    rates = calibrated_metrics(llr, labels)
-    assert rates.misses == pytest.approx(1 / 4) and rates.false_alarms == pytest.approx(3 / 5)
-    assert rates.dcf_01 == pytest.approx((0.01 * 3 / 4 + 0.99 * 1 / 5) / 0.01)
-    assert rates.dcf_05 == pytest.approx((0.05 * 2 / 4 + 0.95 * 2 / 5) / 0.05)
-    assert (rates.min_dcf_01, rates.min_dcf_05) == pytest.approx((3 / 4, 3 / 4))  # accept 5.0 only
-    assert rates.cllr == cllr(llr, labels == 1) and rates.min_cllr == min_cllr(llr, labels == 1)
+    rates = llr_rates(llr, labels)
+    assert rates["misses"] == pytest.approx(100 / 4) and rates["false_alarms"] == pytest.approx(300 / 5)
+    assert rates["dcf_0.01"] == pytest.approx((0.01 * 3 / 4 + 0.99 * 1 / 5) / 0.01)
+    assert rates["dcf_0.05"] == pytest.approx((0.05 * 2 / 4 + 0.95 * 2 / 5) / 0.05)
+    assert (rates["min_dcf_0.01"], rates["min_dcf_0.05"]) == pytest.approx((3 / 4, 3 / 4))  # accept 5.0 only
+    assert rates["cllr"] == cllr(llr, labels == 1) and rates["min_cllr"] == min_cllr(llr, labels == 1)
