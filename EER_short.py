@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     lists = evaluator.read_lists(args.trials, args) if args.trials else None
     setting = evaluator.set_up(args)
     report.say_left_out(setting.features, setting.unseen)
-    task = _of_unseen(evaluator.task_of(setting, *(lists or _short_trials(setting, args))), setting, args)
+    task = _of_unseen(evaluator.task_of(setting, *(lists or (_short_trials(setting, args), None))), setting, args)
     tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")
@@ -101,13 +101,13 @@ def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argpars
     return noisy
 
 
-def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> tuple[Trials, None]:
-    """Return the paper's trials, kept beside the checkpoint; their enrolments are utterances, not models."""
+def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> Trials:
+    """Return the paper's trials, kept beside the checkpoint, and say where."""
     kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
     with ranks.main_process_first():
         trials = stored_short_trials(kept, setting.features, setting.unseen, args.seed)
     print(f"trials: {kept}")
-    return trials, None
+    return trials
 
 
 def _of_unseen(task: evaluator.Task, setting: evaluator.Setting, args: argparse.Namespace) -> evaluator.Task:

@@ -14,11 +14,10 @@ import itertools
 import numpy as np
 import torch
 
-from configure import FRAMES_PER_SECOND
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
 from evaluation import evaluator, report
-from evaluation.embedding import MAX_FRAMES, Segments, embed, join_segments, unique_segments
+from evaluation.embedding import MAX_FRAMES, Segments, embed, unique_segments
 from evaluation.metrics import mean_interval
 from loss import class_logits, prototypes
 from system import console
@@ -44,17 +43,17 @@ def main(argv: list[str]) -> None:
     report.say_left_out(setting.features, setting.unseen)
     kinds = list(itertools.product(args.n_shot, args.nb_class_test))
     drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
-    segments, at = unique_segments(join_segments(drawn))
-    seconds = float(segments.length.sum() / FRAMES_PER_SECOND)
+    segments, at = unique_segments(drawn)
     n_speakers = len(np.unique(setting.features.speaker[segments.row]))
     print(
         f"scored: {args.nb_episode:,} episodes{' of each kind' if len(kinds) > 1 else ''}, "
-        f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
+        f"{len(segments.row):,} windows of {n_speakers:,} speakers, {segments.seconds:,.0f} s of audio"
     )
     embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
     results = []
-    for (n_shot, n_way), of_kind in zip(kinds, np.split(at, np.cumsum([len(d.row) for d in drawn])[:-1]), strict=True):
-        episodes = torch.from_numpy(of_kind.reshape(args.nb_episode, n_shot + args.n_query, n_way))
+    parts = torch.from_numpy(at).split([len(of_kind.row) for of_kind in drawn])
+    for (n_shot, n_way), of_kind in zip(kinds, parts, strict=True):
+        episodes = of_kind.reshape(args.nb_episode, n_shot + args.n_query, n_way)
         accuracies = np.array([episode_accuracy(embeddings[rows], n_shot) for rows in episodes])
         accuracy, ci95 = mean_interval(100 * accuracies)
         print(
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
         results.append(
             {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
         )
-    common = {"n_speakers": n_speakers, "seconds": seconds}
+    common = {"n_speakers": n_speakers, "seconds": segments.seconds}
     report.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
 
 

@@ -34,6 +34,11 @@ class Segments(NamedTuple):
         """Return the whole utterances `rows` (n,)."""
         return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
+    @property
+    def seconds(self) -> float:
+        """How long they are together."""
+        return float(self.length.sum() / FRAMES_PER_SECOND)
+
 
 class Enrolment(NamedTuple):
     """What the speakers of n trials are enrolled with: models of one utterance or of several."""
@@ -152,7 +157,7 @@ def embed_once(
     encoder: Encoder, features: FeatureIndex, sides: Sequence[Segments], compute: Compute
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the unit-length embeddings (m, 256) of the different segments among all sides, and each side's rows."""
-    unique, at = unique_segments(join_segments(sides))
+    unique, at = unique_segments(sides)
     rows = torch.from_numpy(at).split([len(side.row) for side in sides])
     return F.normalize(embed(encoder, features, unique, compute), dim=1), list(rows)
 
@@ -166,13 +171,9 @@ def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
     return torch.cat(blocks).double().numpy()
 
 
-def join_segments(sides: Sequence[Segments]) -> Segments:
-    """Return the segments of all sides, one after the other."""
-    return Segments(*(np.concatenate(columns) for columns in zip(*sides, strict=True)))
-
-
-def unique_segments(segments: Segments) -> tuple[Segments, np.ndarray]:
-    """Return the different ones among segments (n,), and for each of the n its position among those."""
+def unique_segments(sides: Sequence[Segments]) -> tuple[Segments, np.ndarray]:
+    """Return the different segments among all sides, and for each of these, side by side, its position there."""
+    segments = Segments(*(np.concatenate(columns) for columns in zip(*sides, strict=True)))
     key = (segments.row.astype(np.int64) << 42) | (segments.start.astype(np.int64) << 21) | segments.length
     _, first, at = np.unique(key, return_index=True, return_inverse=True)
     return Segments(*(column[first] for column in segments)), at

@@ -14,7 +14,7 @@ from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES,
 from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
-from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, embed_once, join_segments, unique_segments
+from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import AdaptiveNorm, cohort_of
@@ -70,8 +70,8 @@ def set_up(args: argparse.Namespace) -> Setting:
     compute = choose_compute(args)
     path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
-    root, trees = save_root(args.save_path), EVALUATION_TREES
-    features = FeatureIndex([root / TREES[tree].feat for tree in trees])
+    root = save_root(args.save_path)
+    features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
     trained_on = set(checkpoint.speakers)
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
         trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
@@ -111,7 +111,7 @@ def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, 
     return trials, read_enrolment(args.enroll) if args.enroll else None
 
 
-def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | None = None) -> Task:
+def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | None) -> Task:
     """Find the utterances of trials; their left sides are models of several utterances, or utterances by themselves."""
     if models is None:
         models = {name: [name] for name in trials.enrol}
@@ -141,16 +141,11 @@ def verify(
     args: argparse.Namespace,
     noisy: Sequence[NoisyTests] = (),
 ) -> None:
-    """Score n trials at one test length or several, tell the error rates, write --save_scores and --json.
+    """Score n trials, tell the error rates, write --save_scores and --json.
 
-    UserError if --calibrate is asked for and the trials support no calibration; their scores are written all the same.
-
-    Args:
-        setting: the network and its data.
-        task: the trials.
-        tests: (n,) test segments by their length in words.
-        args: the flags.
-        noisy: in what the tests are heard, one after the other; nothing: as they are.
+    The test segments (n,) of each length, by its name in words, are heard as they are or, one after the other, in each
+    of `noisy`. UserError if --calibrate is asked for and the trials support no calibration; their scores are written
+    all the same.
     """
     if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
@@ -172,13 +167,9 @@ def verify(
 
 
 def score_task(
-    setting: Setting,
-    task: Task,
-    tests: dict[str, Segments],
-    norm: AdaptiveNorm | None = None,
-    noisy: Sequence[NoisyTests] = (),
+    setting: Setting, task: Task, tests: dict[str, Segments], norm: AdaptiveNorm | None, noisy: Sequence[NoisyTests]
 ) -> list[Scores]:
-    """Return the scores of n trials with the test segments (n,) of each length, and of each in noise if any is given.
+    """Return the scores of n trials at each length, in each noise if any is given.
 
     A segment is embedded once for all trials, but in noise, of which each trial has its own.
     """
@@ -194,7 +185,7 @@ def score_task(
             tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm.scores(embeddings, left, right) if norm else None,
-            seconds_of([task.enrol.segments, tests[length]]),
+            unique_segments([task.enrol.segments, tests[length]])[0].seconds,
             snr=snr,
         )
 
@@ -206,11 +197,6 @@ def score_task(
         joined = torch.cat([embeddings, F.normalize(heard, dim=1)])
         found.append(scores(length, joined, len(embeddings) + torch.from_numpy(trials), condition.name))
     return found
-
-
-def seconds_of(sides: Sequence[Segments]) -> float:
-    """Return the length of the different segments among all sides, in seconds."""
-    return float(unique_segments(join_segments(sides))[0].length.sum() / FRAMES_PER_SECOND)
 
 
 def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:

@@ -1,37 +1,34 @@
 """An evaluation's log-likelihood ratios (LLRs): by a kept calibration, or of held-out speakers while fitting one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from evaluation import report
-from evaluation.calibration import Calibration, calibration_path, fit, load_calibration, save_calibration
+from evaluation.calibration import calibration_path, fit, load_calibration, save_calibration
 from evaluation.embedding import Scores
 from system import ranks
 from system.console import UserError
 from system.files import sha256
 
 SEED = 0  # of the speakers' two halves
-Sides = tuple[np.ndarray, np.ndarray]  # of trials: enrolment and test
 
 
 def with_llr(
-    scores: list[Scores], labels: np.ndarray, speakers: Sides, checkpoint: Path, calibrating: bool
+    scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], checkpoint: Path, calibrating: bool
 ) -> list[Scores]:
-    """Return the scores with LLRs if there is a calibration, and say what it covers.
+    """Return the scores of n trials at each test length with LLRs if there is a calibration, and say what it covers.
 
     It is the one kept beside the checkpoint file; or, when calibrating, it is fitted on the trials of all lengths and
     speakers, and kept there, while the LLRs are those of held-out speakers. UserError if the trials support none.
-
-    Args:
-        scores: of n trials at each test length.
-        labels: (n,) true for target trials.
-        speakers: numbers (n,) of the speakers of either side.
-        checkpoint: its file.
-        calibrating: whether to fit one.
+    Labels (n,) are true for target trials, `speakers` are the numbers (n,) of the speakers of either side.
     """
     if calibrating:
-        calibration, ratios = calibrate(scores, labels, speakers)
+        of_lengths = ((s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores)
+        trials = [np.concatenate(columns) for columns in zip(*of_lengths, strict=True)]
+        ratios = np.split(split_half_llr(*trials), len(scores))
+        calibration = fit(*trials[:4])
         if ranks.is_first():
             save_calibration(checkpoint, calibration)
         report.say_held_out(ratios)
@@ -42,18 +39,6 @@ def with_llr(
         calibration, ratios = kept, [kept.llr(s.plain, s.enrol_seconds, s.test_seconds) for s in scores]
     report.say_calibration(calibration, calibration_path(checkpoint))
     return [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
-
-
-def calibrate(scores: list[Scores], labels: np.ndarray, speakers: Sides) -> tuple[Calibration, list[np.ndarray]]:
-    """Return the calibration of n trials at several lengths, and their LLRs (n,) by fits on other speakers."""
-    n = len(scores)
-    plain, enrol, test = (
-        np.concatenate(columns)
-        for columns in zip(*((s.plain, s.enrol_seconds, s.test_seconds) for s in scores), strict=True)
-    )
-    trials = plain, np.tile(labels, n), enrol, test
-    ratios = split_half_llr(*trials, np.tile(speakers[0], n), np.tile(speakers[1], n))
-    return fit(*trials), np.split(ratios, n)
 
 
 def split_half_llr(

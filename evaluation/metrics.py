@@ -107,7 +107,7 @@ def detection_cost(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> np.ndar
 
 
 def cllr(llr: np.ndarray, labels: np.ndarray) -> float:
-    """Return the cost of LLRs (n,) in bits (Brummer and du Preez, 2006), targets and non-targets of equal weight."""
+    """Return the cost in bits of LLRs (n,), labels (n,) bool, kinds of equal weight (Brummer and du Preez, 2006)."""
     costs = np.logaddexp(0, -llr[labels]).mean(), np.logaddexp(0, llr[~labels]).mean()
     return float(sum(costs) / (2 * math.log(2)))
 

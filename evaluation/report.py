@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
 from evaluation.calibration import Calibration
-from evaluation.embedding import Scores, Segments, join_segments, unique_segments
+from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_interval, llr_rates, verification_metrics
 from system.files import replacing
 
@@ -24,17 +23,17 @@ def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:
 
 def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]) -> None:
     """Say in one line what is scored: trials with one enrolment side and one test side or several."""
-    segments, _ = unique_segments(join_segments(sides))
+    segments, _ = unique_segments(sides)
     n_speakers = len(np.unique(features.speaker[segments.row]))
     targets = f"{trials.label.sum():,} target" if trials.labelled else "no labels"
     each = f" at each of {len(sides) - 1} test lengths" if len(sides) > 2 else ""
     print(
         f"scored: {len(trials.enrol):,} trials ({targets}){each} of {n_speakers:,} speakers, "
-        f"{len(segments.row):,} segments, {segments.length.sum() / FRAMES_PER_SECOND:,.0f} s of audio"
+        f"{len(segments.row):,} segments, {segments.seconds:,.0f} s of audio"
     )
 
 
-def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: tuple[np.ndarray, np.ndarray]) -> dict:
+def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
     """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all."""
     results = [rates(of_length, labels, speakers) for of_length in scores]
     if len(results) == 1:
@@ -46,7 +45,7 @@ def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: tuple[np.nd
     return result
 
 
-def rates(scores: Scores, label: np.ndarray, speakers: tuple[np.ndarray, np.ndarray]) -> dict:
+def rates(scores: Scores, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
     """Return the error rates of n labelled trials at one test length, the EERs in percent, as --json names them."""
     result: dict = _rates(scores.plain, label, speakers) | {
         "n_trials": len(label),
@@ -61,7 +60,7 @@ def rates(scores: Scores, label: np.ndarray, speakers: tuple[np.ndarray, np.ndar
     return result
 
 
-def _rates(scores: np.ndarray, label: np.ndarray, speakers: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict[str, float]:
     """Return the error rates of scores (n,), the EERs in percent, as --json names them."""
     rates = verification_metrics(scores, label)
     low, high = eer_interval(scores, label, *speakers)

@@ -65,7 +65,7 @@ def test_scores_are_cosines(features: FeatureIndex, encoder: Encoder) -> None:
 
 def test_equal_segments_are_found() -> None:
     segments = Segments(np.array([3, 1, 3, 3]), np.array([0, 5, 0, 1]), np.array([9, 9, 9, 9]))
-    unique, at = unique_segments(segments)
+    unique, at = unique_segments([segments])
     assert len(unique.row) == 3
     for column, kept in zip(segments, unique, strict=True):
         assert (kept[at] == column).all()
