@@ -9,14 +9,12 @@ statistics at every length.
 """
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import librosa
 import numpy as np
@@ -51,18 +49,11 @@ EPISODES = ["--nb_class_test", str(N_WAY), "--nb_episode", "20"]
 N_MFCC = 20
 
 
-class Result(NamedTuple):
-    """A row of the table: EERs in percent in the order of LENGTHS, and the identification accuracy in percent."""
-
-    eers: list[float]
-    accuracy: float
-
-
-def main(argv: list[str]) -> int:
-    """Run every stage and print the table; return 0 if training paid off."""
+def main(argv: list[str]) -> None:
+    """Run every stage and print the table; UserError if training has not paid off."""
     console.Parser(__doc__).parse_args(argv)  # --help is the only flag
     started = time.monotonic()
-    print(NOTICE, flush=True)
+    print(NOTICE)
     run("dataprep.py", "--demo", *COMMON)
     run("feat_extract/feature_extraction.py", "--save_path", str(ROOT))
     shutil.rmtree(MODELS, ignore_errors=True)
@@ -75,9 +66,8 @@ def main(argv: list[str]) -> int:
     }
     print(f"\n{table(results)}\n\n{NOTICE}\n{time.monotonic() - started:.0f} s in all")
     *others, trained = results.values()
-    if any(trained.eers[at] >= other.eers[at] for other in others for at in range(len(LENGTHS))):
+    if any(trained[at] >= other[at] for other in others for at in range(len(LENGTHS))):
         raise UserError("the trained network does not beat both others at every length: training has not worked")
-    return 0
 
 
 def model_flags(folder: int) -> list[str]:
@@ -87,31 +77,30 @@ def model_flags(folder: int) -> list[str]:
 
 def run(script: str, *flags: str) -> str:
     """Run one of the scripts, showing what it prints; return its last line. UserError if it fails."""
-    print(f"\n$ python {shlex.join([script, *flags])}", flush=True)
+    print(f"\n$ python {shlex.join([script, *flags])}")
     started, line = time.monotonic(), ""
     command = [sys.executable, str(Path(__file__).resolve().parent / script), *flags]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # lines as they come, through the pipe too
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(line, end="")
     if process.returncode:
         raise UserError(f"{script} ended with status {process.returncode}")
-    print(f"({time.monotonic() - started:.0f} s)", flush=True)
+    print(f"({time.monotonic() - started:.0f} s)")
     return line
 
 
-def evaluate(folder: int) -> Result:
-    """Return what the three evaluators say of a run's newest checkpoint."""
+def evaluate(folder: int) -> list[float]:
+    """Return what the evaluators say of a run's newest checkpoint: EERs as of LENGTHS, and the accuracy, in percent."""
     flags = ["--precision", "auto", "--json", *model_flags(folder), *COMMON]
     trials = ["--trials", str(ROOT / TRIALS_NAME)]
     whole = json.loads(run("EER_full.py", *trials, *flags))
     short = json.loads(run("EER_short.py", "--test_length", *map(str, LENGTHS[1:]), *trials, *flags))
     identified = json.loads(run("identification.py", *EPISODES, *flags))
-    return Result([rates["eer"] for rates in (whole, *short["lengths"])], identified["accuracy"])
+    return [*(rates["eer"] for rates in (whole, *short["lengths"])), identified["accuracy"]]
 
 
-def evaluate_statistics() -> Result:
+def evaluate_statistics() -> list[float]:
     """Return how far mean and deviation of MFCCs go, on the trials, windows and episodes that `evaluate` scores."""
     print("\nMFCC statistics, on the same trials and episodes; the checkpoint only says which speakers are unseen")
     args = identification.parse_args([*EPISODES, *model_flags(UNTRAINED), *COMMON])
@@ -119,14 +108,14 @@ def evaluate_statistics() -> Result:
     features, trials = setting.features, read_trials(ROOT / TRIALS_NAME)
     mfccs = Mfccs(features, ROOT / TREES["vox1_test"].wav)
     enrol = mfccs.statistics(Segments.whole(features, features.rows(trials.enrol)))
-    eers = []
+    results = []
     for length in LENGTHS:
         test = mfccs.statistics(EER_short.test_segments(features, features.rows(trials.test), length, SEED))
-        eers.append(100 * verification_metrics((enrol * test).sum(axis=1), trials.label).eer)
+        results.append(100 * verification_metrics((enrol * test).sum(axis=1), trials.label).eer)
     windows = mfccs.statistics(identification.draw_windows(args, setting, N_WAY, n_shot=1))
     episodes = torch.from_numpy(windows).unflatten(0, (args.nb_episode, -1, N_WAY))
     accuracies = [identification.episode_accuracy(episode, n_shot=1) for episode in episodes]
-    return Result(eers, 100 * float(np.mean(accuracies)))
+    return [*results, 100 * float(np.mean(accuracies))]
 
 
 class Mfccs:
@@ -153,12 +142,12 @@ class Mfccs:
         return statistics / np.linalg.norm(statistics, axis=1, keepdims=True)
 
 
-def table(results: dict[str, Result]) -> str:
-    """Return the results as a Markdown table, the columns in the order of LENGTHS."""
+def table(results: dict[str, list[float]]) -> str:
+    """Return the results as a Markdown table."""
     headings = ["EER, whole utterances", "EER, 2 s", "EER, 1 s", f"{N_WAY}-way 1-shot identification"]
     lines = [f"| | {' | '.join(headings)} |", "| --- |" + " ---: |" * len(headings)]
     for name, result in results.items():
-        lines.append(f"| {name} | " + " | ".join(f"{value:.1f} %" for value in (*result.eers, result.accuracy)) + " |")
+        lines.append(f"| {name} | {' | '.join(f'{value:.1f} %' for value in result)} |")
     return "\n".join(lines)
 
 

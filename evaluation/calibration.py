@@ -30,19 +30,13 @@ PENALTY = 0.002  # of half the squared standardised weights, against the trials'
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration.
+    """A fitted calibration."""
 
-    Attributes:
-        intercept, weights: of the logistic regression; the weights in the order of FEATURES.
-        enrol_seconds, test_seconds: shortest and longest speech that it was fitted on; others are taken for these.
-        n_target, n_nontarget: trials that it was fitted on.
-    """
-
-    intercept: float
-    weights: tuple[float, ...]
-    enrol_seconds: tuple[float, float]
+    intercept: float  # of the logistic regression
+    weights: tuple[float, ...]  # in the order of FEATURES
+    enrol_seconds: tuple[float, float]  # shortest and longest speech that it was fitted on; others are taken for these
     test_seconds: tuple[float, float]
-    n_target: int
+    n_target: int  # trials that it was fitted on
     n_nontarget: int
 
     @property
@@ -63,19 +57,12 @@ class Calibration:
 
 
 def fit(scores: np.ndarray, labels: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> Calibration:
-    """Fit a calibration to trials (n,), both kinds of equal weight together.
+    """Fit a calibration to trials (n,): cosines, labels (true for targets), and seconds of speech, above 0.
 
-    The penalty on the weights is set against the mean loss of a trial, so it does not fade with their number: trials
-    of one pair of speakers, at several lengths or of several utterances, are no independent evidence.
-
-    UserError where the trials support none: fewer than MIN_TRIALS of a kind, target and non-target ones told apart
-    without an error, or higher scores that do not mean likelier targets.
-
-    Args:
-        scores: cosines.
-        labels: true for target trials.
-        enrol_seconds: of speech, above 0.
-        test_seconds: the same of the other side.
+    Both kinds have equal weight together. The penalty on the weights is set against the mean loss of a trial, so it
+    does not fade with their number: trials of one pair of speakers, at several lengths or of several utterances, are
+    no independent evidence. UserError where the trials support none: fewer than MIN_TRIALS of a kind, target and
+    non-target ones told apart without an error, or higher scores that do not mean likelier targets.
     """
     from sklearn.linear_model import LogisticRegression  # a second to load, and recognition does not need it
     from sklearn.preprocessing import StandardScaler
@@ -133,11 +120,8 @@ def _check_fit(calibration: Calibration, labels: np.ndarray, *trials: np.ndarray
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
     """Return the probability (..., S) that a recording is of each of S voices; 1 less their sum is that of none.
 
-    Bayes' rule, with a prior probability (0..1, both excluded) that it is of one of the voices, shared evenly.
-
-    Args:
-        llr: (..., S) of the recording against each voice; with one voice, the question is one speaker or two.
-        prior: of the voices together.
+    Bayes' rule on the LLRs (..., S) of the recording against each voice, with a prior probability (0..1, both excluded)
+    that it is of one of them, shared evenly. With one voice the question is: one speaker or two?
     """
     none = np.full((*llr.shape[:-1], 1), math.log1p(-prior))
     return softmax(np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1), axis=-1)[..., :-1]
@@ -183,8 +167,7 @@ def _checked(content: dict) -> Calibration:
     (e0, e1), (t0, t1) = (map(float, content[name]) for name in ("enrol_seconds", "test_seconds"))
     counts = int(content["n_target"]), int(content["n_nontarget"])
     calibration = Calibration(float(content["intercept"]), weights, (e0, e1), (t0, t1), *counts)
-    if len(weights) != len(FEATURES) or min(e0, t0) <= 0 or min(counts) < MIN_TRIALS:
-        raise ValueError
-    if not np.isfinite([*weights, e0, e1, t0, t1, calibration.intercept]).all():
+    sound = len(weights) == len(FEATURES) and min(e0, t0) > 0 and min(counts) >= MIN_TRIALS
+    if not (sound and np.isfinite([*weights, e0, e1, t0, t1, calibration.intercept]).all()):
         raise ValueError
     return calibration

@@ -1,8 +1,9 @@
 """What the three evaluators share: their common flags, choice of checkpoint and data, and scoring trials."""
 
 import argparse
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from evaluation import report
 from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
-from evaluation.normalisation import AdaptiveNorm, cohort_of
+from evaluation.normalisation import as_norm, cohort_of
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -152,8 +153,7 @@ def verify(
     norm = adaptive_norm(setting, args) if args.as_norm else None
     scores = score_task(setting, task, tests, norm, noisy)
     report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
-    labels, speaker = task.trials.label, setting.features.speaker
-    speakers = speaker[task.enrol.row], speaker[task.test]
+    labels, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
     try:
         scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
     finally:
@@ -167,9 +167,9 @@ def verify(
 
 
 def score_task(
-    setting: Setting, task: Task, tests: dict[str, Segments], norm: AdaptiveNorm | None, noisy: Sequence[NoisyTests]
+    setting: Setting, task: Task, tests: dict[str, Segments], norm: Callable | None, noisy: Sequence[NoisyTests]
 ) -> list[Scores]:
-    """Return the scores of n trials at each length, in each noise if any is given.
+    """Return the scores of n trials at each length, in each noise if any is given; `norm` normalises some (n,).
 
     A segment is embedded once for all trials, but in noise, of which each trial has its own.
     """
@@ -184,7 +184,7 @@ def score_task(
             task.enrol.seconds,
             tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
-            norm.scores(embeddings, left, right) if norm else None,
+            norm(embeddings, left, right) if norm else None,
             unique_segments([task.enrol.segments, tests[length]])[0].seconds,
             snr=snr,
         )
@@ -199,8 +199,8 @@ def score_task(
     return found
 
 
-def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
-    """Return the as-norm over the speakers that the network was trained on."""
+def adaptive_norm(setting: Setting, args: argparse.Namespace) -> Callable[..., np.ndarray]:
+    """Return the as-norm over the speakers that the network was trained on, a function of embeddings and trials."""
     tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
     features = FeatureIndex([tree])
     trained_on = set(setting.checkpoint.speakers) or set(features.speakers)
@@ -208,4 +208,4 @@ def adaptive_norm(setting: Setting, args: argparse.Namespace) -> AdaptiveNorm:
     if len(speakers) < args.as_norm:
         raise UsageError(f"--as_norm {args.as_norm}: {tree} holds {len(speakers)} of the training speakers")
     print(f"as-norm: the {args.as_norm:,} nearest of {len(speakers):,} training speakers")
-    return AdaptiveNorm(cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)
+    return functools.partial(as_norm, cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)

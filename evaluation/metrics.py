@@ -27,7 +27,7 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
     at = np.argmin(np.abs(fnr - fpr))
     return Verification(
         float(fpr[at]),
-        float(_crossing(fpr, fnr)),
+        float(np.interp(0, fpr - fnr, fpr)),
         float(threshold[at]),
         float(detection_cost(fpr, fnr, 0.01).min()),
         float(detection_cost(fpr, fnr, 0.001).min()),
@@ -86,14 +86,6 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     fpr = np.append(0, accepted_others / accepted_others[-1])
     fnr = np.append(1, 1 - accepted_targets / accepted_targets[-1])
     return np.append(np.inf, scores[last]), fpr, fnr
-
-
-def _crossing(fpr: np.ndarray, fnr: np.ndarray) -> float:
-    """Return the rate at which the piecewise linear ROC meets FNR = FPR."""
-    gap = fnr - fpr  # falls from 1 to -1
-    after = int(np.argmax(gap <= 0))
-    share = gap[after - 1] / (gap[after - 1] - gap[after])
-    return fpr[after - 1] + share * (fpr[after] - fpr[after - 1])
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

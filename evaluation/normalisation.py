@@ -13,36 +13,24 @@ UTTERANCES_PER_SPEAKER = 10  # of a cohort speaker: bounds the work on large cor
 LEAST_DEVIATION = 1e-6
 
 
-class AdaptiveNorm:
-    """Normalises scores by a cohort of speakers (Matejka et al., Interspeech 2017, s-norm with adaptive cohorts).
+def as_norm(
+    cohort: torch.Tensor, size: int, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> np.ndarray:
+    """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D).
 
-    The cohort's mean is subtracted from all embeddings first. Each side of a trial then has its own impostors: the
-    `size` cohort speakers nearest to it. The score, less the mean and over the deviation of a side's impostor scores,
-    is averaged over both sides.
+    The mean of the cohort (C, D), one mean of unit-length embeddings for each speaker, is subtracted from all first.
+    Each side of a trial then has its own impostors, the `size` (2..C) cohort speakers nearest to it. The score, less
+    the mean and over the deviation of a side's impostor scores, is averaged over both sides (Matejka et al.,
+    Interspeech 2017, s-norm with adaptive cohorts).
     """
-
-    def __init__(self, cohort: torch.Tensor, size: int):
-        """Take a cohort (C, D), one mean of unit-length embeddings for each speaker; 2 <= size <= C."""
-        self.size = size
-        self._centre = cohort.mean(dim=0)
-        self._cohort = self._centred(cohort)
-
-    def scores(self, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
-        """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D)."""
-        embeddings = self._centred(embeddings)
-        mean, deviation = self._impostors(embeddings)
-        raw = torch.from_numpy(cosine(embeddings, left, right))
-        of_left, of_right = ((raw - mean[side]) / deviation[side] for side in (left, right))
-        return ((of_left + of_right) / 2).numpy()
-
-    def _impostors(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and deviation (m,) float64 of the scores of each embedding with its nearest cohort speakers."""
-        nearest = [(block @ self._cohort.T).topk(self.size).values for block in embeddings.split(SCORE_BLOCK)]
-        scores = torch.cat(nearest).double()
-        return scores.mean(dim=1), scores.std(dim=1).clamp_min(LEAST_DEVIATION)
-
-    def _centred(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return F.normalize(embeddings - self._centre, dim=1)
+    centre = cohort.mean(dim=0)
+    cohort, embeddings = (F.normalize(vectors - centre, dim=1) for vectors in (cohort, embeddings))
+    nearest = [(block @ cohort.T).topk(size).values for block in embeddings.split(SCORE_BLOCK)]
+    impostors = torch.cat(nearest).double()
+    mean, deviation = impostors.mean(dim=1), impostors.std(dim=1).clamp_min(LEAST_DEVIATION)
+    raw = torch.from_numpy(cosine(embeddings, left, right))
+    of_left, of_right = ((raw - mean[side]) / deviation[side] for side in (left, right))
+    return ((of_left + of_right) / 2).numpy()
 
 
 def cohort_of(encoder: Encoder, features: FeatureIndex, speakers: np.ndarray, compute: Compute) -> torch.Tensor:

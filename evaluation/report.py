@@ -35,29 +35,21 @@ def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]
 
 def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
     """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all."""
-    results = [rates(of_length, labels, speakers) for of_length in scores]
+    results: list[dict] = []
+    for s in scores:
+        result: dict = {"length": s.length} if len(scores) > 1 else {}
+        result |= {"snr": s.snr} if s.snr and len(scores) > 1 else {}
+        result |= _rates(s.plain, labels, speakers)
+        result |= {"n_trials": len(labels), "n_target": int(labels.sum())}
+        result |= {"n_speakers": len(np.unique(speakers)), "seconds": s.seconds}
+        result |= {"as_norm": _rates(s.normalised, labels, speakers)} if s.normalised is not None else {}
+        result |= {"llr": llr_rates(s.llr, labels)} if s.llr is not None else {}
+        results.append(result)
     if len(results) == 1:
         return results[0]
-    conditions = [{"length": s.length} | ({"snr": s.snr} if s.snr else {}) for s in scores]
-    result: dict = {"lengths": [words | of_length for words, of_length in zip(conditions, results, strict=True)]}
-    if ratios := [s.llr for s in scores if s.llr is not None]:
-        result["llr"] = llr_rates(np.concatenate(ratios), np.tile(labels, len(scores)))
-    return result
-
-
-def rates(scores: Scores, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
-    """Return the error rates of n labelled trials at one test length, the EERs in percent, as --json names them."""
-    result: dict = _rates(scores.plain, label, speakers) | {
-        "n_trials": len(label),
-        "n_target": int(label.sum()),
-        "n_speakers": len(np.unique(np.concatenate(speakers))),
-        "seconds": scores.seconds,
-    }
-    if scores.normalised is not None:
-        result["as_norm"] = _rates(scores.normalised, label, speakers)
-    if scores.llr is not None:
-        result["llr"] = llr_rates(scores.llr, label)
-    return result
+    ratios = [s.llr for s in scores if s.llr is not None]
+    of_all = {"llr": llr_rates(np.concatenate(ratios), np.tile(labels, len(scores)))} if ratios else {}
+    return {"lengths": results} | of_all
 
 
 def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import EER_short
 from configure import TREES
 from evaluation.metrics import verification_metrics
-from evaluation.normalisation import AdaptiveNorm
+from evaluation.normalisation import as_norm
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system.console import UsageError
@@ -23,7 +23,7 @@ def test_as_norm_is_what_its_definition_says() -> None:
     generator = torch.Generator().manual_seed(0)
     cohort, embeddings = (torch.randn(n, 8, generator=generator) for n in (7, 5))
     left, right = torch.tensor([0, 1, 4]), torch.tensor([2, 3, 4])
-    scores = AdaptiveNorm(cohort, size=3).scores(embeddings, left, right)
+    scores = as_norm(cohort, 3, embeddings, left, right)
     for a, b, score in zip(left, right, scores, strict=True):
         sides = [embeddings[a] - cohort.mean(0), embeddings[b] - cohort.mean(0)]
         raw, expected = float(F.cosine_similarity(sides[0], sides[1], dim=0)), 0.0
