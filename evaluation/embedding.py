@@ -1,6 +1,6 @@
 """Embedding many utterances and scoring trials: what all evaluators share."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -38,46 +38,6 @@ class Segments(NamedTuple):
     def seconds(self) -> float:
         """How long they are together."""
         return float(self.length.sum() / FRAMES_PER_SECOND)
-
-
-class Enrolment(NamedTuple):
-    """What the speakers of n trials are enrolled with: models of one utterance or of several."""
-
-    segments: Segments  # (e,) of all models
-    model: np.ndarray  # (e,) the model of each segment; models are numbered from 0 and their segments are side by side
-    of_trial: np.ndarray  # (n,) the model of each trial
-
-    @classmethod
-    def of_models(cls, features: FeatureIndex, names: Collection[str], models: dict[str, list[str]]) -> "Enrolment":
-        """Return the models that the trials name, `names` (n,), of the whole utterances listed.
-
-        UserError naming a model that is not among them.
-        """
-        used = sorted(set(names))
-        if lacking := [name for name in used if name not in models]:
-            missing = f"{len(lacking):,} of {len(used):,} models are missing"
-            raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
-        number = {name: at for at, name in enumerate(used)}
-        rows = features.rows([utterance for name in used for utterance in models[name]])
-        model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
-        return cls(Segments.whole(features, rows), model, np.array([number[name] for name in names]))
-
-    @property
-    def row(self) -> np.ndarray:
-        """The first utterance (n,) of each trial's model: its speaker is the model's."""
-        return self.segments.row[np.searchsorted(self.model, self.of_trial)]
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """How long (n,) the segments of each trial's model are together."""
-        return np.bincount(self.model, self.segments.length)[self.of_trial] / FRAMES_PER_SECOND
-
-    def embeddings(self, of_segments: torch.Tensor) -> torch.Tensor:
-        """Return the unit-length embeddings (m, D) of the models, the means of their segments' (e, D)."""
-        if len(self.model) == self.model[-1] + 1:
-            return of_segments
-        sums = torch.zeros(int(self.model[-1]) + 1, of_segments.shape[1])
-        return F.normalize(sums.index_add_(0, torch.from_numpy(self.model), of_segments), dim=1)
 
 
 class Scores(NamedTuple):

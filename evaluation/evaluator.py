@@ -15,7 +15,7 @@ from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES,
 from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
-from evaluation.embedding import Enrolment, Scores, Segments, cosine, embed, embed_once, unique_segments
+from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import as_norm, cohort_of
@@ -81,20 +81,22 @@ def set_up(args: argparse.Namespace) -> Setting:
 
 
 class Task(NamedTuple):
-    """Trials to score and their enrolment."""
+    """Trials to score and the models that their speakers are enrolled as, of one utterance or of several each."""
 
     trials: Trials
-    enrol: Enrolment
+    enrolled: Segments  # (e,) of all models
+    model: np.ndarray  # (e,) the model of each segment; models are numbered from 0 and their segments are side by side
+    of_trial: np.ndarray  # (n,) the model of each trial
     test: np.ndarray  # (n,) rows of the test utterances
 
     @property
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
         """The rows (n,) of enrolment and test; a model counts as its first utterance."""
-        return self.enrol.row, self.test
+        return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
     def where(self, kept: np.ndarray) -> "Task":
         """Return the trials that `kept` (n,) bool is true for; models that no trial is left of stay enrolled."""
-        return Task(self.trials.where(kept), self.enrol._replace(of_trial=self.enrol.of_trial[kept]), self.test[kept])
+        return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
 
 
 def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, list[str]] | None]:
@@ -113,11 +115,20 @@ def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, 
 
 
 def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | None) -> Task:
-    """Find the utterances of trials; their left sides are models of several utterances, or utterances by themselves."""
-    if models is None:
-        models = {name: [name] for name in trials.enrol}
-    enrol = Enrolment.of_models(setting.features, trials.enrol, models)
-    return Task(trials, enrol, setting.features.rows(trials.test))
+    """Find the utterances of trials; their left sides are models of several utterances, or utterances by themselves.
+
+    UserError naming a model that is not among them.
+    """
+    features, models = setting.features, models or {name: [name] for name in trials.enrol}
+    used = sorted(set(trials.enrol))
+    if lacking := [name for name in used if name not in models]:
+        missing = f"{len(lacking):,} of {len(used):,} models are missing"
+        raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
+    number = {name: at for at, name in enumerate(used)}
+    enrolled = Segments.whole(features, features.rows([utterance for name in used for utterance in models[name]]))
+    model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
+    of_trial = np.array([number[name] for name in trials.enrol])
+    return Task(trials, enrolled, model, of_trial, features.rows(trials.test))
 
 
 def of_seen_speakers(task: Task, setting: Setting) -> np.ndarray:
@@ -152,7 +163,7 @@ def verify(
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     norm = adaptive_norm(setting, args) if args.as_norm else None
     scores = score_task(setting, task, tests, norm, noisy)
-    report.say_scored(setting.features, task.trials, [task.enrol.segments, *tests.values()])
+    report.say_scored(setting.features, task.trials, [task.enrolled, *tests.values()])
     labels, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
     try:
         scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
@@ -173,19 +184,20 @@ def score_task(
 
     A segment is embedded once for all trials, but in noise, of which each trial has its own.
     """
-    sides = [task.enrol.segments, *(() if noisy else tests.values())]
-    embeddings, (of_models, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
-    left = len(embeddings) + torch.from_numpy(task.enrol.of_trial)
-    embeddings = torch.cat([embeddings, task.enrol.embeddings(embeddings[of_models])])
+    sides = [task.enrolled, *(() if noisy else tests.values())]
+    embeddings, (enrolled, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
+    left = len(embeddings) + torch.from_numpy(task.of_trial)
+    embeddings = torch.cat([embeddings, _means(embeddings[enrolled], task.model)])
+    enrol_seconds = np.bincount(task.model, task.enrolled.length)[task.of_trial] / FRAMES_PER_SECOND
 
     def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
         return Scores(
             length,
-            task.enrol.seconds,
+            enrol_seconds,
             tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm(embeddings, left, right) if norm else None,
-            unique_segments([task.enrol.segments, tests[length]])[0].seconds,
+            unique_segments([task.enrolled, tests[length]])[0].seconds,
             snr=snr,
         )
 
@@ -197,6 +209,14 @@ def score_task(
         joined = torch.cat([embeddings, F.normalize(heard, dim=1)])
         found.append(scores(length, joined, len(embeddings) + torch.from_numpy(trials), condition.name))
     return found
+
+
+def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
+    """Return the unit-length means (m, D) of the embeddings (e, D) of each model; `model` (e,) numbers them."""
+    if len(model) == model[-1] + 1:
+        return embeddings
+    sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
+    return F.normalize(sums.index_add_(0, torch.from_numpy(model), embeddings), dim=1)
 
 
 def adaptive_norm(setting: Setting, args: argparse.Namespace) -> Callable[..., np.ndarray]:

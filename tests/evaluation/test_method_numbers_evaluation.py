@@ -52,7 +52,7 @@ def test_short_test_is_the_papers(
         noisy: list[NoisyTests],
     ) -> None:
         assert not noisy
-        seen.update(trials=task.trials, enrol=task.enrol.segments, tests=tests)
+        seen.update(trials=task.trials, enrol=task.enrolled, tests=tests)
 
     monkeypatch.setattr(evaluator, "verify", verify)
     EER_short.main([])
@@ -87,7 +87,7 @@ def test_the_short_test_never_scores_speakers_that_were_trained_on(
     printed, task = capsys.readouterr(), seen[-1]
     speakers = {name[:7] for name in (*task.trials.enrol, *task.trials.test)}
     assert speakers == {f"id{s:05d}" for s in range(N_SPEAKERS)} - {"id00000", "id00007"}
-    assert len(task.trials.enrol) == len(task.trials.label) == len(task.test) == len(task.enrol.of_trial)
+    assert len(task.trials.enrol) == len(task.trials.label) == len(task.test) == len(task.of_trial)
     assert len(task.test) == (49 * 200 if kept else 51 * 200 - n_of_trained)
     if kept:
         assert "was drawn from other speakers or utterances; drawn anew" in printed.err
