@@ -60,17 +60,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def _length(text: str) -> int | str:
-    """Read a test length: a number of frames, or `full` for whole utterances."""
     return FULL if text == FULL else console.integer(1, MAX_FRAMES)(text)
 
 
 def _snr(text: str) -> float | None:
-    """Read a signal-to-noise ratio in dB; `clean` is None."""
+    if text == CLEAN:
+        return None
     try:
-        snr = None if text == CLEAN else float(text)
+        snr = float(text)
     except ValueError:
         snr = math.nan
-    if snr is not None and not abs(snr) <= MAX_SNR:
+    if not abs(snr) <= MAX_SNR:
         raise argparse.ArgumentTypeError(f"'{text}' is neither {CLEAN} nor a number from -{MAX_SNR} to {MAX_SNR}")
     return snr
 

@@ -32,7 +32,7 @@ from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from recognition import voices
 from recognition.export import export_onnx
 from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
-from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance
+from recognition.utterance import STANDARD_INPUT, read_utterance
 from system import console
 from system.console import UsageError, UserError
 from system.files import replacing, replacing_table
@@ -91,14 +91,12 @@ def main(argv: list[str]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Print score, LLR, probability, decision and seconds of speech of two recordings."""
     rule = _rule(args)
-    utterances = _read(args, rule.recognizer)
-    a, b = rule.recognizer.embed_utterances(utterances)
-    seconds = [utterance.speech for utterance in utterances]
-    figures = rule.figures(b, seconds[1], a[None], np.array(seconds[:1]))
+    (a, b), seconds = _read(args, rule.recognizer)
+    figures = rule.figures(b, seconds[1], a[None], seconds[:1])
     same = rule.accepts(figures)
     values = {name: float(column[0]) for name, column in figures.items()} | rule.setting
     if args.json:
-        print(json.dumps({"same_speaker": same} | values | {"seconds": seconds}))
+        print(json.dumps({"same_speaker": same} | values | {"seconds": seconds.tolist()}))
         return
     words = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     verdict = "one speaker" if same else "two speakers"
@@ -109,8 +107,7 @@ def enroll(args: argparse.Namespace) -> None:
     """Add recordings to a speaker's voice file, which is made if need be."""
     path = voices.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
-    utterances = _read(args, recognizer)
-    embeddings, seconds = recognizer.embed_utterances(utterances), [utterance.speech for utterance in utterances]
+    embeddings, seconds = _read(args, recognizer)
     with voices.changing(args.voices):
         voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
         voices.check_owner(voice, recognizer.digest)
@@ -139,14 +136,12 @@ def identify(args: argparse.Namespace) -> None:
     """Print for each recording who speaks, or that it is nobody enrolled, and the likeliest speakers."""
     rule = _rule(args)
     enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
-    utterances = _read(args, rule.recognizer)
-    embeddings = rule.recognizer.embed_utterances(utterances)
     prototypes = np.stack([voice.prototype for voice in enrolled])
     seconds, names = np.array([voice.seconds.sum() for voice in enrolled]), [voice.name for voice in enrolled]
-    answers = [
-        _answer(utterance, rule.figures(embedding, utterance.speech, prototypes, seconds), names, rule)
-        for utterance, embedding in zip(utterances, embeddings, strict=True)
-    ]
+    answers = []
+    for file, embedding, speech in zip(args.files, *_read(args, rule.recognizer), strict=True):
+        figures = rule.figures(embedding, speech, prototypes, seconds)
+        answers.append({"file": file, "seconds": float(speech)} | _answer(figures, names, rule))
     if args.json:
         print(json.dumps(rule.setting | {"files": answers}))
     else:
@@ -157,8 +152,7 @@ def embed(args: argparse.Namespace) -> None:
     """Write the embeddings of recordings as arrays `files` (n,), `embeddings` (n, 256), or as a row for each file."""
     if args.output.suffix not in (".npz", ".csv"):
         raise UsageError(f"--output {args.output}: the name ends in .npz or .csv")
-    recognizer = _recognizer(args)
-    embeddings = recognizer.embed_utterances(_read(args, recognizer))
+    embeddings, _ = _read(args, _recognizer(args))
     if args.output.suffix == ".npz":
         with replacing(args.output) as temporary, open(temporary, "wb") as file:
             np.savez(file, files=np.array(args.files), embeddings=embeddings)
@@ -186,7 +180,6 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
-    """Add recordings and what to take of them."""
     parser.add_argument("files", nargs=nargs, metavar="FILE")
     parser.add_argument("--channel", type=console.integer(1), metavar="N", help="of several, counted from 1 (the mean)")
     parser.add_argument("--trim_silence", type=console.boolean, default=True, help="cut pauses (True)")
@@ -214,15 +207,17 @@ def _rule(args: argparse.Namespace) -> Rule:
 
 
 def _prior(text: str) -> float:
-    """Read a probability that is neither 0 nor 1."""
     value = console.positive(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not below 1")
     return value
 
 
-def _read(args: argparse.Namespace, recognizer: Recognizer) -> list[Utterance]:
-    """Read the recordings, with a warning for each that holds less speech than scores are known to be good for."""
+def _read(args: argparse.Namespace, recognizer: Recognizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings (n, 256) and seconds of speech (n,) of the recordings.
+
+    A recording with less speech than scores are known to be good for is warned of.
+    """
     utterances, least = [], MIN_SPEECH
     if recognizer.calibration:
         least = recognizer.calibration.test_seconds[0]
@@ -230,11 +225,11 @@ def _read(args: argparse.Namespace, recognizer: Recognizer) -> list[Utterance]:
         utterances.append(read_utterance(file, args.channel, args.trim_silence))
         if utterances[-1].speech < least:
             console.warn(f"{file}: {utterances[-1].speech:.2f} s of speech; below {least:.2f} s a score says little")
-    return utterances
+    return recognizer.embed_utterances(utterances), np.array([utterance.speech for utterance in utterances])
 
 
-def _answer(utterance: Utterance, figures: dict[str, np.ndarray], names: list[str], rule: Rule) -> dict[str, Any]:
-    """Return what --json prints of a recording: the speakers ranked, and who it is, None for nobody enrolled.
+def _answer(figures: dict[str, np.ndarray], names: list[str], rule: Rule) -> dict[str, Any]:
+    """Return who a recording is of, None for nobody enrolled, and the speakers ranked, as --json prints it.
 
     `figures` (S,) are the rule's for the voices of these names (S,).
     """
@@ -243,8 +238,7 @@ def _answer(utterance: Utterance, figures: dict[str, np.ndarray], names: list[st
         for at, speaker in enumerate(names)
     ]
     ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
-    answer: dict[str, Any] = {"file": utterance.name, "seconds": utterance.speech}
-    answer["speaker"] = ranking[0]["speaker"] if rule.accepts(figures) else None
+    answer: dict[str, Any] = {"speaker": ranking[0]["speaker"] if rule.accepts(figures) else None}
     if rule.threshold is None:
         answer["unknown"] = unknown(figures)
     return answer | {"ranking": ranking}

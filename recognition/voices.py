@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class Voice(NamedTuple):
         """The mean (256,) of the unit-length embeddings (paper, section 3.2)."""
         return self.embeddings.mean(axis=0)
 
-    def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Sequence[float]) -> "Voice":
+    def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Iterable[float]) -> "Voice":
         """Return the voice with n further recordings; one that is enrolled already is left out, with a warning.
 
         They have embeddings (n, 256) of length one, names, and seconds of speech.
