@@ -25,6 +25,7 @@ from system.files import replacing, sha256
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # cosines beyond it are clipped to it: z is infinite at 1
 MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
+HALVES_SEED = 0  # of the speakers' two halves
 PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
 
 
@@ -91,6 +92,34 @@ def fit(scores: np.ndarray, labels: np.ndarray, enrol_seconds: np.ndarray, test_
     )
     _check_fit(calibration, labels, scores, enrol_seconds, test_seconds)
     return calibration
+
+
+def split_half_llr(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    enrol_seconds: np.ndarray,
+    test_seconds: np.ndarray,
+    enrol_speaker: np.ndarray,
+    test_speaker: np.ndarray,
+) -> np.ndarray:
+    """Return the LLR (n,) of each trial by a calibration fitted on other speakers; NaN where that cannot be.
+
+    The speakers are split at random into two halves; the trials within a half are given LLRs by the fit on those
+    within the other. Trials across the halves have no LLR. Arguments are those of `fit`, and the speakers' numbers
+    (n,) of both sides. UserError as for `fit`.
+    """
+    speakers = np.unique([enrol_speaker, test_speaker])
+    if len(speakers) < 4:
+        raise UserError(f"calibration: {len(speakers)} speakers cannot be split into halves of two or more")
+    first = np.random.default_rng(HALVES_SEED).permutation(speakers)[: len(speakers) // 2]
+    enrol_in_first, test_in_first = np.isin(enrol_speaker, first), np.isin(test_speaker, first)
+    halves = enrol_in_first & test_in_first, ~enrol_in_first & ~test_in_first
+    llr = np.full(len(scores), np.nan)
+    for fitted_on, measured_on in (halves, halves[::-1]):
+        calibration = fit(*(column[fitted_on] for column in (scores, labels, enrol_seconds, test_seconds)))
+        measured = (column[measured_on] for column in (scores, enrol_seconds, test_seconds))
+        llr[measured_on] = calibration.llr(*measured)
+    return llr
 
 
 def _features(score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> np.ndarray:

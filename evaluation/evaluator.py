@@ -15,8 +15,8 @@ from configure import EVALUATION_TREES, FRAMES_PER_SECOND, TRAINING_TREE, TREES,
 from dataset.index import FeatureIndex
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
+from evaluation.calibration import calibration_path, fit, load_calibration, save_calibration, split_half_llr
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
-from evaluation.llr import with_llr
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import as_norm, cohort_of
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
@@ -24,6 +24,7 @@ from model.encoder import Encoder
 from system import console, ranks
 from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
+from system.files import sha256
 
 
 class Setting(NamedTuple):
@@ -175,6 +176,32 @@ def verify(
             report.write_scores(args.save_scores, task.trials, scores)
         if result:
             report.say_json(result, args)
+
+
+def with_llr(
+    scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], checkpoint: Path, calibrating: bool
+) -> list[Scores]:
+    """Return the scores of n trials at each test length with LLRs if there is a calibration, and say what it covers.
+
+    It is the one kept beside the checkpoint file; or, when calibrating, it is fitted on the trials of all lengths and
+    speakers, and kept there, while the LLRs are those of held-out speakers. UserError if the trials support none.
+    Labels (n,) are true for target trials, `speakers` are the numbers (n,) of the speakers of either side.
+    """
+    if calibrating:
+        of_lengths = ((s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores)
+        trials = [np.concatenate(columns) for columns in zip(*of_lengths, strict=True)]
+        ratios = np.split(split_half_llr(*trials), len(scores))
+        calibration = fit(*trials[:4])
+        if ranks.is_first():
+            save_calibration(checkpoint, calibration)
+        report.say_held_out(ratios)
+    else:
+        kept = load_calibration(checkpoint, sha256(checkpoint))
+        if kept is None:
+            return scores
+        calibration, ratios = kept, [kept.llr(s.plain, s.enrol_seconds, s.test_seconds) for s in scores]
+    report.say_calibration(calibration, calibration_path(checkpoint))
+    return [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
 
 
 def score_task(
