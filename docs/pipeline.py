@@ -3,7 +3,6 @@
 python docs/pipeline.py
 """
 
-import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -62,4 +61,4 @@ def arrow(axes: Axes, start: str, end: str) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("pipeline.png"))
+    draw(Path(__file__).with_name("pipeline.png"))

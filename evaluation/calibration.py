@@ -117,8 +117,7 @@ def split_half_llr(
     llr = np.full(len(scores), np.nan)
     for fitted_on, measured_on in (halves, halves[::-1]):
         calibration = fit(*(column[fitted_on] for column in (scores, labels, enrol_seconds, test_seconds)))
-        measured = (column[measured_on] for column in (scores, enrol_seconds, test_seconds))
-        llr[measured_on] = calibration.llr(*measured)
+        llr[measured_on] = calibration.llr(*(column[measured_on] for column in (scores, enrol_seconds, test_seconds)))
     return llr
 
 

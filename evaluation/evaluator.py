@@ -1,7 +1,6 @@
 """What the three evaluators share: their common flags, choice of checkpoint and data, and scoring trials."""
 
 import argparse
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from evaluation import report
 from evaluation.calibration import calibration_path, fit, load_calibration, save_calibration, split_half_llr
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.noise import NoisyTests
-from evaluation.normalisation import as_norm, cohort_of
+from evaluation.normalisation import adaptive_norm
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -162,7 +161,10 @@ def verify(
     """
     if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
-    norm = adaptive_norm(setting, args) if args.as_norm else None
+    norm = None
+    if args.as_norm:
+        tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
+        norm = adaptive_norm(setting.encoder, tree, set(setting.checkpoint.speakers), args.as_norm, setting.compute)
     scores = score_task(setting, task, tests, norm, noisy)
     report.say_scored(setting.features, task.trials, [task.enrolled, *tests.values()])
     labels, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
@@ -244,15 +246,3 @@ def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
         return embeddings
     sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
     return F.normalize(sums.index_add_(0, torch.from_numpy(model), embeddings), dim=1)
-
-
-def adaptive_norm(setting: Setting, args: argparse.Namespace) -> Callable[..., np.ndarray]:
-    """Return the as-norm over the speakers that the network was trained on, a function of embeddings and trials."""
-    tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
-    features = FeatureIndex([tree])
-    trained_on = set(setting.checkpoint.speakers) or set(features.speakers)
-    speakers = np.array([s for s, name in enumerate(features.speakers) if name in trained_on], np.int64)
-    if len(speakers) < args.as_norm:
-        raise UsageError(f"--as_norm {args.as_norm}: {tree} holds {len(speakers)} of the training speakers")
-    print(f"as-norm: the {args.as_norm:,} nearest of {len(speakers):,} training speakers")
-    return functools.partial(as_norm, cohort_of(setting.encoder, features, speakers, setting.compute), args.as_norm)

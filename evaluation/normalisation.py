@@ -1,5 +1,9 @@
 """Adaptive symmetric score normalisation (as-norm): a score seen against those that a cohort of strangers gets."""
 
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -8,6 +12,7 @@ from dataset.index import FeatureIndex
 from evaluation.embedding import SCORE_BLOCK, Segments, cosine, embed
 from model.encoder import Encoder
 from system.compute import Compute
+from system.console import UsageError
 
 UTTERANCES_PER_SPEAKER = 10  # of a cohort speaker: bounds the work on large corpora
 LEAST_DEVIATION = 1e-6
@@ -33,11 +38,22 @@ def as_norm(
     return ((of_left + of_right) / 2).numpy()
 
 
-def cohort_of(encoder: Encoder, features: FeatureIndex, speakers: np.ndarray, compute: Compute) -> torch.Tensor:
-    """Return the mean unit-length embedding (C, D) of each of the speakers (C,), over a few of its utterances."""
+def adaptive_norm(
+    encoder: Encoder, tree: Path, trained_on: set[str], size: int, compute: Compute
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], np.ndarray]:
+    """Return `as_norm` by a cohort of the speakers of a feature tree that were trained on, all if none are named.
+
+    A few utterances of each are embedded. UsageError if they are fewer than `size`.
+    """
+    features = FeatureIndex([tree])
+    speakers = [s for s, name in enumerate(features.speakers) if name in trained_on or not trained_on]
+    if len(speakers) < size:
+        raise UsageError(f"--as_norm {size}: {tree} holds {len(speakers)} of the training speakers")
+    print(f"as-norm: the {size:,} nearest of {len(speakers):,} training speakers")
     rows = [
         features.first[s] + np.unique(np.linspace(0, features.count[s] - 1, UTTERANCES_PER_SPEAKER).astype(np.int64))
         for s in speakers
     ]
     embeddings = F.normalize(embed(encoder, features, Segments.whole(features, np.concatenate(rows)), compute), dim=1)
-    return torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])
+    cohort = torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])
+    return functools.partial(as_norm, cohort, size)
