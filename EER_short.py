@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
     lists = evaluator.read_lists(args.trials, args) if args.trials else None
     setting = evaluator.set_up(args)
     report.say_left_out(setting.features, setting.unseen)
-    task = _of_unseen(evaluator.task_of(setting, *(lists or (_short_trials(setting, args), None))), setting, args)
+    trials, models = lists or (_short_trials(setting, args), None)
+    task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)
     tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
     windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
     print(f"test windows of {', '.join(windows)}")

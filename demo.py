@@ -106,40 +106,39 @@ def evaluate_statistics() -> list[float]:
     args = identification.parse_args([*EPISODES, *model_flags(UNTRAINED), *COMMON])
     setting = evaluator.set_up(args)
     features, trials = setting.features, read_trials(ROOT / TRIALS_NAME)
-    mfccs = Mfccs(features, ROOT / TREES["vox1_test"].wav)
-    enrol = mfccs.statistics(Segments.whole(features, features.rows(trials.enrol)))
+    mfccs = mfccs_of(features, ROOT / TREES["vox1_test"].wav)
+    enrol = statistics_of(mfccs, Segments.whole(features, features.rows(trials.enrol)))
     results = []
     for length in LENGTHS:
-        test = mfccs.statistics(EER_short.test_segments(features, features.rows(trials.test), length, SEED))
+        sides = EER_short.test_segments(features, features.rows(trials.test), length, SEED)
+        test = statistics_of(mfccs, sides)
         results.append(100 * verification_metrics((enrol * test).sum(axis=1), trials.label).eer)
-    windows = mfccs.statistics(identification.draw_windows(args, setting, N_WAY, n_shot=1))
+    windows = statistics_of(mfccs, identification.draw_windows(args, setting, N_WAY, n_shot=1))
     episodes = torch.from_numpy(windows).unflatten(0, (args.nb_episode, -1, N_WAY))
     accuracies = [identification.episode_accuracy(episode, n_shot=1) for episode in episodes]
     return [*results, 100 * float(np.mean(accuracies))]
 
 
-class Mfccs:
-    """The MFCCs of an index's utterances, frame by frame as in the features."""
+def mfccs_of(features: FeatureIndex, wavs: Path) -> list[np.ndarray]:
+    """Return the MFCCs (T, N_MFCC) of each utterance, frame by frame as in the features."""
+    mfccs = []
+    for row in range(len(features)):
+        samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
+        padded = np.pad(samples, (0, N_FFT + STEP * (len(features.utterance(row)) - 1) - len(samples)))
+        mel = librosa.feature.melspectrogram(
+            y=padded, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WINDOW, hop_length=STEP, n_mels=N_MELS, center=False
+        )
+        mfccs.append(librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=N_MFCC).T)
+    return mfccs
 
-    def __init__(self, features: FeatureIndex, wavs: Path):
-        self._frames = []  # of each row, (T, N_MFCC)
-        for row in range(len(features)):
-            samples, _ = soundfile.read(wavs / f"{features.name(row)}.wav", dtype="float32")
-            padded = np.pad(samples, (0, N_FFT + STEP * (len(features.utterance(row)) - 1) - len(samples)))
-            mel = librosa.feature.melspectrogram(
-                y=padded, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WINDOW, hop_length=STEP, n_mels=N_MELS, center=False
-            )
-            self._frames.append(librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=N_MFCC).T)
 
-    def statistics(self, segments: Segments) -> np.ndarray:
-        """Return mean and deviation over the frames of each of n segments: (n, 2 * N_MFCC), of length 1."""
-        rows = []
-        for row, start, length in zip(*segments, strict=True):
-            frames = self._frames[row]
-            window = frames[(start + np.arange(length)) % len(frames)]
-            rows.append(np.concatenate([window.mean(axis=0), window.std(axis=0)]))
-        statistics = np.stack(rows)
-        return statistics / np.linalg.norm(statistics, axis=1, keepdims=True)
+def statistics_of(mfccs: list[np.ndarray], segments: Segments) -> np.ndarray:
+    """Return mean and deviation over the frames of each of n segments: (n, 2 * N_MFCC), of length 1."""
+    rows = []
+    for row, start, length in zip(*segments, strict=True):
+        window = mfccs[row][(start + np.arange(length)) % len(mfccs[row])]
+        rows.append(np.concatenate([window.mean(axis=0), window.std(axis=0)]))
+    return np.stack(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def table(results: dict[str, list[float]]) -> str:

@@ -218,9 +218,8 @@ def _read(args: argparse.Namespace, recognizer: Recognizer) -> tuple[np.ndarray,
 
     A recording with less speech than scores are known to be good for is warned of.
     """
-    utterances, least = [], MIN_SPEECH
-    if recognizer.calibration:
-        least = recognizer.calibration.test_seconds[0]
+    utterances = []
+    least = recognizer.calibration.test_seconds[0] if recognizer.calibration else MIN_SPEECH
     for file in console.progress(args.files, unit="file", desc="reading"):
         utterances.append(read_utterance(file, args.channel, args.trim_silence))
         if utterances[-1].speech < least:

@@ -23,13 +23,7 @@ PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to
 
 
 class Recognizer:
-    """Speaker embeddings of recordings, and their scores.
-
-    Attributes:
-        encoder: the network, in evaluation mode.
-        digest: SHA-256 of the checkpoint file.
-        calibration: that of the last evaluation of this checkpoint with --calibrate True; None if there was none.
-    """
+    """Speaker embeddings of recordings, and their scores."""
 
     def __init__(self, checkpoint: str | Path | None = None, device: str = "auto"):
         """Load a checkpoint, by default the one that comes with the project, to a device as --device names it.
@@ -38,9 +32,9 @@ class Recognizer:
         """
         path = Path(checkpoint or PRETRAINED)
         self._compute = inference(device)
-        self.encoder = load_checkpoint(path).encoder().folded()
+        self.encoder = load_checkpoint(path).encoder().folded()  # in evaluation mode
         self.digest = sha256(path)
-        self.calibration = load_calibration(path, self.digest)
+        self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
 
     def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
         """Return the embedding (256,) float32 of length one of a waveform (S,) or (S, channels) at `rate` Hz.
