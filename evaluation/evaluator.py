@@ -147,11 +147,7 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
 
 
 def verify(
-    setting: Setting,
-    task: Task,
-    tests: dict[str, Segments],
-    args: argparse.Namespace,
-    noisy: Sequence[NoisyTests] = (),
+    setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace, noisy: Sequence[NoisyTests] = ()
 ) -> None:
     """Score n trials, tell the error rates, write --save_scores and --json.
 
