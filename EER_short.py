@@ -50,6 +50,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--rir_dir", help="recorded impulse responses for --reverb (computed rooms)")
     evaluator.add_trial_arguments(parser)
     args = parser.parse_args(argv)
+    args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
     if args.noise_dir and not args.noise_snr:
         raise UsageError("--noise_dir means nothing without --noise_snr")
     if args.rir_dir and not args.reverb:
@@ -96,9 +97,11 @@ def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argpars
     sources = Sources(save_root(args.save_path), setting.features, args.noise_dir, args.rir_dir)
     snrs = args.noise_snr or [None]
     noisy = [NoisyTests(setting.features, sources, task.sides, snr, args.reverb, args.seed) for snr in snrs]
-    noise = f"noise of {args.noise_dir}" if args.noise_dir else "babble of other speakers"
-    room = f" in rooms ({args.rir_dir or 'computed'})" if args.reverb else ""
-    print(f"test sides{room}, {noise} at SNRs (dB) of {', '.join(tests.name for tests in noisy)}")
+    heard_in = [f"rooms ({args.rir_dir or 'computed'})"] if args.reverb else []
+    if args.noise_snr:
+        noise = f"noise of {args.noise_dir}" if args.noise_dir else "babble of other speakers"
+        heard_in.append(f"{noise} at SNRs (dB) of {', '.join(tests.name for tests in noisy)}")
+    print(f"test sides in {', '.join(heard_in)}")
     return noisy
 
 

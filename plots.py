@@ -52,8 +52,11 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     if args.output.suffix not in FORMATS:
         raise UsageError(f"--output {args.output}: the name ends in {' or '.join(FORMATS)}")
+    inputs = {as_text(name): path for name, path in args.inputs}
+    if len(inputs) < len(args.inputs):
+        raise UsageError("two inputs have one name in the legend; NAME=PATH gives one of them another")
     draw, _ = PICTURES[args.picture]
-    figure = draw({as_text(name): path for name, path in args.inputs})
+    figure = draw(inputs)
     drawn = "".join(text.get_text() for text in figure.findobj(Text))
     if lacking := use_fonts_for(drawn):
         console.warn(f"no installed font has the letters {lacking}: they are drawn as boxes; install one, such as Noto")

@@ -164,6 +164,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     trials(1).assign(score=np.nan).to_csv(tmp_path / "nan.csv", index=False, na_rep="nan")
     save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"], [1.0]))
     for arguments, kind, message in (
+        (["det", "weak.csv", "./weak.csv", "x=strong.csv"], UsageError, "NAME=PATH"),
         (["det", "absent.csv"], UserError, "absent.csv: no such score file"),
         (["det", str(tmp_path / "other.csv")], UserError, "other.csv: not a file of scores"),
         (["scores", str(tmp_path / "targets.csv")], UserError, "needs target and non-target trials"),

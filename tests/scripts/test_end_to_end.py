@@ -158,8 +158,9 @@ def test_evaluation_in_noise(home: Path) -> None:
     for rates, at in zip(found, conditions, strict=True):
         eer = verification_metrics(of_condition[at], before["label"].to_numpy()).eer
         assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
-    again = here("EER_short.py", *trials, "--noise_snr", 0, "--test_length", 100, cwd=home)
+    again = here("EER_short.py", *trials, "--noise_snr", 0, 0, "--test_length", 100, 100, cwd=home)
     assert result_of(again)["eer"] == found[1]["eer"]
+    assert "test windows of 100 frames (1.00 s)\n" in again.stdout and "SNRs (dB) of 0\n" in again.stdout
     here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
     for wrong, told in (
         (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
