@@ -15,8 +15,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 
 from system import console
 from system.console import UserError
@@ -152,7 +152,8 @@ def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
     that it is of one of them, shared evenly. With one voice the question is: one speaker or two?
     """
     none = np.full((*llr.shape[:-1], 1), math.log1p(-prior))
-    return softmax(np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1), axis=-1)[..., :-1]
+    log_joint = np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1)
+    return torch.from_numpy(log_joint).softmax(-1).numpy()[..., :-1]
 
 
 def calibration_path(checkpoint: Path) -> Path:

@@ -35,6 +35,7 @@ def found(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for folder in FILES for path in (root / folder).rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_noise_and_rooms_are_fetched_and_extracted_once(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     content = serve(served)
@@ -55,6 +56,7 @@ def test_noise_and_rooms_are_fetched_and_extracted_once(tmp_path: Path) -> None:
         assert run(*command).returncode == 0 and found(root).keys() == content.keys() - {"musan/README"}
 
 
+@pytest.mark.slow
 def test_a_damaged_archive_leaves_no_folder_and_the_next_run_mends_it(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     serve(served)

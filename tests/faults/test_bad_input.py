@@ -21,6 +21,7 @@ from model.checkpoint import checkpoint_path
 from system.console import one_line
 from training.logbook import add_row
 
+pytestmark = pytest.mark.slow
 CHECKPOINT, LIST = checkpoint_path(RUN, 2), Path("data", TRIALS_NAME)
 TRAINING, TEST = (Path("data", TREES[tree].feat) for tree in ("vox2_dev", "vox1_test"))
 FEATURE = TEST / "id00031" / "v" / "00001.pkl"
@@ -247,7 +248,6 @@ def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_count
     assert "scored: 3 trials" in outcome.stdout
 
 
-@pytest.mark.slow
 def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     stored = home / f"{TEST}.index.npz"

@@ -20,8 +20,10 @@ from feat_extract.audio import read_recording, read_samples
 from feat_extract.recording import NotAudioError, RecordingError, SilentError
 from system.console import UserError
 
+CASES_AND_MARKS = [pytest.param(case, marks=[pytest.mark.slow] * ("hours" in case.given)) for case in CASES]
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.given[:50])
+
+@pytest.mark.parametrize("case", CASES_AND_MARKS, ids=lambda case: case.given[:50])
 def test_what_becomes_of_a_recording(tmp_path: Path, case: Case) -> None:
     for at, content in enumerate(case.variants()):
         (tmp_path / "file").write_bytes(content)
@@ -124,6 +126,7 @@ def test_rate_and_channels_that_change_within_a_file(tmp_path: Path) -> None:
     assert near(samples, CLEAN) and remarks[0].startswith("only its first part could be decoded (")
 
 
+@pytest.mark.slow
 def test_an_hour_in_stereo_takes_little_memory(tmp_path: Path) -> None:
     """Ten minutes at 48 kHz must not take more than a sixth of an hour's 500 MB beyond what the libraries take."""
     code = "import sys; from pathlib import Path; from feat_extract.audio import read_recording; "

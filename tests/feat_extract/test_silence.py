@@ -57,6 +57,7 @@ def test_the_loudest_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> 
         assert _loudest(samples) == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_an_hour_takes_little_memory() -> None:
     """The samples of an hour of speech are 115 MB, the result as many; the work adds less than one more copy."""
     code = "import numpy as np; from feat_extract.silence import _loudest, cut_pauses; "

@@ -217,11 +217,11 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, PROJECT / "recognize.py", "enroll", "--checkpoint", "model.pth", "--voices", tmp_path]
-    clips = [wav(home, 30, at) for at in range(3)]
+    clips = [wav(home, 30, at) for at in range(2)]
     both = [subprocess.Popen([*map(str, [*command, "Ana", clip])], cwd=home) for clip in clips]
-    assert [process.wait() for process in both] == [0, 0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     (enrolled,) = recognize.voices.load_voices(tmp_path)
-    assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (3, 256)
+    assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (2, 256)
 
 
 def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,7 @@ def small_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.resnet.BACKBONES, "resnet34", TINY)
         patch.setattr(model.resnet, "WIDTHS", (16, 16, 16, 16))
-        patch.setattr(dataset.short_trials, "SHORT_TRIALS_PER_SPEAKER", 40)
+        patch.setattr(dataset.short_trials, "SHORT_TRIALS_PER_SPEAKER", 25)
         yield
 
 

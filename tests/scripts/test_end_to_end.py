@@ -139,7 +139,7 @@ def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
 
 def test_evaluation_in_noise(home: Path) -> None:
     listed = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)
-    (home / "some.txt").write_text("".join(listed[::4]))
+    (home / "some.txt").write_text("".join(listed[::8]))
     trials = ["--trials", "some.txt", "--json"]
     here("EER_short.py", *trials, "--test_length", 100, "--save_scores", "c.csv", cwd=home)
     flags = [*trials, "--test_length", 100, "full", "--noise_snr", "clean", 0, "--save_scores", "n.csv"]
@@ -275,16 +275,16 @@ def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, m
 
 
 def test_the_releases_checkpoint_gives_its_scores_on_real_speech(shared: Path, tmp_path: Path) -> None:
-    """The trials among five of the speakers; what the scores of all amount to needs no network."""
+    """The trials among three of the speakers; what the scores of all amount to needs no network."""
     listed = (shared / "corpus" / "trial_pair_Verification.txt").read_text().splitlines()
     golden = json.loads((shared / "golden" / "release_scores.json").read_text())
     rates = verification_metrics(np.array(golden["scores"]), np.array([line[0] == "1" for line in listed]))
     assert 100 * rates.eer == pytest.approx(golden["eer"], abs=1e-9) == 9.25
     assert rates.min_dcf_01 == pytest.approx(0.794) and rates.min_dcf_001 == pytest.approx(0.8285)
-    five = sorted({line.split()[1].split("/")[0] for line in listed})[:5]
-    kept = [at for at, line in enumerate(listed) if all(name.split("/")[0] in five for name in line.split()[1:])]
+    three = sorted({line.split()[1].split("/")[0] for line in listed})[:3]
+    kept = [at for at, line in enumerate(listed) if all(name.split("/")[0] in three for name in line.split()[1:])]
     trials = [listed[at] for at in kept]
-    assert len({line[0] for line in trials}) == 2 and len(trials) > 300
+    assert len({line[0] for line in trials}) == 2 and len(trials) > 100
     (tmp_path / "trials.txt").write_text("\n".join(trials))
     for name in sorted({name for line in trials for name in line.split()[1:]}):
         samples, rate = soundfile.read((shared / "corpus" / "vox1_test" / name).with_suffix(".flac"), dtype="int16")

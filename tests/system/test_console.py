@@ -105,6 +105,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
         console.run(lambda argv: int(torch.zeros(2) + torch.zeros(3)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the ranks are torchrun's, which is POSIX's")
 def test_a_rank_that_ends_within_a_message_is_told_in_one_line(tmp_path: Path) -> None:
     """Rank 1 is stopped while it receives, and killed once its buffers are full: the system resets the connection."""
