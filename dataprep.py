@@ -132,6 +132,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     """Do what writes below `root`, in the order of the pipeline; return what to tell about unusable recordings."""
     problems: list[str] = []
     failures: list[convert.Failure] = []
+    undecoded: list[str] = []
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
@@ -144,6 +145,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         write_demo(root, args.seed)
     if args.librispeech:
         failures += bring_librispeech(args, root)
+        undecoded = convert.list_failures(root, failures)  # now: a later step may end the run
     for name in openslr.NOISES:
         if getattr(args, name):
             openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
@@ -156,11 +158,10 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
         problems += recordings.import_recordings(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
         failures += convert.convert_trees(root, args.delete_m4a, args.num_workers)
-    if args.librispeech or args.convert:
-        problems += convert.list_failures(root, failures)
+        undecoded = convert.list_failures(root, failures)
     if args.make_trials:
         trial_lists.make_trials(root, args.make_trials, args.seed)
-    return problems
+    return problems + undecoded
 
 
 def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> None:

@@ -71,13 +71,12 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
     zips = _rows(zip_list, "" if parts_list else ZIPS, "PART_GLOB ZIP MD5")
     archives: dict[str, Archive] = {}
     for part, part_md5 in sorted(parts):
-        unlisted = re.sub(r"_part[a-z]+$", ".zip", part), None if "_part" in part else part_md5
-        name, md5 = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), unlisted)
+        listed = next(((z, m) for glob, z, m in zips if fnmatch.fnmatch(part, glob)), None)
+        name, md5 = listed or (re.sub(r"_part[a-z]+$", ".zip", part), None if "_part" in part else part_md5)
         tree = next((tree for tree in TREES if name.startswith(tree)), None)
         if tree is None:
-            raise UserError(
-                f"{zip_list or parts_list}: '{name}' begins with none of {', '.join(TREES)}, so its place is unknown"
-            )
+            place, what = (zip_list, name) if listed else (parts_list, part)
+            raise UserError(f"{place}: '{what}' begins with none of {', '.join(TREES)}, so its place is unknown")
         if choice == "all" or tree.startswith(choice):
             archives.setdefault(name, Archive(name, md5, {}, tree)).parts[part] = part_md5
     if not archives:

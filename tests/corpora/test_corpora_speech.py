@@ -134,7 +134,10 @@ def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:
         output = run(*command, mirror.url, "--delete_archives")
     assert output.returncode == 1 and "convert_errors.csv" in output.stderr
     assert len(tree(root, ".wav")) == len(samples) and (root / "test-clean.tar.gz").exists()
+    (root / "convert_errors.csv").unlink()
     with Mirror(served) as mirror:
+        assert run(*command, mirror.url, "--musan").returncode == 1  # which the mirror lacks: the run ends
+        assert len((root / "convert_errors.csv").read_text().splitlines()) == 2
         output = run(*command, mirror.url, "--convert")  # which has nothing to tell
     assert output.returncode == 1 and len((root / "convert_errors.csv").read_text().splitlines()) == 2
     whole = (root / "test-clean.tar.gz").read_bytes()

@@ -197,7 +197,7 @@ def test_episodes_of_replaced_files_are_those_of_a_new_tree(tree: Path, tmp_path
             assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("n_frames", [100, 231, 400])
+@pytest.mark.parametrize("n_frames", [100, 231, 232, 400])
 def test_a_file_that_changes_during_a_run_is_told(tree: Path, n_frames: int) -> None:
     index = FeatureIndex([tree])
     assert index.n_frames(np.array([5])) == 232

@@ -1,5 +1,7 @@
 """As-norm against its definition, and EER_short.py with it at several lengths."""
 
+import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from torch.nn import functional as F
 
 import EER_short
 from configure import TREES
+from dataset.features import read_feature, write_feature
 from evaluation.metrics import verification_metrics
-from evaluation.normalisation import as_norm
+from evaluation.normalisation import adaptive_norm, as_norm
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
+from system.compute import inference
 from system.console import UsageError
 
 
@@ -70,6 +74,25 @@ def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys
         for column, rates in (("score", result), ("score_as_norm", result["as_norm"])):
             eer = verification_metrics(of_length[column].to_numpy(), of_length["label"].to_numpy()).eer
             assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
+
+
+@pytest.mark.parametrize("trained_on", [{"id00000", "id00001", "id00003"}, set()], ids=["listed", "a release's"])
+def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: set[str]) -> None:
+    encoder, compute, rng = Encoder("resnet18").eval(), inference("cpu"), np.random.default_rng(0)
+    for speaker, at in itertools.product(range(4), range(12)):
+        feat = rng.normal(0, 3 + at, (30 + 5 * at, 40)).astype(np.float32)
+        write_feature(tmp_path / "feat" / f"id{speaker:05d}" / "v" / f"{at:05d}.pkl", feat, f"id{speaker:05d}")
+    of_tree = adaptive_norm(encoder, tmp_path / "feat", trained_on, 3, compute)
+    expected = []
+    for speaker_name in sorted(trained_on) or [f"id{s:05d}" for s in range(4)]:
+        files = [tmp_path / "feat" / speaker_name / "v" / f"{at:05d}.pkl" for at in range(12)]
+        with torch.inference_mode():
+            embeddings = [encoder(torch.from_numpy(read_feature(file).T[None, None])) for file in files]
+        ten = torch.cat([embeddings[at] for at in (0, 1, 2, 3, 4, 6, 7, 8, 9, 11)])  # evenly over the twelve
+        expected.append(F.normalize(ten, dim=1).mean(dim=0))
+        assert (F.normalize(torch.cat(embeddings), dim=1).mean(dim=0) - expected[-1]).abs().max() > 1e-4
+    assert isinstance(of_tree, functools.partial) and of_tree.args[1] == 3
+    torch.testing.assert_close(of_tree.args[0], torch.stack(expected), atol=1e-5, rtol=0)
 
 
 def test_a_cohort_larger_than_the_data_is_refused(home: Path) -> None:

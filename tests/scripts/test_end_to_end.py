@@ -162,6 +162,8 @@ def test_evaluation_in_noise(home: Path) -> None:
     assert result_of(again)["eer"] == found[1]["eer"]
     assert "test windows of 100 frames (1.00 s)\n" in again.stdout and "SNRs (dB) of 0\n" in again.stdout
     here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
+    room = here("EER_short.py", *trials, "--reverb", True, "--test_length", 100, cwd=home)
+    assert "test sides in rooms (computed)\n" in room.stdout
     for wrong, told in (
         (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
         (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
@@ -203,7 +205,10 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         / np.sqrt(2 + 2 * cosine[frozenset((first, second))])
         for test in tests
     ]
-    np.testing.assert_allclose(pandas.read_csv(home / "models.csv")["score"], expected, atol=1e-6)
+    of_models = pandas.read_csv(home / "models.csv")
+    np.testing.assert_allclose(of_models["score"], expected, atol=1e-6)
+    seconds = dict(zip(scores["voxceleb"]["enrol"], scores["voxceleb"]["enrol_seconds"], strict=True))
+    np.testing.assert_allclose(of_models["enrol_seconds"], seconds[first] + seconds[second])
     assert (result["n_trials"], result["n_speakers"]) == (len(tests), 3)
     wrong = here("EER_full.py", "--trials", "voxceleb.txt", "--enroll", "enroll.lst", cwd=home, check=1)
     assert "not in the enrolment list" in wrong.stderr
