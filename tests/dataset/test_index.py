@@ -18,7 +18,7 @@ import EER_full
 import train
 from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
-from dataset.features import Location, locate, write_feature
+from dataset.features import Location, locate, read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
 from system.console import UserError
 
@@ -217,6 +217,14 @@ def test_a_file_indexed_right_after_a_change_is_not_relied_on(tree: Path) -> Non
     os.utime(path, ns=(stamp, stamp))  # as on a file system with coarse time stamps
     index = FeatureIndex([tree])
     assert np.array_equal(index.crop(int(index.rows(["id00001/v0/00000"])[0]), 0, 230), feat + 1)
+
+
+def test_a_file_too_large_for_a_feature_is_not_read(tree: Path) -> None:
+    index = FeatureIndex([tree])
+    os.truncate(index.path(5), 256 * 2**20 + 1)  # a hole: it takes no room
+    for read in (lambda: read_feature(index.path(5)), lambda: FeatureIndex([tree])):
+        with pytest.raises(UserError, match=f"{index.path(5).name}: not a feature file .larger than 256 MiB"):
+            read()
 
 
 def test_a_file_that_shrank_is_told(tree: Path) -> None:

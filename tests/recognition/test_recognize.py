@@ -289,6 +289,23 @@ def test_equal_probabilities_are_ranked_by_the_score(
     assert ranks == sorted(ranks, reverse=True) and len(set(ranks)) == 3
 
 
+def test_speakers_are_ranked_by_probability_not_by_score(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A calibration by which much speech enrolled says more than a high score."""
+    checkpoint = Path(shutil.copy(home / "calibrated.pth", tmp_path))
+    save_calibration(checkpoint, Calibration(0.0, (1.0, 9.0, 0.0, 0.0, 0.0), (0.5, 9.0), (0.5, 9.0), 9000, 9000))
+    flags = "--checkpoint", checkpoint, "--voices", tmp_path / "voices"
+    call(home, "enroll", *flags, "little", wav(home, 30, 0))
+    call(home, "enroll", *flags, "much", wav(home, 31, 0), wav(home, 31, 1), wav(home, 31, 2))
+    capsys.readouterr()
+    call(home, "identify", *flags, wav(home, 30, 0), "--json")
+    (answer,) = json.loads(capsys.readouterr().out)["files"]
+    much, little = answer["ranking"]
+    assert (much["speaker"], little["speaker"], answer["speaker"]) == ("much", "little", "much")
+    assert much["score"] < little["score"] == pytest.approx(1) and much["probability"] > little["probability"]
+
+
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
     files = [str(wav(home, 30, at)) for at in (0, 1)]
     recognize.main(["enroll", "--checkpoint", str(home / "model.pth"), "--voices", str(tmp_path), "A", *files])
