@@ -53,6 +53,8 @@ def main(argv: list[str]) -> int:
 def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int:
     """Extract what the trees lack, print the summary line, return the exit status; ranks share the work."""
     jobs, n_done = find_jobs(root, trees) if ranks.is_first() else ([], 0)
+    for tree in trees if jobs else []:
+        remove_unfinished_below(root / tree.feat)
     mine = ranks.scatter(jobs)
     n_seconds, n_converted, failed, started = 0.0, 0, list[Failure](), time.perf_counter()
     extracted = unordered_map(extract, mine, num_workers)
@@ -85,10 +87,7 @@ def find_trees(root: Path) -> list[Tree]:
 
 
 def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
-    """Return the wavs of the trees that have no feature file yet, in order, and how many have one.
-
-    What a killed run left half-written is removed.
-    """
+    """Return the wavs of the trees that have no feature file yet, in order, and how many have one."""
     jobs: list[Job] = []
     n_done = 0
     for tree in trees:
@@ -103,8 +102,6 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
             jobs.append((wav, feature, name.partition("/")[0]))
     if not jobs and not n_done:
         raise UserError(f"{root}: its wav folders hold no wav files; run dataprep.py --extract and --convert")
-    for tree in trees if jobs else []:
-        remove_unfinished_below(root / tree.feat)
     return jobs, n_done
 
 

@@ -11,6 +11,7 @@ from mirror_server import Mirror
 from corpora import download
 from corpora.download import fetch, with_md5
 from corpora.sources import Source, voxceleb_source
+from corpora.voxceleb import read_archives
 from system.console import UserError
 from system.files import digest
 
@@ -196,3 +197,14 @@ def test_addresses_of_the_public_sources(monkeypatch: pytest.MonkeyPatch) -> Non
     assert faces.headers == {"Authorization": "Bearer hf_123"}
     assert "hf_123" not in repr(faces) and "a&b" not in repr(official) and "a%26b" not in repr(official)
     assert "a%26b" not in voxceleb_source("http://h/f", None, None, None).url("x")  # another host gets no key
+
+
+def test_a_name_without_a_place_is_told_with_the_list_that_holds_it(tmp_path: Path) -> None:
+    parts, zips = tmp_path / "parts.txt", tmp_path / "zips.txt"
+    zips.write_text(f"vox1_dev_* other.zip {'0' * 32}\n")
+    for part, told in (("vox1_dev_partaa", "zips.txt: 'other.zip'"), ("other_partaa", "parts.txt: 'other_partaa'")):
+        parts.write_text(f"{part} {'0' * 32}\n")
+        with pytest.raises(UserError, match=f"{told} begins with none of"):
+            read_archives("all", parts, zips)
+    with pytest.raises(UserError, match="zips.txt: 'other.zip' begins with none of"):
+        read_archives("all", None, zips)

@@ -272,13 +272,19 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(name in line for name in names)
 
 
+def calibrated_copy(home: Path, folder: Path, calibration: Calibration) -> tuple[object, ...]:
+    """Return the flags of a checkpoint with that calibration, and of voices, both in a folder."""
+    checkpoint = Path(shutil.copy(home / "calibrated.pth", folder))
+    save_calibration(checkpoint, calibration)
+    return "--checkpoint", checkpoint, "--voices", folder / "voices"
+
+
 def test_equal_probabilities_are_ranked_by_the_score(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A calibration by which every LLR is at its bound."""
-    checkpoint = Path(shutil.copy(home / "calibrated.pth", tmp_path))
-    save_calibration(checkpoint, Calibration(100.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99))
-    flags = "--checkpoint", checkpoint, "--voices", tmp_path / "voices"
+    at_bound = Calibration(100.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
+    flags = calibrated_copy(home, tmp_path, at_bound)
     for name, at in (("A", 30), ("B", 31), ("C", 32)):
         call(home, "enroll", *flags, name, wav(home, at, 0))
     capsys.readouterr()
@@ -293,9 +299,8 @@ def test_speakers_are_ranked_by_probability_not_by_score(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A calibration by which much speech enrolled says more than a high score."""
-    checkpoint = Path(shutil.copy(home / "calibrated.pth", tmp_path))
-    save_calibration(checkpoint, Calibration(0.0, (1.0, 9.0, 0.0, 0.0, 0.0), (0.5, 9.0), (0.5, 9.0), 9000, 9000))
-    flags = "--checkpoint", checkpoint, "--voices", tmp_path / "voices"
+    by_speech = Calibration(0.0, (1.0, 9.0, 0.0, 0.0, 0.0), (0.5, 9.0), (0.5, 9.0), 9000, 9000)
+    flags = calibrated_copy(home, tmp_path, by_speech)
     call(home, "enroll", *flags, "little", wav(home, 30, 0))
     call(home, "enroll", *flags, "much", wav(home, 31, 0), wav(home, 31, 1), wav(home, 31, 2))
     capsys.readouterr()

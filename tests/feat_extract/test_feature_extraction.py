@@ -1,0 +1,17 @@
+"""feature_extraction.py on a tree that a killed run has left."""
+
+from pathlib import Path
+
+from conftest import here, write_wavs
+
+from configure import TREES
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(1), 2, seconds=0.5)
+    features = tmp_path / "data" / TREES["vox2_dev"].feat
+    half = features / "id00000" / "video0" / ".00000.pkl.77.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    here("feat_extract/feature_extraction.py", cwd=tmp_path)
+    assert sorted(path.name for path in features.rglob("*.*")) == ["00000.pkl", "00001.pkl"]
