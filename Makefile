@@ -13,7 +13,7 @@ demo: .venv/demo.installed
 	$(BIN)/python demo.py
 
 test: .venv/dev.installed .venv/demo.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 soak: .venv/dev.installed
 	METASR_SOAK=1 $(BIN)/python -m pytest tests/faults -v

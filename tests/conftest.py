@@ -118,12 +118,12 @@ def voice(speaker: int, seconds: float, seed: int) -> np.ndarray:
 
 
 def write_wavs(root: Path, tree: str, speakers: range, n_utterances: int, seconds: float = 2.6) -> None:
-    """Write a wav tree of crude voices below the data root; the lengths of the utterances differ."""
+    """Write a wav tree of crude voices below the data root; the lengths of ten utterances in turn differ."""
     for speaker in speakers:
         for at in range(n_utterances):
             path = root / TREES[tree].wav / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, voice(speaker, seconds + 0.1 * at, at), 16000, subtype="PCM_16")
+            soundfile.write(path, voice(speaker, seconds + 0.1 * (at % 10), at), 16000, subtype="PCM_16")
 
 
 def write_features(folder: Path, n_speakers: int, n_utterances: int, n_frames: int = 230, first: int = 0) -> None:

@@ -91,6 +91,8 @@ def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest
     assert run("enroll", *network, "--voices", "v", "Ana", "--", *names[:2]).stdout.startswith("Ana: 1 recording")
     text = run("identify", *network, "--voices", "v", "--threshold", 0, "--", *names).stdout
     assert r"caf\udce9.wav (" in text and r"line\nend.wav (" in text and text.isascii() and text.count("\n") == 5
+    if locale != STRICT:
+        return  # what is printed has been seen; the names in files are Python's own in both
     run("embed", *network, "-o", "e.csv", "--", *names)
     with open(home / "e.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["file"] for row in csv.DictReader(file)] == names

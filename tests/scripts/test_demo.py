@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import PROJECT, run_script
+from conftest import PROJECT, here
 
 pytest.importorskip("espeakng_loader", reason="pip install -r requirements-demo.txt")
 
@@ -147,9 +147,9 @@ def test_the_statistics_are_scored_on_what_the_evaluators_draw(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "N_WAY", 2)
     monkeypatch.setattr(demo, "EPISODES", ["--nb_class_test", "2", "--nb_episode", "10"])
-    run_script("feat_extract/feature_extraction.py", *demo.COMMON[:2], cwd=tmp_path)
+    here("feat_extract/feature_extraction.py", *demo.COMMON[:2], cwd=tmp_path)
     flags = ["--backbone", "resnet18", "--nb_class_train", 2, "--max_epoch", 0]
-    run_script("train.py", *flags, *demo.COMMON, *demo.model_flags(demo.UNTRAINED), cwd=tmp_path)
+    here("train.py", *flags, *demo.COMMON, *demo.model_flags(demo.UNTRAINED), cwd=tmp_path)
     result = demo.evaluate_statistics()
     *eers, accuracy = result
     assert len(eers) == 3 and all(0 <= eer <= 100 for eer in eers)

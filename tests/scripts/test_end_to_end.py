@@ -215,11 +215,11 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
 
 
 def test_identification(home: Path) -> None:
-    flags = ["--nb_class_test", 4, "--nb_episode", 12, "--enroll_length", 60, "--test_length", 40, "--json"]
+    flags = ["--nb_class_test", 4, "--nb_episode", 8, "--enroll_length", 60, "--test_length", 40, "--json"]
     done = run_script("identification.py", *flags, cwd=home)
     result = result_of(done)
     assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_speakers", "seconds"]
-    assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (12, 4, 1)
+    assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (8, 4, 1)
     assert result["accuracy"] > 30 and "4-way 1-shot" in done.stdout  # chance: 25 %
     assert result_of(here("identification.py", *flags, cwd=home)) == result
     several = here("identification.py", *flags, "--nb_class_test", 2, 4, "--n_shot", 1, 2, cwd=home)
@@ -255,13 +255,12 @@ def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None
 def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, home / "release.pth")
-    for script, *flags in (
+    for script, *flags in (  # EER_short.py: the test before this
         ["EER_full.py"],
-        ["EER_short.py", "--test_length", 20],
         ["identification.py", "--nb_class_test", 3, "--nb_episode", 5, "--data_type", "vox1"],
     ):
         done = here(script, "--checkpoint", "release.pth", *flags, "--json", cwd=home)
-        assert result_of(done)["n_speakers"] == (5 if script == "EER_short.py" else 3)
+        assert result_of(done)["n_speakers"] == 3
     folder = home / "saved_model" / "baseline_007"
     folder.mkdir()
     (home / "release.pth").rename(folder / "checkpoint_002.pth")
@@ -280,14 +279,14 @@ def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, m
 
 
 def test_the_releases_checkpoint_gives_its_scores_on_real_speech(shared: Path, tmp_path: Path) -> None:
-    """The trials among three of the speakers; what the scores of all amount to needs no network."""
+    """The trials among two of the speakers; what the scores of all amount to needs no network."""
     listed = (shared / "corpus" / "trial_pair_Verification.txt").read_text().splitlines()
     golden = json.loads((shared / "golden" / "release_scores.json").read_text())
     rates = verification_metrics(np.array(golden["scores"]), np.array([line[0] == "1" for line in listed]))
     assert 100 * rates.eer == pytest.approx(golden["eer"], abs=1e-9) == 9.25
     assert rates.min_dcf_01 == pytest.approx(0.794) and rates.min_dcf_001 == pytest.approx(0.8285)
-    three = sorted({line.split()[1].split("/")[0] for line in listed})[:3]
-    kept = [at for at, line in enumerate(listed) if all(name.split("/")[0] in three for name in line.split()[1:])]
+    two = sorted({line.split()[1].split("/")[0] for line in listed})[:2]
+    kept = [at for at, line in enumerate(listed) if all(name.split("/")[0] in two for name in line.split()[1:])]
     trials = [listed[at] for at in kept]
     assert len({line[0] for line in trials}) == 2 and len(trials) > 100
     (tmp_path / "trials.txt").write_text("\n".join(trials))
