@@ -45,9 +45,10 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    network, folder, rule = (console.Parser(add_help=False) for _ in range(3))  # flags of several subcommands
-    evaluator.add_checkpoint_arguments(network)
-    network.set_defaults(n_folder=None, model_path=None)
+    file, folder, rule = (console.Parser(add_help=False) for _ in range(3))  # flags of several subcommands
+    evaluator.add_checkpoint_arguments(file)
+    file.set_defaults(n_folder=None, model_path=None)
+    network = console.Parser(add_help=False, parents=[file])
     network.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     folder.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
     basis = rule.add_mutually_exclusive_group()
@@ -74,7 +75,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     vectors = command(embed, "write embeddings", network)
     _add_files(vectors)
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
-    model = command(export, "write the network as ONNX, or as a smaller checkpoint", network)
+    model = command(export, "write the network as ONNX, or as a smaller checkpoint", file)
     model.add_argument("output", type=Path, metavar="FILE", help=".onnx or .pth")
     args = parser.parse_args(argv)
     if getattr(args, "files", []).count(STANDARD_INPUT) > 1:

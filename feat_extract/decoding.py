@@ -50,11 +50,16 @@ class Channels:
     """Energies and products of channels, block by block: they tell one sound, one upside down, and different ones."""
 
     def __init__(self) -> None:
-        self._products = np.zeros((1, 1))  # (C, C), summed over all blocks
+        self._products = np.zeros((0, 0))  # (C, C), summed over all blocks
         self._energies = array("d")  # C of each block
 
     def add(self, planes: np.ndarray) -> None:
-        """Take a block (C, S) into account, without its mean: a constant is no sound."""
+        """Take a block (C, S) into account, without its mean: a constant is no sound.
+
+        If C changes within a file, as it can where one was joined to another, those of the last C count.
+        """
+        if len(planes) != len(self._products):
+            self._products, self._energies = np.zeros((len(planes), len(planes))), array("d")
         centred = planes - planes.mean(axis=1, keepdims=True)
         products = centred @ centred.T
         self._products = self._products + products

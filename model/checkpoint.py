@@ -99,17 +99,11 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint: even a kill leaves the old file or the whole new one. UserError if it cannot be written."""
+    """Write a checkpoint: even a kill leaves the old file or the whole new one. OSError if it cannot be written."""
     serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
     torch.save(vars(checkpoint), serialised)
-    try:
-        with replacing(path, durable=True) as temporary:
-            temporary.write_bytes(serialised.getbuffer())
-    except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror}); the checkpoints before it are whole, mend that and go "
-            "on with --use_checkpoint True"
-        ) from None
+    with replacing(path, durable=True) as temporary:
+        temporary.write_bytes(serialised.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -35,14 +35,14 @@ def sound(samples: np.ndarray, rate: int = RATE, *, format: str = "WAV", subtype
     return file.getvalue()
 
 
-def encoded(container: str, codec: str, rate: int = RATE, **options: int) -> bytes:
+def encoded(container: str, codec: str, rate: int = RATE, layout: str = "mono", **options: int) -> bytes:
     """Return CLEAN as a file that FFmpeg writes."""
     file, queue = io.BytesIO(), av.AudioFifo()
     with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono", **options)
+        stream = out.add_stream(codec, rate=rate, layout=layout, **options)
         frame = av.AudioFrame.from_ndarray(CLEAN[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = RATE, 0
-        resampler = av.AudioResampler(stream.format.name, "mono", rate)
+        resampler = av.AudioResampler(stream.format.name, layout, rate)
         for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
             queue.write(resampled)
         while piece := queue.read(stream.frame_size or 1024, partial=True):

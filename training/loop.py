@@ -90,7 +90,7 @@ class Run:
     def save(self, path: Path, **facts: Any) -> None:
         """Write the run's state to `path`, with the checkpoint's other fields in `facts`; all ranks together.
 
-        UserError, and nothing is written, if a loss or a weight is not finite.
+        UserError if that cannot be written, and without trying if a loss or a weight is not finite.
         """
         self._settle()
         weights = state_dict_of(self.model.encoder, self.model.objective.class_vectors)
@@ -98,18 +98,22 @@ class Run:
             raise UserError(self._not_finite("the weights are no longer finite", self._last))
         if not ranks.is_first():
             return
-        save_checkpoint(
-            path,
-            Checkpoint(
-                epoch=self.epoch,
-                state_dict=weights,
-                optimizer=self.optimizer.state_dict(),
-                scheduler=self.scheduler.state_dict(),
-                episode=self.episode,
-                sums=self._sums.tolist(),
-                **facts,
-            ),
+        state = Checkpoint(
+            epoch=self.epoch,
+            state_dict=weights,
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            episode=self.episode,
+            sums=self._sums.tolist(),
+            **facts,
         )
+        try:
+            save_checkpoint(path, state)
+        except OSError as error:
+            raise UserError(
+                f"{path}: could not be written ({error.strerror}); the checkpoints before it are whole, mend that and "
+                "go on with --use_checkpoint True"
+            ) from None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same backbone, objective and number of speakers; ValueError if it is not."""

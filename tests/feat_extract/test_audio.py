@@ -120,6 +120,8 @@ def test_rate_and_channels_that_change_within_a_file(tmp_path: Path) -> None:
     (tmp_path / "two.aac").write_bytes(encoded("adts", "aac") + encoded("adts", "aac", 32000))
     found = read_recording(tmp_path / "two.aac").samples
     assert len(found) == pytest.approx(2 * len(CLEAN), abs=4000)
+    (tmp_path / "more.aac").write_bytes(b"".join(encoded("adts", "aac", layout=layout) for layout in ("stereo", "5.1")))
+    assert len(read_recording(tmp_path / "more.aac").samples) == pytest.approx(2 * len(CLEAN), abs=4000)
     both = sound(FLOATS, format="OGG") + sound(np.stack([FLOATS] * 2, axis=1), format="OGG")
     (tmp_path / "chained.ogg").write_bytes(both)  # Ogg allows one stream after another, FFmpeg no other channels
     samples, _, remarks = read_recording(tmp_path / "chained.ogg")
