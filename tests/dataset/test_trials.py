@@ -229,6 +229,8 @@ def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
     assert (starts >= 0).all() and (starts < n_starts(n_frames, 100)).all()
     assert (window_starts(n_frames[:70], 100, seed=1) == starts[:70]).all()
     assert (window_starts(n_frames, 100, seed=2) != starts).mean() > 0.9
+    trials_own = np.random.default_rng(1).random(5000)  # the stream that the utterances are drawn from
+    assert ((trials_own * n_starts(n_frames, 100)).astype(int) != starts).mean() > 0.9
 
 
 def test_windows_are_independent_and_uniform_over_all_starts() -> None:

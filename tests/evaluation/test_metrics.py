@@ -105,6 +105,23 @@ def test_interval_covers_the_rate_and_narrows_with_more_speakers() -> None:
     assert widths[1] < 0.6 * widths[0]
 
 
+def test_interval_holds_95_percent_of_the_rates_of_speakers_drawn_again() -> None:
+    rng = np.random.default_rng(2)
+    enrol, test = rng.integers(0, 8, (2, 300))
+    labels = enrol == test
+    scores = rng.normal(size=300) + labels
+    drawing, rates = np.random.default_rng(0), []
+    for _ in range(500):  # a trial stands as often in the list as its speakers were drawn
+        drawn = np.bincount(drawing.choice(8, 8), minlength=8)
+        times = np.where(labels, drawn[enrol], drawn[enrol] * drawn[test])
+        targets, others = (np.repeat(scores[of], times[of]) for of in (labels, ~labels))
+        thresholds = np.unique(np.concatenate([targets, others]))[::-1, None]
+        fpr, fnr = (others >= thresholds).mean(axis=1), (targets < thresholds).mean(axis=1)
+        rates.append(fpr[np.argmin(np.abs(fpr - fnr))])
+    expected = np.percentile(rates, 2.5), np.percentile(rates, 97.5)
+    assert eer_interval(scores, labels, enrol, test) == pytest.approx(expected, abs=1e-9)
+
+
 def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:
     rng, n_speakers = np.random.default_rng(1), 30
     enrol = np.repeat(np.arange(n_speakers), 200)

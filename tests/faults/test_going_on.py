@@ -67,6 +67,8 @@ def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
     assert read_log(home / RUN)["val_eer"].round(2).tolist() == [float(eer) for eer in told]  # in percent, as drawn
     outcome = in_process(train.main, VALIDATED, home)
     assert outcome.status == 0 and "validation" not in outcome.stdout  # all is done
+    outcome = in_process(train.main, [*VALIDATED, "--max_epoch", "3", "--val_every", "2"], home)
+    assert "epoch 3: loss" in outcome.stdout and "validation" not in outcome.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")

@@ -225,6 +225,16 @@ def test_the_folders_of_musan_are_noise_music_and_voices(root: Path, tmp_path: P
     assert not sources.has_music and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)
 
 
+def test_computed_rooms_are_of_all_sizes_and_distances(root: Path) -> None:
+    sources, draw = Sources(root, index(root), None, None), rng()
+    rooms = [sources.room(draw) for _ in range(300)]
+    seconds = [len(room) / RATE for room in rooms]
+    ratios = [db(room[0] ** 2 / np.sum(room[1:] ** 2)) for room in rooms]
+    for found, least, greatest in ((seconds, 0.2, 0.8), (ratios, -5, 10)):
+        close = 0.05 * (greatest - least)
+        assert least - 1e-3 <= min(found) < least + close and greatest - close < max(found) <= greatest + 1e-3
+
+
 def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "rirs" / "Room1" / "r.wav", 250, n=4000)
     sources = Sources(root, index(root), None, str(tmp_path / "rirs"))

@@ -369,6 +369,7 @@ def test_any_rate_format_and_standard_input(
 def test_a_long_recording_is_embedded_in_pieces(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer, samples = Recognizer(home / "model.pth"), voice(41, 2.0, 0)
     whole = recognizer.embed(samples, 16000)
+    assert [len(recognizer_module._pieces([length]).row) for length in (30_000, 30_001)] == [1, 2]  # 5 minutes
     monkeypatch.setattr(recognizer_module, "PIECE_FRAMES", 70)
     pieces = recognizer_module._pieces([199, 70])
     assert pieces.start.tolist() == [0, 66, 132, 0] and pieces.length.tolist() == [66, 66, 67, 70]
@@ -517,3 +518,9 @@ def test_voices_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, mon
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
         load_voices(tmp_path)
+
+
+def test_text_names_the_five_likeliest() -> None:
+    ranking = [{"speaker": name, "score": at / 10} for at, name in zip(range(9, 2, -1), "ABCDEFG", strict=True)]
+    answer = {"file": "x.wav", "seconds": 1.5, "speaker": "A", "ranking": ranking}
+    assert recognize._in_words(answer).endswith(": A [A 0.9000, B 0.8000, C 0.7000, D 0.6000, E 0.5000]")

@@ -130,8 +130,12 @@ def test_trials_that_support_no_calibration_have_their_scores_written(home: Path
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
-    first, again = (way("EER_short.py", "--test_length", 20, "--json", cwd=home) for way in (run_script, here))
-    assert result_of(first) == result_of(again)
+    first = run_script("EER_short.py", "--test_length", 20, "--json", cwd=home)
+    run = home / "saved_model" / "baseline_000"
+    unfinished = Path(shutil.copy(run / "checkpoint_001.pth", run / "unfinished_epoch.pth"))
+    again = here("EER_short.py", "--test_length", 20, "--json", cwd=home)
+    unfinished.unlink()  # a training in the midst of an epoch: its last whole one is scored
+    assert result_of(first) == result_of(again) and "checkpoint_002.pth, after epoch 2" in again.stdout
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
     kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
     assert len(kept.read_text().splitlines()) == 1000
@@ -234,6 +238,7 @@ def test_speakers_trained_on_are_left_out(home: Path) -> None:
     here("train.py", *TRAIN, *flags, cwd=home)
     done = here("EER_short.py", "--n_folder", 5, "--test_length", 20, "--json", cwd=home)
     assert "3 not trained on; 2 that were trained on are left out" in done.stdout
+    here("EER_full.py", "--n_folder", 5, "--as_norm", 2, cwd=home)  # the cohort: the two, of VoxCeleb1's tree
     assert result_of(done)["n_speakers"] == 3
 
 

@@ -34,11 +34,13 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     return FeatureIndex([tree])
 
 
-def new_run(features: FeatureIndex, compute: Compute = CPU, lr: float = 0.05) -> Run:
+def new_run(
+    features: FeatureIndex, compute: Compute = CPU, lr: float = 0.05, max_grad_norm: float | None = None
+) -> Run:
     episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
     torch.manual_seed(7)
     model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, len(features.speakers), 256))
-    return Run(model, episodes, compute, lr)
+    return Run(model, episodes, compute, lr, max_grad_norm)
 
 
 def state(run: Run) -> list[torch.Tensor]:
@@ -96,6 +98,15 @@ def test_the_same_seed_trains_the_same_with_loader_processes(
     for _ in range(2):
         run.train_epoch(lambda: None)
     assert all(torch.equal(a, b) for a, b in zip(state(undisturbed[0]), state(run), strict=True))
+
+
+def test_gradients_are_clipped_on_demand(features: FeatureIndex) -> None:
+    norms = []
+    for limit in (None, 0.01):
+        run = new_run(features, max_grad_norm=limit)
+        stop_after(run, 1)
+        norms.append(sum(float(present(of.grad).square().sum()) for of in run.model.parameters()) ** 0.5)
+    assert norms[0] > 0.1 and norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_plateau_scheduler_sees_epoch_means(features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
