@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
-from corpora.trial_lists import draw_trials
+from corpora.sources import Source
+from corpora.trial_lists import draw_trials, fetch_lists
 from corpora.voxceleb import PARTS
 from feat_extract.audio import read_recording
 from system.console import UserError
@@ -340,6 +341,25 @@ def test_a_list_of_ones_own_is_checked(tmp_path: Path) -> None:
     for name, message in (("veri_test2.txt", "37,611"), ("bad.txt", "bad.txt"), ("none.txt", "none.txt")):
         output = run("--save_path", tmp_path / "other", "--trial_list", tmp_path / name)
         assert output.returncode == 1 and message in output.stderr
+    (tmp_path / "new.txt").write_text("0 a/b/c.wav e/f/g.wav\n1 a/b/c.wav a/b/d.wav\n")
+    for name, status in (("mine.txt", 0), ("new.txt", 1)):
+        output = run("--save_path", root, "--trial_list", tmp_path / name)
+        assert output.returncode == status and ("another list is there; move it away" in output.stderr) == status
+    assert (root / "trial_pair_Verification.txt").read_bytes() == (tmp_path / "mine.txt").read_bytes()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_lists_of_voxceleb_are_fetched_whole_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture, published: bool
+) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "veri_test2.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
+    root = tmp_path / "root"
+    with Mirror(tmp_path / "served") as mirror:
+        fetch_lists(Source(f"{mirror.url}/{{name}}", ""), root, published)
+    told = capsys.readouterr().err
+    assert "trial lists not fetched: veri_test.txt, " in told and ("veri_test2.txt" in told) == published
+    assert any(path.suffix == ".txt" for path in root.iterdir()) != published
 
 
 def test_parts_are_those_that_are_published(shared: Path) -> None:

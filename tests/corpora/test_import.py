@@ -59,6 +59,8 @@ def test_no_speaker_in_any_path(tmp_path: Path) -> None:
 
 def test_a_folder_without_recordings(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes").mkdir(parents=True)
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 1 and f"--import_dir {tmp_path / 'in'}: holds no files" in output.stderr
     (tmp_path / "in" / "README").write_text("nothing to hear")
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
     assert output.returncode == 1 and "no speaker was found in the paths, such as" in output.stderr

@@ -125,7 +125,7 @@ def test_speed_changes_tempo_and_pitch_together() -> None:
 
 def test_specaugment_masks_one_stretch_and_one_band() -> None:
     frames = rng(1).normal(size=(200, 40)).astype(np.float32)
-    widths, bands = set(), set()
+    widths, bands, reached = set(), set(), set()
     for seed in range(300):
         masked = mask(frames, rng(seed))
         at_mean = np.abs(masked - frames.mean(axis=0)) < 1e-6
@@ -137,7 +137,9 @@ def test_specaugment_masks_one_stretch_and_one_band() -> None:
         assert np.array_equal(masked[rest], frames[rest])
         widths.add(len(rows))
         bands.add(len(columns))
+        reached |= {*columns}
     assert widths == set(range(1, 11)) and bands == set(range(1, 9))  # WeSpeaker's
+    assert reached == set(range(40))
 
 
 def added_by(crops: AugmentedCrops, features: FeatureIndex, row: int, monkeypatch: pytest.MonkeyPatch) -> list:

@@ -74,7 +74,9 @@ def test_full_evaluation(home: Path) -> None:
     scores = pandas.read_csv(home / "s.csv")
     assert list(scores.columns) == ["label", "enrol", "test", "score", "enrol_seconds", "test_seconds"]
     rates = verification_metrics(scores["score"].to_numpy(), scores["label"].to_numpy())
-    assert 100 * rates.eer == pytest.approx(result["eer"], abs=1e-9)
+    percent = [100 * rates.eer, 100 * rates.eer_interpolated]
+    told = ("eer", "eer_interpolated", "threshold", "min_dcf_0.01", "min_dcf_0.001")
+    assert [result[name] for name in told] == pytest.approx([*percent, *rates[2:]], abs=1e-9)
 
 
 def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
