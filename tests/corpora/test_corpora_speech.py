@@ -354,7 +354,7 @@ def test_lists_of_voxceleb_are_fetched_whole_or_not_at_all(
 ) -> None:
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "veri_test2.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
-    root = tmp_path / "root"
+    root = tmp_path / "new" / "root"
     with Mirror(tmp_path / "served") as mirror:
         fetch_lists(Source(f"{mirror.url}/{{name}}", ""), root, published)
     told = capsys.readouterr().err
