@@ -102,13 +102,13 @@ def test_kills_change_nothing(served: Served, lists: Lists, tmp_path: Path) -> N
     quiet = {path.name: path.read_bytes() for path in folder.glob("vox*")}
     with Mirror(folder, rate=400_000) as mirror:
         command: tuple = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--retries", "0", *lists)
-        found = kill_and_finish(7, 1, tmp_path, *command)
+        found = kill_and_finish(5, 1, tmp_path, *command)
     assert found == quiet
     command = ("--save_path", tmp_path, "--extract", *lists)
-    found = kill_and_finish(6, 2, tmp_path, *command)
+    found = kill_and_finish(4, 2, tmp_path, *command)
     assert found == quiet | expected
     command = ("--save_path", tmp_path, "--convert", "--num_workers", "2")
-    found = kill_and_finish(7, 3, tmp_path, *command)
+    found = kill_and_finish(5, 3, tmp_path, *command)
     wavs = {path.replace(".m4a", ".wav") for path in expected}
     assert set(found) == set(quiet) | set(expected) | wavs
     whole = tmp_path / "whole"

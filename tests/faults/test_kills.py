@@ -58,7 +58,7 @@ def test_extraction_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path
 
 
 def test_training_killed_again_and_again_ends_with_the_same_weights(world: Path, tmp_path: Path) -> None:
-    kills, rng = soaked(3, 30), random.Random(2)
+    kills, rng = soaked(2, 30), random.Random(2)
     home = copy_world(world, tmp_path / "home")
     shutil.rmtree(home / RUN)
     while kills:

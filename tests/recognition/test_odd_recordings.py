@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import run_script, voice
+from conftest import here, run_script, voice
 
 import recognize
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
@@ -96,5 +96,6 @@ def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest
     run("embed", *network, "-o", "e.csv", "--", *names)
     with open(home / "e.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["file"] for row in csv.DictReader(file)] == names
-    answer = run("compare", *network, "--json", "--threshold", 0, "--", names[1], names[4]).stdout
+    flags = ["--json", "--threshold", 0, "--", names[1], names[4]]
+    answer = here("recognize.py", "compare", *network, *flags, cwd=home).stdout
     assert json.loads(answer)["score"] == pytest.approx(1, abs=1e-6)
