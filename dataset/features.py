@@ -134,6 +134,8 @@ def _parse(blob: bytes, path: Path) -> StoredArray:
     """Return the feature array of a pickle; UserError naming the file for whatever else it holds or asks for."""
     try:
         return load_feature(blob)
+    except MemoryError:  # the machine's, which says nothing about the file
+        raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "
         raise _refusal(path, f"{kind}{error}"[:200]) from None

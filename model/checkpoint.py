@@ -114,6 +114,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     # A damaged or hostile file can make torch raise nearly anything, here and below.
     try:
         content = torch.load(blob, map_location="cpu", weights_only=True)
+    except MemoryError:  # the machine's, which says nothing about the file
+        raise
     except Exception as error:
         reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -153,3 +154,10 @@ def test_every_truncation_is_told(tmp_path: Path) -> None:
         (tmp_path / "cut.pkl").write_bytes(blob[:size])
         with pytest.raises(UserError, match="cut.pkl"):
             read_feature(tmp_path / "cut.pkl")
+
+
+def test_too_little_memory_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_feature(tmp_path / "x.pkl", np.zeros((9, 40)), "id1")
+    monkeypatch.setattr("dataset.features.load_feature", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        read_feature(tmp_path / "x.pkl")

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -176,3 +177,10 @@ def test_a_run_whose_folder_cannot_be_listed_is_not_taken_for_none(
     for ask in (holds_run, numbered_checkpoints, newest_checkpoint):
         with pytest.raises(PermissionError):
             ask(tmp_path)
+
+
+def test_too_little_memory_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path / "x.pth", some(1))
+    monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        load_checkpoint(tmp_path / "x.pth")
