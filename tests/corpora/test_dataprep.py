@@ -15,6 +15,7 @@ import pytest
 from archive_set import REPOSITORY, build, m4a, run, start, tone, tree, zipped
 from mirror_server import Mirror
 
+from configure import TRIALS_NAME
 from corpora.archives import extract
 from corpora.voxceleb import Archive
 from system.console import UserError
@@ -46,6 +47,8 @@ def copy_archives(served: Served, root: Path) -> None:
 
 def test_from_a_mirror_to_wavs(served: Served, lists: Lists, tmp_path: Path) -> None:
     folder, expected = served
+    own_list = folder / "veri_test.txt"  # of archives of one's own, so of any length
+    own_list.write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     with Mirror(folder, "ann", SECRET) as mirror:
         source = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--user", "ann")
         outputs = [run(*source, *lists, VOXCELEB_PASSWORD="wrong")]
@@ -55,6 +58,9 @@ def test_from_a_mirror_to_wavs(served: Served, lists: Lists, tmp_path: Path) -> 
         asked = len(mirror.requests)
         outputs.append(run(*source, "--parts", "vox2", *lists, VOXCELEB_PASSWORD=SECRET))
         assert outputs[2].returncode == 0 and len(mirror.requests) == asked  # all there, vox2 has no trial lists
+    assert (tmp_path / TRIALS_NAME).read_bytes() == own_list.read_bytes()
+    (tmp_path / TRIALS_NAME).unlink()
+    own_list.unlink()
     assert "--extract" in next_command(tmp_path, *lists)
     outputs.append(run("--save_path", tmp_path, "--extract", *lists))
     assert tree(tmp_path / "voxceleb1") | tree(tmp_path / "voxceleb2") == {

@@ -464,6 +464,12 @@ def test_export_gives_what_the_network_gives(home: Path) -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
+def test_export_computes_on_no_device(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        recognize.parse_args(["export", "--device", "cpu", "model.pth"])
+    assert "unrecognized arguments: --device" in capsys.readouterr().err
+
+
 def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = load_checkpoint(home / "model.pth")
     full.optimizer, full.state_dict["weight"] = {"state": {}}, torch.ones(4, 256)
