@@ -1,9 +1,10 @@
-"""What the evaluators tell: error rates, as lines on standard output and as --json names them, and --save_scores."""
+"""What the evaluators tell: error rates, as lines on standard output and as --json names them, and score files."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,14 @@ from dataset.index import FeatureIndex
 from dataset.trials import Trials
 from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, unique_segments
-from evaluation.metrics import eer_interval, llr_rates, verification_metrics
+from evaluation.metrics import eer_interval, llr_rates, roc, verification_metrics
+from system.console import UserError
 from system.files import replacing
+
+if TYPE_CHECKING:
+    import pandas
+
+SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
 
 
 def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:
@@ -141,6 +148,24 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
         tables.append(pandas.DataFrame(columns))
     with replacing(path) as temporary:
         pandas.concat(tables).to_csv(temporary, index=False, errors="surrogateescape")
+
+
+def read_scores(path: Path) -> "pandas.DataFrame":
+    """Read a score file; UserError naming it if it is none or lacks a kind of trial."""
+    import pandas
+
+    text = {"enrol": str, "test": str, "length": str, "snr": str}
+    try:
+        table = pandas.read_csv(path, dtype=text, keep_default_na=False, na_values={"llr": ""})
+        table["label"] = table["label"].astype(int).astype(bool)
+        present = table.columns.intersection(list(SCORE_COLUMNS))
+        table[present] = table[present].astype(np.float64)
+        roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
+    return table
 
 
 def say_json(result: dict, args: argparse.Namespace) -> None:

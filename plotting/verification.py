@@ -11,13 +11,13 @@ from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
 from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
+from evaluation.report import SCORE_COLUMNS, read_scores
 from plotting.style import COLOURS, new_figure, styles
 from system.console import UserError
 
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
 DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and rejections
 DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
-SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
 BINS = 60
 KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched: for print in grey
 
@@ -154,22 +154,6 @@ def read_systems(inputs: dict[str, Path]) -> list[System]:
             if column in table and table[column].notna().all():  # LLRs of a part could not be compared with the scores
                 systems.append(System(name + remark, table.assign(score=table[column])))
     return systems
-
-
-def read_scores(path: Path) -> pandas.DataFrame:
-    """Read a score file; UserError naming it if it is none or lacks a kind of trial."""
-    text = {"enrol": str, "test": str, "length": str, "snr": str}
-    try:
-        table = pandas.read_csv(path, dtype=text, keep_default_na=False, na_values={"llr": ""})
-        table["label"] = table["label"].astype(int).astype(bool)
-        present = table.columns.intersection(list(SCORE_COLUMNS))
-        table[present] = table[present].astype(np.float64)
-        roc(*_scored(table))  # refuses what has no error rate
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
-    return table
 
 
 def _scored(table: pandas.DataFrame, column: str = "score") -> tuple[np.ndarray, np.ndarray]:
