@@ -107,8 +107,8 @@ def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, 
     trials = read_trials(path, blind=True)
     if n_repeated := len(trials.enrol) - len(set(zip(*(trials if trials.labelled else trials[1:]), strict=True))):
         console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; each counts")
-    if args.calibrate and not trials.labelled:
-        raise UsageError(f"{path}: its trials have no labels, so they calibrate nothing")
+    if (args.calibrate or args.compare) and not trials.labelled:
+        raise UsageError(f"{path}: its trials have no labels, so they calibrate and compare nothing")
     if not (trials.labelled or args.save_scores):
         raise UsageError(f"{path}: its trials have no labels, so no error rate; write the scores by --save_scores FILE")
     return trials, read_enrolment(args.enroll) if args.enroll else None
@@ -143,6 +143,7 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     add("--enroll", type=Path, metavar="FILE", help="lines MODEL UTTERANCE...: the trials' left sides are such models")
     add("--as_norm", type=console.integer(2), metavar="N", help="normalise by the N nearest training speakers, too")
     add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score and durations as CSV")
+    add("--compare", type=Path, metavar="FILE", help="another system's --save_scores: tell the EERs' difference")
     add("--calibrate", type=console.boolean, default=False, help="fit log-likelihood ratios and keep them (False)")
 
 
@@ -157,6 +158,11 @@ def verify(
     """
     if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
+    compared = []
+    if args.compare:
+        heard = itertools.product(tests, [condition.name for condition in noisy] or [""])
+        at_each = [(length, snr, tests[length].length) for length, snr in heard]
+        compared = report.read_compared(args.compare, task.trials, at_each)
     norm = None
     if args.as_norm:
         tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
@@ -167,7 +173,7 @@ def verify(
     try:
         scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
     finally:
-        result = report.rates_of_all(scores, labels, speakers) if task.trials.labelled else {}
+        result = report.rates_of_all(scores, labels, speakers, compared) if task.trials.labelled else {}
         if result:
             report.say_rates(result)
         if args.save_scores and ranks.is_first():

@@ -1,6 +1,7 @@
 """What the evaluators tell: error rates, as lines on standard output and as --json names them, and score files."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
 from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, unique_segments
-from evaluation.metrics import eer_interval, llr_rates, roc, verification_metrics
+from evaluation.metrics import eer_difference, eer_interval, llr_rates, roc, verification_metrics
 from system.console import UserError
 from system.files import replacing
 
@@ -40,10 +42,15 @@ def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]
     )
 
 
-def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
-    """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all."""
+def rates_of_all(
+    scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], compared: Sequence[np.ndarray] = ()
+) -> dict:
+    """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all.
+
+    `compared` are the scores (n,) of another system at each length, if any.
+    """
     results: list[dict] = []
-    for s in scores:
+    for s, others in itertools.zip_longest(scores, compared):
         result: dict = {"length": s.length} if len(scores) > 1 else {}
         result |= {"snr": s.snr} if s.snr and len(scores) > 1 else {}
         result |= _rates(s.plain, labels, speakers)
@@ -51,6 +58,7 @@ def rates_of_all(scores: list[Scores], labels: np.ndarray, speakers: Sequence[np
         result |= {"n_speakers": len(np.unique(speakers)), "seconds": s.seconds}
         result |= {"as_norm": _rates(s.normalised, labels, speakers)} if s.normalised is not None else {}
         result |= {"llr": llr_rates(s.llr, labels)} if s.llr is not None else {}
+        result |= {"compared": _difference(s.plain, others, labels, speakers)} if others is not None else {}
         results.append(result)
     if len(results) == 1:
         return results[0]
@@ -74,8 +82,20 @@ def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]
     }
 
 
+def _difference(scores: np.ndarray, others: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
+    """Return the EER of other scores (n,) and how much that of `scores` is above it, in percent."""
+    ours, theirs = (verification_metrics(each, label).eer for each in (scores, others))
+    low, high = eer_difference(scores, others, label, *speakers)
+    return {
+        "eer": 100 * theirs,
+        "difference": 100 * (ours - theirs),
+        "difference_low": 100 * low,
+        "difference_high": 100 * high,
+    }
+
+
 def say_rates(result: dict) -> None:
-    """Print a line for the error rates at each test length, and one for those after as-norm and for LLRs if any."""
+    """Print a line for the error rates at each test length, and one for what else there is of them."""
     several = "lengths" in result
     for rates in result["lengths"] if several else [result]:
         noise = f", SNR {rates['snr']}" if "snr" in rates else ""
@@ -85,6 +105,8 @@ def say_rates(result: dict) -> None:
             print(f"{prefix}as-norm {_in_words(rates['as_norm'])}")
         if "llr" in rates:
             print(f"{prefix}{_llr_in_words(rates['llr'])}")
+        if "compared" in rates:
+            print(f"{prefix}{_difference_in_words(rates['compared'])}")
     if several and "llr" in result:
         print(f"all lengths: {_llr_in_words(result['llr'])}")
 
@@ -126,6 +148,13 @@ def _llr_in_words(rates: dict[str, float]) -> str:
     )
 
 
+def _difference_in_words(rates: dict[str, float]) -> str:
+    return (
+        f"compared EER {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
+        f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, the same speakers resampled for both)"
+    )
+
+
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
     """Write a row for each trial and test length.
 
@@ -156,16 +185,37 @@ def read_scores(path: Path) -> "pandas.DataFrame":
 
     text = {"enrol": str, "test": str, "length": str, "snr": str}
     try:
-        table = pandas.read_csv(path, dtype=text, keep_default_na=False, na_values={"llr": ""})
+        table = pandas.read_csv(
+            path, dtype=text, keep_default_na=False, na_values={"llr": ""}, encoding_errors="surrogateescape"
+        )
         table["label"] = table["label"].astype(int).astype(bool)
-        present = table.columns.intersection(list(SCORE_COLUMNS))
-        table[present] = table[present].astype(np.float64)
+        numbers = table.columns.intersection([*SCORE_COLUMNS, "test_seconds"])
+        table[numbers] = table[numbers].astype(np.float64)
         roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
     except FileNotFoundError:
         raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
     return table
+
+
+def read_compared(path: Path, trials: Trials, tests: Sequence[tuple[str, str, np.ndarray]]) -> list[np.ndarray]:
+    """Return another system's scores (n,) in each test; UserError if the score file is not of these trials and tests.
+
+    A test is its length in words, its signal-to-noise ratio in words or "", and the frames (n,) of its segments.
+    """
+    table, found = read_scores(path), []
+    if missing := {"enrol", "test", "test_seconds"} - set(table):
+        raise UserError(f"{path}: has no column {min(missing)}; --save_scores writes one")
+    table = table.assign(snr=table.get("snr", ""), frames=(FRAMES_PER_SECOND * table["test_seconds"]).round())
+    for length, snr, frames in tests:
+        part = table[(table["snr"] == snr) & (table.get("length", length) == length)]
+        expected = {"label": trials.label, "enrol": trials.enrol, "test": trials.test, "frames": frames}
+        if not all(np.array_equal(part[column], values) for column, values in expected.items()):
+            test = f"test length {length}{f', SNR {snr}' if snr else ''}"
+            raise UserError(f"{path}: does not hold the trials that are scored here, in this order, at {test}")
+        found.append(part["score"].to_numpy())
+    return found
 
 
 def say_json(result: dict, args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_curve
 
 from evaluation.metrics import (
     cllr,
+    eer_difference,
     eer_interval,
     llr_rates,
     mean_interval,
@@ -105,12 +106,9 @@ def test_interval_covers_the_rate_and_narrows_with_more_speakers() -> None:
     assert widths[1] < 0.6 * widths[0]
 
 
-def test_interval_holds_95_percent_of_the_rates_of_speakers_drawn_again() -> None:
-    rng = np.random.default_rng(2)
-    enrol, test = rng.integers(0, 8, (2, 300))
-    labels = enrol == test
-    scores = rng.normal(size=300) + labels
-    drawing, rates = np.random.default_rng(0), []
+def rates_of_speakers_drawn_again(scores: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The EERs of 500 draws of 8 speakers."""
+    labels, drawing, rates = enrol == test, np.random.default_rng(0), []
     for _ in range(500):  # a trial stands as often in the list as its speakers were drawn
         drawn = np.bincount(drawing.choice(8, 8), minlength=8)
         times = np.where(labels, drawn[enrol], drawn[enrol] * drawn[test])
@@ -118,8 +116,21 @@ def test_interval_holds_95_percent_of_the_rates_of_speakers_drawn_again() -> Non
         thresholds = np.unique(np.concatenate([targets, others]))[::-1, None]
         fpr, fnr = (others >= thresholds).mean(axis=1), (targets < thresholds).mean(axis=1)
         rates.append(fpr[np.argmin(np.abs(fpr - fnr))])
-    expected = np.percentile(rates, 2.5), np.percentile(rates, 97.5)
-    assert eer_interval(scores, labels, enrol, test) == pytest.approx(expected, abs=1e-9)
+    return np.array(rates)
+
+
+def test_intervals_hold_95_percent_of_the_rates_of_speakers_drawn_again() -> None:
+    rng = np.random.default_rng(2)
+    enrol, test = rng.integers(0, 8, (2, 300))
+    labels = enrol == test
+    scores = rng.normal(size=300) + labels
+    others = scores + rng.normal(0, 0.5, 300)
+    rates, rates_of_others = (rates_of_speakers_drawn_again(each, enrol, test) for each in (scores, others))
+    interval = eer_interval(scores, labels, enrol, test)
+    assert interval == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=1e-9)
+    low, high = eer_difference(scores, others, labels, enrol, test)
+    assert (low, high) == pytest.approx(np.percentile(rates - rates_of_others, [2.5, 97.5]), abs=1e-9)
+    assert high - low < 0.8 * (interval[1] - interval[0])  # what is hard for both falls out
 
 
 def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:

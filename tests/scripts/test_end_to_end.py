@@ -20,6 +20,7 @@ from system.files import sha256
 
 pytestmark = pytest.mark.slow
 
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 TRAIN = ["--backbone", "resnet18", "--nb_class_train", "4", "--precision", "fp32", "--lr", "0.03"]
 
 
@@ -143,6 +144,43 @@ def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
     assert len(kept.read_text().splitlines()) == 1000
 
 
+def test_two_models_on_the_same_trials(home: Path) -> None:
+    lengths = ["--test_length", 50, "full", "--json"]
+    trials = ["--trials", f"data/{TRIALS_NAME}", *lengths]
+    first = result_of(here("EER_short.py", *trials, "--cp_num", 1, "--save_scores", "first.csv", cwd=home))["lengths"]
+    compare = ["--compare", "first.csv"]
+    itself = result_of(here("EER_short.py", *trials, "--cp_num", 1, *compare, cwd=home))["lengths"]
+    done = here("EER_short.py", *trials, "--cp_num", 2, *compare, cwd=home)
+    for before, same, after in zip(first, itself, result_of(done)["lengths"], strict=True):
+        assert same["compared"] == {"eer": before["eer"]} | dict.fromkeys(DIFFERENCE, 0)
+        compared = after["compared"]
+        assert compared["eer"] == before["eer"]
+        assert compared["difference"] == pytest.approx(after["eer"] - before["eer"], abs=1e-9)
+        assert compared["difference_low"] <= compared["difference_high"]
+        told = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
+        assert f"test {after['length']}: {told}" in done.stdout
+    full = here("EER_full.py", "--cp_num", 2, "--compare", "first.csv", cwd=home, check=1)
+    assert (
+        "first.csv: does not hold the trials that are scored here, in this order, at test length whole" in full.stderr
+    )
+    here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
+    assert "compared EER" in here("EER_full.py", "--cp_num", 2, "--compare", "whole.csv", cwd=home).stdout
+    (home / "shuffled.txt").write_text("\n".join(sorted((home / "data" / TRIALS_NAME).read_text().splitlines())[::-1]))
+    pandas.read_csv(home / "whole.csv")[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
+    one = ["EER_short.py", "--trials", f"data/{TRIALS_NAME}", "--test_length"]
+    for wrong, told in (
+        (["EER_full.py", "--trials", "shuffled.txt", "--compare", "whole.csv"], "in this order, at test length whole"),
+        ([*one, 50, "--compare", "whole.csv"], "whole.csv: does not hold the trials"),  # of the same names
+        ([*one, 60, "full", "--compare", "first.csv"], "at test length 60"),
+        ([*one, "full", "--noise_snr", 5, "--compare", "whole.csv"], "at test length full, SNR 5"),
+        ([*one, 50, "--compare", "bare.csv"], "bare.csv: has no column test_seconds; --save_scores writes one"),
+        ([*one, 50, "--compare", "none.csv"], "none.csv: no such score file"),
+        ([*one, 50, "--compare", f"data/{TRIALS_NAME}"], "not a file of scores as --save_scores writes it"),
+    ):
+        done = here(*wrong, cwd=home, check=1)
+        assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_evaluation_in_noise(home: Path) -> None:
     listed = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)
     (home / "some.txt").write_text("".join(listed[::8]))
@@ -198,6 +236,8 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         assert (scores[name]["score"] == scores["voxceleb"]["score"]).all()
     refused = here("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
     assert "blind.txt: its trials have no labels" in refused.stderr and "--save_scores" in refused.stderr
+    refused = here("EER_full.py", "--trials", "blind.txt", "--compare", "kaldi.csv", cwd=home, check=2)
+    assert "blind.txt: its trials have no labels, so they calibrate and compare nothing" in refused.stderr
     cosine = {frozenset((a, b)): s for a, b, s in scores["voxceleb"][columns[:3]].itertuples(index=False)}
     first, second, *tests = sorted({name for _, a, b in rows for name in (a, b)})
     (home / "enroll.lst").write_text(f"pair {first} {second}\nunused {tests[0]}\n")
