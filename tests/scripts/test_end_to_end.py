@@ -159,17 +159,20 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert compared["difference_low"] <= compared["difference_high"]
         told = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
         assert f"test {after['length']}: {told}" in done.stdout
-    full = here("EER_full.py", "--cp_num", 2, "--compare", "first.csv", cwd=home, check=1)
-    assert (
-        "first.csv: does not hold the trials that are scored here, in this order, at test length whole" in full.stderr
-    )
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
     assert "compared EER" in here("EER_full.py", "--cp_num", 2, "--compare", "whole.csv", cwd=home).stdout
-    (home / "shuffled.txt").write_text("\n".join(sorted((home / "data" / TRIALS_NAME).read_text().splitlines())[::-1]))
-    pandas.read_csv(home / "whole.csv")[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
+    whole = pandas.read_csv(home / "whole.csv")
+    for column in ("label", "enrol", "test"):
+        turned = whole.assign(**{column: whole[column].to_numpy()[::-1]})
+        turned.to_csv(home / f"other_{column}.csv", index=False)
+    whole[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
     one = ["EER_short.py", "--trials", f"data/{TRIALS_NAME}", "--test_length"]
     for wrong, told in (
-        (["EER_full.py", "--trials", "shuffled.txt", "--compare", "whole.csv"], "in this order, at test length whole"),
+        (["EER_full.py", "--compare", "first.csv"], "trials that are scored here, in this order, at test length whole"),
+        *(
+            (["EER_full.py", "--compare", f"other_{name}.csv"], "test length whole")
+            for name in ("label", "enrol", "test")
+        ),
         ([*one, 50, "--compare", "whole.csv"], "whole.csv: does not hold the trials"),  # of the same names
         ([*one, 60, "full", "--compare", "first.csv"], "at test length 60"),
         ([*one, "full", "--noise_snr", 5, "--compare", "whole.csv"], "at test length full, SNR 5"),
@@ -202,8 +205,10 @@ def test_evaluation_in_noise(home: Path) -> None:
     for rates, at in zip(found, conditions, strict=True):
         eer = verification_metrics(of_condition[at], before["label"].to_numpy()).eer
         assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
-    again = here("EER_short.py", *trials, "--noise_snr", 0, 0, "--test_length", 100, 100, cwd=home)
+    flags = ["--noise_snr", 0, 0, "--test_length", 100, 100, "--compare", "n.csv"]  # which has other conditions too
+    again = here("EER_short.py", *trials, *flags, cwd=home)
     assert result_of(again)["eer"] == found[1]["eer"]
+    assert result_of(again)["compared"] == {"eer": found[1]["eer"]} | dict.fromkeys(DIFFERENCE, 0)
     assert "test windows of 100 frames (1.00 s)\n" in again.stdout and "SNRs (dB) of 0\n" in again.stdout
     here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
     room = here("EER_short.py", *trials, "--reverb", True, "--test_length", 100, cwd=home)
