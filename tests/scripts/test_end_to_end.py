@@ -173,12 +173,12 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
             (["EER_full.py", "--compare", f"other_{name}.csv"], "test length whole")
             for name in ("label", "enrol", "test")
         ),
-        ([*one, 50, "--compare", "whole.csv"], "whole.csv: does not hold the trials"),  # of the same names
-        ([*one, 60, "full", "--compare", "first.csv"], "at test length 60"),
-        ([*one, "full", "--noise_snr", 5, "--compare", "whole.csv"], "at test length full, SNR 5"),
-        ([*one, 50, "--compare", "bare.csv"], "bare.csv: has no column test_seconds; --save_scores writes one"),
-        ([*one, 50, "--compare", "none.csv"], "none.csv: no such score file"),
-        ([*one, 50, "--compare", f"data/{TRIALS_NAME}"], "not a file of scores as --save_scores writes it"),
+        ([*one, "50", "--compare", "whole.csv"], "whole.csv: does not hold the trials"),  # of the same names
+        ([*one, "60", "full", "--compare", "first.csv"], "at test length 60"),
+        ([*one, "full", "--noise_snr", "5", "--compare", "whole.csv"], "at test length full, SNR 5"),
+        ([*one, "50", "--compare", "bare.csv"], "bare.csv: has no column test_seconds; --save_scores writes one"),
+        ([*one, "50", "--compare", "none.csv"], "none.csv: no such score file"),
+        ([*one, "50", "--compare", f"data/{TRIALS_NAME}"], "not a file of scores as --save_scores writes it"),
     ):
         done = here(*wrong, cwd=home, check=1)
         assert told in done.stderr and len(done.stderr.splitlines()) == 1
