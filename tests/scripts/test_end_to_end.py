@@ -129,7 +129,7 @@ def test_trials_that_support_no_calibration_have_their_scores_written(home: Path
     assert not (home / "copy.calibration.json").exists()
     (home / "blind.txt").write_text("id00030/video0/00000.wav id00031/video0/00000.wav\n")
     done = here("EER_full.py", *flags, "--trials", "blind.txt", cwd=home, check=2)
-    assert "blind.txt: its trials have no labels, so they calibrate nothing" in done.stderr
+    assert "blind.txt: its trials have no labels, so they calibrate and compare nothing" in done.stderr
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
