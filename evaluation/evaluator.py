@@ -94,6 +94,11 @@ class Task(NamedTuple):
         """The rows (n,) of enrolment and test; a model counts as its first utterance."""
         return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
+    @property
+    def enrol_seconds(self) -> np.ndarray:
+        """The seconds (n,) of speech that the model of each trial is enrolled by."""
+        return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
+
     def where(self, kept: np.ndarray) -> "Task":
         """Return the trials that `kept` (n,) bool is true for; models that no trial is left of stay enrolled."""
         return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
@@ -156,13 +161,15 @@ def verify(
     of `noisy`. UserError if --calibrate is asked for and the trials support no calibration; their scores are written
     all the same.
     """
+    if args.compare and args.save_scores and args.compare.resolve() == args.save_scores.resolve():
+        raise UsageError(f"--save_scores {args.save_scores}: would replace the scores that --compare reads")
     if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     compared = []
     if args.compare:
         heard = itertools.product(tests, [condition.name for condition in noisy] or [""])
-        at_each = [(length, snr, tests[length].length) for length, snr in heard]
-        compared = report.read_compared(args.compare, task.trials, at_each)
+        at_each = [(length, snr, tests[length].length / FRAMES_PER_SECOND) for length, snr in heard]
+        compared = report.read_compared(args.compare, task.trials, task.enrol_seconds, at_each)
     norm = None
     if args.as_norm:
         tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
@@ -219,12 +226,11 @@ def score_task(
     embeddings, (enrolled, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
     left = len(embeddings) + torch.from_numpy(task.of_trial)
     embeddings = torch.cat([embeddings, _means(embeddings[enrolled], task.model)])
-    enrol_seconds = np.bincount(task.model, task.enrolled.length)[task.of_trial] / FRAMES_PER_SECOND
 
     def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
         return Scores(
             length,
-            enrol_seconds,
+            task.enrol_seconds,
             tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm(embeddings, left, right) if norm else None,

@@ -82,6 +82,7 @@ def _replicates(
         n_target, n_other = accepted_targets[-1], accepted[-1] - accepted_targets[-1]
         if n_target and n_other:
             fpr, fnr = (accepted - accepted_targets) / n_other, 1 - accepted_targets / n_target
+            fpr, fnr = np.append(0, fpr), np.append(1, fnr)  # the corner that accepts nothing, as in `roc`
             rates.append(fpr[np.argmin(np.abs(fnr - fpr))])
     return np.array(rates)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
+SECONDS = ("enrol_seconds", "test_seconds")
 
 
 def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:
@@ -185,37 +186,47 @@ def read_scores(path: Path) -> "pandas.DataFrame":
 
     text = {"enrol": str, "test": str, "length": str, "snr": str}
     try:
-        table = pandas.read_csv(
-            path, dtype=text, keep_default_na=False, na_values={"llr": ""}, encoding_errors="surrogateescape"
-        )
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            table = pandas.read_csv(file, dtype=text, keep_default_na=False, na_values={"llr": ""})
         table["label"] = table["label"].astype(int).astype(bool)
-        numbers = table.columns.intersection([*SCORE_COLUMNS, "test_seconds"])
+        numbers = table.columns.intersection([*SCORE_COLUMNS, *SECONDS])
         table[numbers] = table[numbers].astype(np.float64)
         roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
     except FileNotFoundError:
         raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({error})") from None
+        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({str(error).strip()})") from None
     return table
 
 
-def read_compared(path: Path, trials: Trials, tests: Sequence[tuple[str, str, np.ndarray]]) -> list[np.ndarray]:
+def read_compared(
+    path: Path, trials: Trials, enrol_seconds: np.ndarray, tests: Sequence[tuple[str, str, np.ndarray]]
+) -> list[np.ndarray]:
     """Return another system's scores (n,) in each test; UserError if the score file is not of these trials and tests.
 
-    A test is its length in words, its signal-to-noise ratio in words or "", and the frames (n,) of its segments.
+    `enrol_seconds` (n,) are those of the trials' enrolments; a test is its length in words, its signal-to-noise ratio
+    in words or "", and the seconds (n,) of its segments. Seconds are compared in frames.
     """
     table, found = read_scores(path), []
-    if missing := {"enrol", "test", "test_seconds"} - set(table):
+    if missing := {"enrol", "test", *SECONDS} - set(table):
         raise UserError(f"{path}: has no column {min(missing)}; --save_scores writes one")
-    table = table.assign(snr=table.get("snr", ""), frames=(FRAMES_PER_SECOND * table["test_seconds"]).round())
-    for length, snr, frames in tests:
+    table = table.assign(snr=table.get("snr", ""), **_frames(*(table[column] for column in SECONDS)))
+    for length, snr, test_seconds in tests:
         part = table[(table["snr"] == snr) & (table.get("length", length) == length)]
-        expected = {"label": trials.label, "enrol": trials.enrol, "test": trials.test, "frames": frames}
+        expected = {"label": trials.label, "enrol": trials.enrol, "test": trials.test}
+        expected |= _frames(enrol_seconds, test_seconds)
         if not all(np.array_equal(part[column], values) for column, values in expected.items()):
-            test = f"test length {length}{f', SNR {snr}' if snr else ''}"
-            raise UserError(f"{path}: does not hold the trials that are scored here, in this order, at {test}")
+            raise UserError(
+                f"{path}: does not hold the trials that are scored here, in this order, at test length {length}"
+                f"{f', SNR {snr}' if snr else ''}; score both by one --trials FILE"
+            )
         found.append(part["score"].to_numpy())
     return found
+
+
+def _frames(*seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns SECONDS in whole frames, which survive being written."""
+    return {name: np.round(FRAMES_PER_SECOND * column) for name, column in zip(SECONDS, seconds, strict=True)}
 
 
 def say_json(result: dict, args: argparse.Namespace) -> None:

@@ -128,6 +128,7 @@ def test_intervals_hold_95_percent_of_the_rates_of_speakers_drawn_again() -> Non
     rates, rates_of_others = (rates_of_speakers_drawn_again(each, enrol, test) for each in (scores, others))
     interval = eer_interval(scores, labels, enrol, test)
     assert interval == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=1e-9)
+    assert eer_interval(np.zeros(300), labels, enrol, test) == (0, 0)  # as verification_metrics has it of equal scores
     low, high = eer_difference(scores, others, labels, enrol, test)
     assert (low, high) == pytest.approx(np.percentile(rates - rates_of_others, [2.5, 97.5]), abs=1e-9)
     assert high - low < 0.8 * (interval[1] - interval[0])  # what is hard for both falls out

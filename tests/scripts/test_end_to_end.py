@@ -160,23 +160,29 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         told = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
         assert f"test {after['length']}: {told}" in done.stdout
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
-    assert "compared EER" in here("EER_full.py", "--cp_num", 2, "--compare", "whole.csv", cwd=home).stdout
+    full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
+    assert result_of(full[0])["compared"] == result_of(full[1])["compared"] == after["compared"]
     whole = pandas.read_csv(home / "whole.csv")
     for column in ("label", "enrol", "test"):
         turned = whole.assign(**{column: whole[column].to_numpy()[::-1]})
         turned.to_csv(home / f"other_{column}.csv", index=False)
     whole[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
+    whole.assign(enrol_seconds=whole["enrol_seconds"] + 1).to_csv(home / "long.csv", index=False)
+    (home / "whole.csv.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
+    refused = here("EER_full.py", "--compare", "whole.csv", "--save_scores", "whole.csv", cwd=home, check=2)
+    assert "--save_scores whole.csv: would replace the scores that --compare reads" in refused.stderr
     one = ["EER_short.py", "--trials", f"data/{TRIALS_NAME}", "--test_length"]
     for wrong, told in (
-        (["EER_full.py", "--compare", "first.csv"], "trials that are scored here, in this order, at test length whole"),
         *(
-            (["EER_full.py", "--compare", f"other_{name}.csv"], "test length whole")
+            (["EER_full.py", "--compare", f"other_{name}.csv"], "test length full")
             for name in ("label", "enrol", "test")
         ),
         ([*one, "50", "--compare", "whole.csv"], "whole.csv: does not hold the trials"),  # of the same names
         ([*one, "60", "full", "--compare", "first.csv"], "at test length 60"),
         ([*one, "full", "--noise_snr", "5", "--compare", "whole.csv"], "at test length full, SNR 5"),
-        ([*one, "50", "--compare", "bare.csv"], "bare.csv: has no column test_seconds; --save_scores writes one"),
+        ([*one, "50", "--compare", "bare.csv"], "bare.csv: has no column enrol_seconds; --save_scores writes one"),
+        (["EER_full.py", "--compare", "long.csv"], "long.csv: does not hold the trials"),  # of longer enrolments
+        (["EER_full.py", "--compare", "whole.csv.gz"], "not a file of scores as --save_scores writes it"),
         ([*one, "50", "--compare", "none.csv"], "none.csv: no such score file"),
         ([*one, "50", "--compare", f"data/{TRIALS_NAME}"], "not a file of scores as --save_scores writes it"),
     ):
