@@ -121,7 +121,7 @@ class TestCuda(unittest.TestCase):
         (ours, our_steps), (expected, steps) = found
         for name, value in expected._asdict().items():
             self.assertAlmostEqual(getattr(ours, name), value, delta=1e-4 * max(1, abs(value)), msg=name)
-        # Float32's own error in this gradient, against float64 on the CPU, is up to 8e-3 of a layer's norm.
+        # Against float64 a layer's step is off by up to 2.5e-3 of its norm on a CPU and 6.5e-3 on an H100, in float32.
         for name, step in steps.items():
             self.assertLess(float((our_steps[name] - step).norm()), 3e-2 * float(step.norm()) + 1e-7, msg=name)
 
