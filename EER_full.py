@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     task = evaluator.task_of(setting, *lists)
     if n_seen := evaluator.of_seen_speakers(task, setting).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
-    evaluator.verify(setting, task, {"full": Segments.whole(setting.features, task.test)}, args)
+    evaluator.verify(setting, task, {evaluator.FULL: Segments.whole(setting.features, task.test)}, args)
 
 
 if __name__ == "__main__":

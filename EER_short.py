@@ -30,12 +30,11 @@ from dataset.short_trials import stored_short_trials, window_starts
 from dataset.trials import Trials
 from evaluation import evaluator, report
 from evaluation.embedding import MAX_FRAMES, Segments
+from evaluation.evaluator import FULL
 from evaluation.noise import CLEAN, NoisyTests
 from feat_extract.disturbance import MAX_SNR, Sources
 from system import console, ranks
 from system.console import UsageError
-
-FULL = "full"  # as a test length: the whole utterance
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

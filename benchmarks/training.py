@@ -1,7 +1,7 @@
 """Training, in utterances per second, against the plain recipe: float32, contiguous, loaded within the loop.
 
     python -m benchmarks.training
-    python -m benchmarks.training --n_way 100 --n_episode 30  # the paper's episodes, on a GPU
+    python -m benchmarks.training --n_way 100 --n_episode 20  # the paper's episodes, on a GPU
 
 An episode has --n_way speakers, 1 support and 2 queries of 1 to 2 s each, as in the paper. The share of the peak is
 the FLOPs that torch counts in the network, over those of a large matrix product in the same precision. On a GPU a

@@ -25,6 +25,8 @@ from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
 from system.files import sha256
 
+FULL = "full"  # as a test length: the whole utterance
+
 
 class Setting(NamedTuple):
     """A trained network and the data to evaluate it on."""
@@ -224,13 +226,13 @@ def score_task(
     """
     sides = [task.enrolled, *(() if noisy else tests.values())]
     embeddings, (enrolled, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
-    left = len(embeddings) + torch.from_numpy(task.of_trial)
+    left, enrol_seconds = len(embeddings) + torch.from_numpy(task.of_trial), task.enrol_seconds
     embeddings = torch.cat([embeddings, _means(embeddings[enrolled], task.model)])
 
     def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
         return Scores(
             length,
-            task.enrol_seconds,
+            enrol_seconds,
             tests[length].length / FRAMES_PER_SECOND,
             cosine(embeddings, left, right),
             norm(embeddings, left, right) if norm else None,

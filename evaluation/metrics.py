@@ -37,37 +37,27 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
 def eer_interval(
     scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
 ) -> tuple[float, float]:
-    """Return a 95 % interval of the EER, as fractions, by bootstrap over speakers.
+    """Return a 95 % interval of the EER, as fractions, by bootstrap over speakers; arguments of `eer_replicates`."""
+    return interval_95(eer_replicates(scores, labels, enrol_speaker, test_speaker))
+
+
+def interval_95(replicates: np.ndarray) -> tuple[float, float]:
+    """Return the interval that holds the middle 95 % of a bootstrap's replicates (r,)."""
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def eer_replicates(
+    scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
+) -> np.ndarray:
+    """Return the EERs (r,), as fractions, of a bootstrap over speakers.
 
     Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate draws as many
     speakers as there are, with replacement, and a trial counts as often as its pair of speakers was drawn. Scores and
     labels are those of `verification_metrics`, enrol_speaker and test_speaker (n,) the numbers of the two speakers.
+    The draws depend on the speakers alone, so the replicates of two systems on the same trials are paired: in their
+    difference what is hard for both falls out.
     """
-    return _interval(_replicates(scores, labels, enrol_speaker, test_speaker))
-
-
-def eer_difference(
-    scores: np.ndarray, others: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
-) -> tuple[float, float]:
-    """Return a 95 % interval of the EER of `scores` less that of `others` (n,) of the same trials, as fractions.
-
-    Each replicate draws the same speakers for both, so what is hard for both systems falls out of the difference. All
-    else is as in `eer_interval`.
-    """
-    ours, theirs = (_replicates(each, labels, enrol_speaker, test_speaker) for each in (scores, others))
-    return _interval(ours - theirs)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the middle 95 % of values."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _replicates(
-    scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
-) -> np.ndarray:
-    """Return the EERs of the bootstrap's replicates, whose speakers are the same ones in every call."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     labels, left, right = labels[order], enrol_speaker[order], test_speaker[order]

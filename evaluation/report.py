@@ -14,7 +14,7 @@ from dataset.index import FeatureIndex
 from dataset.trials import Trials
 from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, unique_segments
-from evaluation.metrics import eer_difference, eer_interval, llr_rates, roc, verification_metrics
+from evaluation.metrics import eer_replicates, interval_95, llr_rates, roc, verification_metrics
 from system.console import UserError
 from system.files import replacing
 
@@ -54,12 +54,22 @@ def rates_of_all(
     for s, others in itertools.zip_longest(scores, compared):
         result: dict = {"length": s.length} if len(scores) > 1 else {}
         result |= {"snr": s.snr} if s.snr and len(scores) > 1 else {}
-        result |= _rates(s.plain, labels, speakers)
+        replicates = eer_replicates(s.plain, labels, *speakers)
+        result |= _rates(s.plain, labels, replicates)
         result |= {"n_trials": len(labels), "n_target": int(labels.sum())}
         result |= {"n_speakers": len(np.unique(speakers)), "seconds": s.seconds}
-        result |= {"as_norm": _rates(s.normalised, labels, speakers)} if s.normalised is not None else {}
+        if s.normalised is not None:
+            result["as_norm"] = _rates(s.normalised, labels, eer_replicates(s.normalised, labels, *speakers))
         result |= {"llr": llr_rates(s.llr, labels)} if s.llr is not None else {}
-        result |= {"compared": _difference(s.plain, others, labels, speakers)} if others is not None else {}
+        if others is not None:
+            theirs = 100 * verification_metrics(others, labels).eer
+            low, high = interval_95(replicates - eer_replicates(others, labels, *speakers))
+            result["compared"] = {
+                "eer": theirs,
+                "difference": result["eer"] - theirs,
+                "difference_low": 100 * low,
+                "difference_high": 100 * high,
+            }
         results.append(result)
     if len(results) == 1:
         return results[0]
@@ -68,10 +78,10 @@ def rates_of_all(
     return {"lengths": results} | of_all
 
 
-def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict[str, float]:
+def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dict[str, float]:
     """Return the error rates of scores (n,), the EERs in percent, as --json names them."""
     rates = verification_metrics(scores, label)
-    low, high = eer_interval(scores, label, *speakers)
+    low, high = interval_95(replicates)
     return {
         "eer": 100 * rates.eer,
         "eer_interpolated": 100 * rates.eer_interpolated,
@@ -80,18 +90,6 @@ def _rates(scores: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]
         "threshold": rates.threshold,
         "min_dcf_0.01": rates.min_dcf_01,
         "min_dcf_0.001": rates.min_dcf_001,
-    }
-
-
-def _difference(scores: np.ndarray, others: np.ndarray, label: np.ndarray, speakers: Sequence[np.ndarray]) -> dict:
-    """Return the EER of other scores (n,) and how much that of `scores` is above it, in percent."""
-    ours, theirs = (verification_metrics(each, label).eer for each in (scores, others))
-    low, high = eer_difference(scores, others, label, *speakers)
-    return {
-        "eer": 100 * theirs,
-        "difference": 100 * (ours - theirs),
-        "difference_low": 100 * low,
-        "difference_high": 100 * high,
     }
 
 

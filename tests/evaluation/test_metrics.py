@@ -8,8 +8,9 @@ from sklearn.metrics import roc_curve
 
 from evaluation.metrics import (
     cllr,
-    eer_difference,
     eer_interval,
+    eer_replicates,
+    interval_95,
     llr_rates,
     mean_interval,
     min_cllr,
@@ -129,7 +130,8 @@ def test_intervals_hold_95_percent_of_the_rates_of_speakers_drawn_again() -> Non
     interval = eer_interval(scores, labels, enrol, test)
     assert interval == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=1e-9)
     assert eer_interval(np.zeros(300), labels, enrol, test) == (0, 0)  # as verification_metrics has it of equal scores
-    low, high = eer_difference(scores, others, labels, enrol, test)
+    paired = [eer_replicates(each, labels, enrol, test) for each in (scores, others)]
+    low, high = interval_95(paired[0] - paired[1])
     assert (low, high) == pytest.approx(np.percentile(rates - rates_of_others, [2.5, 97.5]), abs=1e-9)
     assert high - low < 0.8 * (interval[1] - interval[0])  # what is hard for both falls out
 
