@@ -15,7 +15,7 @@ from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
 from system.compute import Compute
 from system.console import UserError
-from system.workers import from_loaders, loader_options
+from system.workers import from_loaders, in_shared_memory, loader_options
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
@@ -64,9 +64,12 @@ class _SegmentData(Dataset):
     def __init__(self, features: Frames, segments: Segments):
         self._features, self._segments = features, segments
 
-    def __getitem__(self, at: int) -> tuple[int, torch.Tensor]:
-        row, start, length = (int(column[at]) for column in self._segments)
-        return at, torch.from_numpy(self._features.crop(row, start, length).T.copy())[None]
+    def __getitem__(self, batch: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positions (b,) and their segments (b, 1, 40, T), which have one length."""
+        row, start, length = (column[batch].tolist() for column in self._segments)
+        crops = [self._features.crop(*segment).T for segment in zip(row, start, length, strict=True)]
+        stacked = np.stack(crops, out=np.empty((len(batch), N_MELS, length[0]), np.float32))  # else in their order
+        return torch.tensor(batch), torch.from_numpy(stacked)[:, None]
 
 
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
@@ -79,7 +82,9 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
     loader = DataLoader(
         _SegmentData(features, segments),
-        batch_sampler=batches,
+        batch_size=None,
+        sampler=batches,
+        collate_fn=in_shared_memory,
         pin_memory=compute.device.type == "cuda",
         **loader_options(compute.num_workers, max_bytes),
     )

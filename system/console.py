@@ -5,7 +5,6 @@ import errno
 import io
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,8 @@ from tqdm import tqdm
 from system import ranks
 
 NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
-LOADER_KILLED = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
-SHARED_MEMORY = Path("/dev/shm")  # through which such a process hands its batches over, on Linux
 RANK_ENDED = "another rank has ended, so this one ends too; saved checkpoints are whole"
 TORCH_TROUBLES = {  # words of RuntimeErrors that torch has no class for -> what we say; a test provokes each
-    "DataLoader worker": LOADER_KILLED,
     "can't allocate memory": NO_MEMORY,  # for the CPU
     "Connection closed by peer": RANK_ENDED,  # gloo's, where a rank ends between two messages
     "Connection reset by peer": RANK_ENDED,  # within one
@@ -153,15 +149,7 @@ def _trouble_of_torch(error: RuntimeError) -> str | None:
 
     if isinstance(error, OutOfMemoryError):  # a GPU's
         return NO_MEMORY
-    ours = next((ours for theirs, ours in TORCH_TROUBLES.items() if theirs in str(error)), None)
-    return LOADER_KILLED + shared_memory_remark() if ours == LOADER_KILLED else ours
-
-
-def shared_memory_remark() -> str:
-    """Return what to add when a loader has died and shared memory is below a gigabyte, as in containers; else ""."""
-    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
-        return ""
-    return f"; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
+    return next((ours for theirs, ours in TORCH_TROUBLES.items() if theirs in str(error)), None)
 
 
 def one_line(message: str) -> str:

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from system import console, ranks
-from system.console import LOADER_KILLED, SHARED_MEMORY, UserError
+from system.console import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tensors = TypeVar("Tensors", bound="tuple[Tensor, ...]")
+SHARED_MEMORY = Path("/dev/shm")  # through which a loader process hands its batches over, on Linux
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
 PREFETCH = 4  # batches that a loader process has ready
 
@@ -68,14 +70,27 @@ def unordered_map(
 
 
 def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
-    """Yield a torch DataLoader's batches; UserError if one of its processes is killed while it hands a batch over.
+    """Yield a torch DataLoader's batches; UserError if one of its processes is killed.
 
-    If it is killed at another time torch raises a RuntimeError wherever the main process is: see console.run.
+    That is noticed where a batch is awaited, within the five seconds after which torch looks. torch's own handler of
+    SIGCHLD is taken off: it would raise wherever this process is, in a destructor or in the midst of an error message.
     """
     try:
-        yield from loader
-    except (EOFError, OSError):  # what data processes raise is a UserError
-        raise UserError(LOADER_KILLED + console.shared_memory_remark()) from None
+        batches = iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"cannot start a process that loads data: {error.strerror}{_remark_on_shared_memory()}"
+        ) from None
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    processes = multiprocessing.active_children()
+    try:
+        yield from batches
+    except (EOFError, OSError, RuntimeError) as error:  # the first two: it was handing a batch over
+        if isinstance(error, RuntimeError) and not any(process.exitcode for process in processes):
+            raise
+        message = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
+        raise UserError(message + _remark_on_shared_memory()) from None
 
 
 def loader_options(workers: int, batch_bytes: int) -> dict:
@@ -102,14 +117,24 @@ def loader_options(workers: int, batch_bytes: int) -> dict:
 def in_shared_memory(tensors: Tensors) -> Tensors:
     """Return tensors, moved to shared memory where a loader process calls this.
 
-    Where that has no room this raises; left to the thread that hands batches over, torch would wait for ever.
+    UserError where that has no room; left to the thread that hands batches over, torch would wait for ever.
     """
     from torch.utils.data import get_worker_info
 
-    if get_worker_info() is not None:
-        for tensor in tensors:
-            tensor.share_memory_()
+    try:
+        if get_worker_info() is not None:
+            for tensor in tensors:
+                tensor.share_memory_()
+    except RuntimeError:
+        raise UserError(f"cannot hand over a batch: its shared memory is full{_remark_on_shared_memory()}") from None
     return tensors
+
+
+def _remark_on_shared_memory() -> str:
+    """Return what to add when a loader has failed and shared memory is below a gigabyte, as in containers; else ""."""
+    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
+        return ""
+    return f"; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
 
 
 def leave_signals_to_parent(worker: int) -> None:
@@ -123,8 +148,6 @@ def leave_signals_to_parent(worker: int) -> None:
 
 def _kill_children() -> None:
     """End the loader processes that an error left: they ignore the SIGTERM by which Python would, and then waits."""
-    if sys.platform != "win32":
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when one is killed
     for child in multiprocessing.active_children():
         child.kill()
 

@@ -1,8 +1,7 @@
-"""What the command line accepts, and what is told when a process that loads data dies."""
+"""What the command line accepts, and what is told in its one line."""
 
 import argparse
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,11 +14,8 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from system import console, ranks
+from system import console
 from system.console import boolean
-from system.workers import loader_options
-
-MB = 2**20
 
 
 @pytest.mark.parametrize("word", ["True", "true", "TRUE", "t", "T", "yes", "Y", "y", "1"])
@@ -36,56 +32,6 @@ def test_what_the_release_took_for_false_is_false(word: str) -> None:
 def test_other_words_are_refused(word: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is neither True nor False"):
         boolean(word)
-
-
-@pytest.fixture
-def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
-    """A function that makes shared memory as large and as free as it is told."""
-
-    def of(total: int, free: int) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(total=total, free=free)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-
-    return of
-
-
-@pytest.mark.skipif(not console.SHARED_MEMORY.exists(), reason="no /dev/shm here")
-def test_waiting_batches_fit_in_shared_memory(
-    shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = 300 * 40 * 200 * 4  # bytes of a 100-way episode of 1 + 2 utterances
-    for total, workers, prefetch in ((24_000, 8, 4), (200, 8, 2), (100, 8, 1), (64, 4, 1), (30, 1, 1), (16, 0, None)):
-        shared_memory(total * MB, total * MB)
-        options = loader_options(8, batch)
-        assert (options["num_workers"], options["prefetch_factor"]) == (workers, prefetch)
-        assert (workers * (prefetch or 0) + 2) * batch <= total * MB or workers == 0
-        told = capsys.readouterr().err
-        assert (f"{workers} processes load data, not 8" in told) == (workers < 8) and told.count("\n") == (workers < 8)
-    shared_memory(200 * MB, 200 * MB)
-    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
-    assert loader_options(8, batch)["prefetch_factor"] == 1  # half is the other rank's
-    assert loader_options(0, batch)["num_workers"] == 0
-
-
-@pytest.mark.skipif(not console.SHARED_MEMORY.exists(), reason="no /dev/shm here")
-@pytest.mark.parametrize("total, told", [(64 * MB, True), (8192 * MB, False)])
-def test_a_loaders_death_names_a_small_shared_memory(
-    shared_memory: Callable[[int, int], None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    total: int,
-    told: bool,
-) -> None:
-    def main(argv: list[str]) -> None:
-        raise RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error.")
-
-    shared_memory(total, 0)
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    with pytest.raises(SystemExit) as left:
-        console.run(main)
-    error = capsys.readouterr().err
-    assert left.value.code == 1 and "a process that loads data was killed" in error and error.count("\n") == 1
-    assert ("/dev/shm is small, 67 MB: enlarge it" in error) == told
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
