@@ -96,8 +96,11 @@ def bug() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-@pytest.mark.parametrize("end", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(1)])
-@pytest.mark.parametrize("total, told", [(64 * MB, True), (8192 * MB, False)])
+@pytest.mark.parametrize(
+    "end, total, told",
+    [(lambda: os.kill(os.getpid(), signal.SIGKILL), 64 * MB, True), (lambda: os._exit(1), 8192 * MB, False)],
+    ids=["killed", "exits"],
+)
 def test_a_killed_loader_raises_where_a_batch_is_awaited(
     shared_memory: Callable[[int, int], None], end: Callable[[], None], total: int, told: bool
 ) -> None:
