@@ -168,6 +168,7 @@ def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], f
 def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
     """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
     begun = ranks.broadcast_object(lambda: holds_run(folder))
+    flags = vars(args)
     if begun if args.use_checkpoint == "auto" else args.use_checkpoint:
         path, checkpoint = ranks.broadcast_object(lambda: newest_checkpoint(folder, args.cp_num))
         if checkpoint.backbone != args.backbone:
@@ -181,13 +182,13 @@ def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str])
             raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
         if args.cp_num is not None and ranks.is_first():
             set_later_aside(folder, args.cp_num)
-        logbook.warn_of_changed_flags(folder, vars(args))
+        flags = logbook.flags_in_force(folder, flags)
         print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
     elif begun:
         raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
     if ranks.is_first():
         remove_unfinished(folder, os.listdir(folder))
-        logbook.write_config(folder, vars(args), speakers)
+        logbook.write_config(folder, flags, speakers)
 
 
 def describe(args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: Compute) -> None:

@@ -34,6 +34,7 @@ FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples
 
 NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "not audio"
 DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
+TAKEN = "another recording has its name"  # in the tree
 RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
 
 
@@ -112,14 +113,14 @@ def import_recordings(
     Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
     reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1, None for the mean of
     all; `trim_silence` cuts the silence at both ends and long pauses within. Returns what to tell the user at the
-    end: how many were unreadable, without a speaker or kept out by a damaged file in the tree, if any.
+    end: how many were unreadable, without a speaker or kept out by a file in the tree, if any.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
     examined = drop_repeated(sorted(console.progress(work, total=len(recordings), unit="file", desc="import")))
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
-    lost = [recording for recording in examined if recording.refused in (NAMELESS, UNREADABLE, DAMAGED)]
+    lost = [recording for recording in examined if recording.refused in (NAMELESS, UNREADABLE, DAMAGED, TAKEN)]
     if not lost:
         return []
     first = f"{lost[0].source}: {lost[0].refused}" + f" ({lost[0].detail})" * bool(lost[0].detail)
@@ -168,7 +169,7 @@ def _written(recording: Recording, samples: np.ndarray, remarks: list[str]) -> R
     wav = recording.wav
     try:
         if wav.exists() and not np.array_equal(read_recording(wav).samples, samples):
-            return recording._replace(refused="another recording has its name", detail=str(wav))
+            return recording._replace(refused=TAKEN, detail=f"{wav}; rename the file, or remove the wav")
     except RecordingError as error:
         return recording._replace(refused=DAMAGED, detail=f"{error}; remove it")
     write_wav(wav, samples)

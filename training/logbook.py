@@ -26,24 +26,28 @@ def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]
         temporary.write_text(json.dumps(content, indent=1, default=str))
 
 
-def warn_of_changed_flags(folder: Path, arguments: dict[str, object]) -> None:
-    """Say in one line which decisive flags are not those that config.json has; that it is damaged, if it is."""
+def flags_in_force(folder: Path, arguments: dict[str, object]) -> dict[str, object]:
+    """Return the flags that a run goes on with: these, but for --lr, whose place the checkpoint's rate takes.
+
+    Says in one line which decisive flags are not those that config.json has; that it is damaged, if it is.
+    """
     path = folder / CONFIG_NAME
     try:
         content = json.loads(path.read_text())
         before, ranks_before = content["arguments"], content.get("ranks", 1)
         changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
     except FileNotFoundError:  # a release's checkpoint has none beside it
-        return
+        return arguments
     except (ValueError, KeyError, TypeError):
         console.warn(f"{path}: damaged, so the flags cannot be compared with those before; it is written anew")
-        return
+        return arguments
     listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
     if ranks_before != ranks.world_size():
         listed.append(f"{ranks.world_size()} ranks (were {ranks_before})")
     if listed:
         changes = ", ".join(listed)
         console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")
+    return arguments | {"lr": before.get("lr", arguments["lr"])}
 
 
 def add_row(folder: Path, row: dict[str, float]) -> None:

@@ -225,6 +225,8 @@ def test_import_with_other_rules(tmp_path: Path) -> None:
     soundfile.write(folder / "s1-a.wav", tone(1.2, 99), 16000)
     output = run("--save_path", tmp_path / "root", "--import_dir", folder, "--speaker_from", r"(s\d)-")
     assert "another recording" in output.stdout  # what is there is never overwritten
+    assert output.returncode == 1 and "s1-a.wav: another recording has its name" in output.stderr
+    assert "rename the file, or remove the wav" in output.stderr and output.stderr.count("\n") == 1
     for wrong in (tmp_path / "root/voxceleb2", tmp_path, tmp_path / "absent"):
         output = run("--save_path", tmp_path / "root", "--import_dir", wrong)
         assert output.returncode == 1 and "--import_dir" in output.stderr

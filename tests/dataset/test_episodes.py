@@ -48,6 +48,18 @@ def test_a_crop_is_a_run_of_frames(features: FeatureIndex) -> None:
         assert (crops[..., 0, -1] <= 233).all()
 
 
+def test_windows_start_at_every_frame_from_which_200_are_left(features: FeatureIndex) -> None:
+    episodes = TrainingEpisodes(features, **PAPER)
+    starts: dict[tuple[int, ...], set[int]] = {}
+    for index in range(1500):
+        episode = episodes[1, index]
+        for crops in (episode.support, episode.query):
+            firsts = crops[..., 0, 0, 0].numpy().astype(int).ravel()
+            for speaker, utterance, first in zip(*map(np.ravel, speaker_and_utterance(crops)), firsts, strict=True):
+                starts.setdefault((int(speaker), int(utterance)), set()).add(int(first))
+    assert starts == {(s, u): set(range(230 + u - 200 + 1)) for s in range(10) for u in range(5)}
+
+
 def test_one_query_length_an_episode_over_all_of_100_to_199(features: FeatureIndex) -> None:
     episodes = TrainingEpisodes(features, **PAPER | {"n_way": 2, "n_query": 1})
     lengths = [episodes[1, index].query.shape[-1] for index in range(1500)]
@@ -97,6 +109,7 @@ def test_an_epoch_begun_in_the_middle_goes_on_with_the_same_episodes() -> None:
 
 def test_the_length_of_an_epoch_is_the_releases(features: FeatureIndex) -> None:
     assert TrainingEpisodes(features, **PAPER).per_epoch == 50 // (3 * 8)
+    assert TrainingEpisodes(features, **PAPER | {"n_way": 5, "n_query": 4}).per_epoch == 2  # none is left of 50
 
 
 def test_names_are_the_utterances_read(features: FeatureIndex) -> None:

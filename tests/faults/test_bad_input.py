@@ -19,7 +19,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
 from model.checkpoint import checkpoint_path
 from system.console import one_line
-from training.logbook import add_row
+from training.logbook import add_row, flags_in_force, write_config
 
 pytestmark = pytest.mark.slow
 CHECKPOINT, LIST = checkpoint_path(RUN, 2), Path("data", TRIALS_NAME)
@@ -238,6 +238,19 @@ def test_changed_flags_are_told(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     outcome = in_process(importlib.import_module("train").main, [*AGAIN, "--seed", "5", "--lr", "0.5"], home)
     assert "--lr 0.5 (was 0.01), --seed 5 (was 100); the learning rate stays the checkpoint's" in outcome.stderr
+    outcome = in_process(importlib.import_module("train").main, AGAIN, home)  # the rate was never 0.5
+    assert "than before: --seed 100 (was 5); the" in outcome.stderr
+
+
+def test_every_flag_that_a_run_depends_on_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (
+        "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
+        "precision augment augment_prob noise_snr music_snr babble_snr noise_dir rir_dir"
+    ).split()
+    write_config(tmp_path, dict.fromkeys(flags, 1), [])
+    assert flags_in_force(tmp_path, dict.fromkeys(flags, 2)) == dict.fromkeys(flags, 2) | {"lr": 1}
+    told = capsys.readouterr().err
+    assert all(f"--{flag} 2 (was 1)" in told for flag in flags) and told.count("(was") == len(flags)
 
 
 def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_counted(world: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from configure import TREES
 from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from feat_extract import disturbance
+from feat_extract import augmentation, disturbance
 from feat_extract.audio import read_samples
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
@@ -214,7 +214,9 @@ def peak_of(samples: np.ndarray) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
 
 
-def test_the_folders_of_musan_are_noise_music_and_voices(root: Path, tmp_path: Path) -> None:
+def test_the_folders_of_musan_are_noise_music_and_voices(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder, frequency in (("noise", 300), ("music", 700), ("speech", 1100)):
         tone_file(tmp_path / "musan" / folder / "x" / "a.WAV", frequency)
     sources = Sources(root, index(root), str(tmp_path / "musan"), None)
@@ -222,6 +224,18 @@ def test_the_folders_of_musan_are_noise_music_and_voices(root: Path, tmp_path: P
     assert [peak_of(draw(16_000, rng())) for draw in (sources.noise, sources.music)] == [300, 700]
     crops = augmented(root, "noise", noise_dir=str(tmp_path / "musan"))
     assert crops._disturbing == ["noise", "music"]
+    ratios = augmented(root, "noise", noise_dir=str(tmp_path / "musan"), prob=1, noise_snr=(1, 2), music_snr=(31, 32))
+    mixed: dict[int, set[int]] = {}
+
+    def note(samples: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+        mixed.setdefault(100 * round(peak_of(noise) / 100), set()).add(int(snr))
+        return samples
+
+    monkeypatch.setattr(augmentation, "mix", note)
+    draw = rng()
+    for _ in range(20):
+        ratios.crop(0, 0, 100, 0, draw)
+    assert mixed == {300: {1}, 700: {31}}
     tone_file(tmp_path / "own" / "fan.wav", 900, rate=44_100)  # a folder of one's own, short, of another rate
     sources = Sources(root, index(root), str(tmp_path / "own"), None)
     assert not sources.has_music and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)

@@ -223,6 +223,7 @@ def test_evaluation_in_noise(home: Path) -> None:
         (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
         (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
         (["--noise_snr", "5", "--calibrate", "True"], "--calibrate True fits clean tests"),
+        (["--reverb", "True", "--calibrate", "True"], "--calibrate True fits clean tests"),
         (["--noise_snr", "1e9"], "'1e9' is neither clean nor a number from -100 to 100"),
         (["--noise_snr", "loud"], "'loud' is neither clean nor a number"),
     ):
