@@ -78,9 +78,7 @@ def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
     try:
         batches = iter(loader)
     except OSError as error:
-        raise UserError(
-            f"cannot start a process that loads data: {error.strerror}{_remark_on_shared_memory()}"
-        ) from None
+        raise UserError(f"cannot start a process that loads data: {error.strerror}; {_remedy()}") from None
     if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     processes = multiprocessing.active_children()
@@ -89,8 +87,7 @@ def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
     except (EOFError, OSError, RuntimeError) as error:  # the first two: it was handing a batch over
         if isinstance(error, RuntimeError) and not any(process.exitcode for process in processes):
             raise
-        message = "a process that loads data was killed (out of memory?); run again, with fewer --num_workers"
-        raise UserError(message + _remark_on_shared_memory()) from None
+        raise UserError(f"a process that loads data was killed (out of memory?); {_remedy()}") from None
 
 
 def loader_options(workers: int, batch_bytes: int) -> dict:
@@ -125,16 +122,17 @@ def in_shared_memory(tensors: Tensors) -> Tensors:
         if get_worker_info() is not None:
             for tensor in tensors:
                 tensor.share_memory_()
-    except RuntimeError:
-        raise UserError(f"cannot hand over a batch: its shared memory is full{_remark_on_shared_memory()}") from None
+    except RuntimeError as error:
+        raise UserError(f"cannot share a batch: {str(error).splitlines()[0]}; {_remedy()}") from None
     return tensors
 
 
-def _remark_on_shared_memory() -> str:
-    """Return what to add when a loader has failed and shared memory is below a gigabyte, as in containers; else ""."""
+def _remedy() -> str:
+    """Return what to do about loader processes that fail; that of containers is often shared memory's size."""
+    fewer = "run again, with fewer --num_workers"
     if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
-        return ""
-    return f"; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
+        return fewer
+    return f"{fewer}; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
 
 
 def leave_signals_to_parent(worker: int) -> None:

@@ -36,6 +36,7 @@ def flags_in_force(folder: Path, arguments: dict[str, object]) -> dict[str, obje
         content = json.loads(path.read_text())
         before, ranks_before = content["arguments"], content.get("ranks", 1)
         changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
+        in_force = arguments | {"lr": before["lr"]}
     except FileNotFoundError:  # a release's checkpoint has none beside it
         return arguments
     except (ValueError, KeyError, TypeError):
@@ -47,7 +48,7 @@ def flags_in_force(folder: Path, arguments: dict[str, object]) -> dict[str, obje
     if listed:
         changes = ", ".join(listed)
         console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")
-    return arguments | {"lr": before.get("lr", arguments["lr"])}
+    return in_force
 
 
 def add_row(folder: Path, row: dict[str, float]) -> None:

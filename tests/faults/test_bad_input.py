@@ -251,6 +251,10 @@ def test_every_flag_that_a_run_depends_on_is_compared(tmp_path: Path, capsys: py
     assert flags_in_force(tmp_path, dict.fromkeys(flags, 2)) == dict.fromkeys(flags, 2) | {"lr": 1}
     told = capsys.readouterr().err
     assert all(f"--{flag} 2 (was 1)" in told for flag in flags) and told.count("(was") == len(flags)
+    for damaged in ("", "[]", '{"arguments": []}', '{"arguments": {"seed": 1}}'):
+        put(tmp_path / "config.json", damaged)
+        assert flags_in_force(tmp_path, dict.fromkeys(flags, 2)) == dict.fromkeys(flags, 2)
+        assert "config.json: damaged" in capsys.readouterr().err
 
 
 def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_counted(world: Path, tmp_path: Path) -> None:

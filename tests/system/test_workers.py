@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,16 @@ def test_a_killed_loader_raises_where_a_batch_is_awaited(
     with pytest.raises(UserError, match="a process that loads data was killed") as raised:
         list(batches)
     assert ("/dev/shm is small, 67 MB: enlarge it" in str(raised.value)) == (told and SHARED_MEMORY.exists())
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
+def test_a_loader_that_is_killed_while_it_hands_a_batch_over_is_told(error: Exception) -> None:
+    def batches() -> Iterator[int]:  # the moment itself cannot be hit at will
+        yield 0
+        raise error
+
+    with pytest.raises(UserError, match="a process that loads data was killed"):
+        list(from_loaders(batches()))
 
 
 def test_an_error_of_the_program_in_a_loader_is_not_told_as_its_death() -> None:
