@@ -5,7 +5,7 @@
     python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
     python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
     python train.py --use_checkpoint auto  # begins or goes on: for schedulers that run a command again
-    python train.py --augment noise,reverb,babble  # crops disturbed anew every time; speed and specaugment, too
+    python train.py --augment noise,reverb,babble  # crops disturbed anew every time; codec, speed, specaugment, too
     torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
 
 The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and

@@ -4,7 +4,7 @@
 
 Episodes of the paper's size: 100 speakers, 1 support and 2 queries each. The files are in the page cache; on a disk
 that is not, reading a crop's own frames matters more. The second table is of augmentation, in processor time: a GPU
-that trains on N utterances a second keeps N divided by its figures cores busy.
+that trains on N utterances a second keeps N divided by its figures cores busy. The third is of each codec alone.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from configure import TRAIN_FRAMES
 from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.index import FeatureIndex
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops
+from feat_extract.codecs import CODECS, transcode
+from feat_extract.fbank import log_mel, n_samples_of
 from system import console
 from system.workers import cpu_count
 
@@ -55,12 +57,13 @@ def main(argv: list[str]) -> None:
         amount = episodes.per_epoch * N_WAY * (N_SHOT + N_QUERY)
         timing.compare("loading", "crops", amount, ways, args)
         compare_augmentations(Path(scratch), args)
+    compare_codecs(args)
 
 
 def compare_augmentations(root: Path, args: argparse.Namespace) -> None:
     """Measure and print what a core loads with each augmentation in every crop, and with all as train.py has them."""
     features = wavs_and_features(root, N_WAY, N_WAVS)
-    settings = {f"{kind}, in every crop": Augmentation((kind,), prob=1) for kind in KINDS}
+    settings = {f"{kind}, in every crop": Augmentation((kind,), prob=1, codec_prob=1) for kind in KINDS}
     settings["all, as often as train.py's default"] = Augmentation(KINDS)
     ways: timing.Ways = {}
     for name, setting in settings.items():
@@ -70,6 +73,20 @@ def compare_augmentations(root: Path, args: argparse.Namespace) -> None:
     ways["none"] = partial(load, plain, 0)
     amount = plain.per_epoch * N_WAY * (N_SHOT + N_QUERY)
     timing.compare("loading with augmentation, one core", "crops", amount, ways, args, clock=time.process_time)
+
+
+def compare_codecs(args: argparse.Namespace) -> None:
+    """Measure and print of how many training windows one core makes features through each codec."""
+    rng, n = np.random.default_rng(0), 20
+    windows = rng.normal(scale=2000, size=(n, n_samples_of(TRAIN_FRAMES))).astype(np.float32)
+
+    def features_through(name: str | None) -> None:
+        for window in windows:
+            log_mel(transcode(window, name, rng) if name else window)
+
+    ways: timing.Ways = {name: partial(features_through, name) for name in CODECS}
+    ways["none"] = partial(features_through, None)
+    timing.compare("features through a codec, one core", "windows", n, ways, args, clock=time.process_time)
 
 
 def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:

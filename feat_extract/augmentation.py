@@ -1,18 +1,21 @@
-"""Augmentation of training crops: noise, babble, reverberation and speed, from each crop's own wav, and SpecAugment.
+"""Augmentation of training crops: noise, babble, reverberation, codecs and speed, from each crop's wav; SpecAugment.
 
 A crop gets, with --augment_prob, one of the chosen kinds among noise, music, babble and reverb. That, the probability
 of 0.6 and the ranges of noise and music are WeSpeaker's (wespeaker/dataset/processor.py), the range of babble and its
 3 to 7 voices voxceleb_trainer's. As in WeSpeaker a speaker at another speed counts as another speaker, and SpecAugment
 masks at most 10 frames and 8 coefficients.
 
+A codec is independent of these kinds and follows them, as a telephone line follows the room that the speaker is in.
+
 The signal work is NumPy's and SciPy's: audiomentations (0.43) draws from the global states of random and numpy.random,
 so that its crops could not be drawn from (seed, epoch, index).
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +24,7 @@ from feat_extract.disturbance import MAX_SNR, Sources, mix, reverberate
 from system import console
 from system.console import UsageError
 
-KINDS = ("noise", "reverb", "babble", "speed", "specaugment")
+KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
 SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
 SPEEDS = (10, 9, 11)  # in tenths of the recorded one
 MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
@@ -37,6 +40,7 @@ class Augmentation(NamedTuple):
     babble_snr: tuple[float, float] = (13.0, 20.0)
     noise_dir: str | None = None
     rir_dir: str | None = None
+    codec_prob: float = 0.3  # that a crop passes a codec, whether or not it is disturbed
 
 
 def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +64,7 @@ def choose_augmentation(args: argparse.Namespace) -> Augmentation:
             raise UsageError(f"--{flag} means nothing without --augment {' or '.join(sorted(of_kinds))}")
     if args.augment_prob > 1:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
-    ranges = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
+    ranges: dict[str, Any] = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
     for name, (least, greatest) in ranges.items():
         if not -MAX_SNR <= least <= greatest <= MAX_SNR:
             raise UsageError(f"--{name} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
@@ -90,6 +94,11 @@ class AugmentedCrops:
         if set(chosen) - {"specaugment"}:
             self._sources = Sources(root, features, augmentation.noise_dir, augmentation.rir_dir)
             self._disturbing += ["music"] * ("noise" in chosen and self._sources.has_music)
+        self._code: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+        if "codec" in chosen:
+            from feat_extract.codecs import transcode_at_random  # FFmpeg's libraries are loaded only where needed
+
+            self._code = transcode_at_random
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
@@ -97,13 +106,20 @@ class AugmentedCrops:
         Undisturbed and at speed 0 it is FeatureIndex.crop but for each coefficient's mean.
         """
         if self._sources:
-            disturb = partial(self._disturb, self._sources, row, rng)
+            disturb = partial(self._recorded, self._sources, row, rng)
             frames = self._sources.crop(row, start, length, disturb, SPEEDS[speed])
         else:
             frames = self._features.crop(row, start, length)
         if "specaugment" in self._augmentation.kinds and rng.random() < MASK_PROB:
             frames = mask(frames, rng)
         return frames
+
+    def _recorded(self, sources: Sources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
+        """Return samples (S,), disturbed and coded as often as the setting says."""
+        samples = self._disturb(sources, row, rng, samples)
+        if self._code and rng.random() < self._augmentation.codec_prob:
+            samples = self._code(samples, rng)
+        return samples
 
     def _disturb(self, sources: Sources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
         """Return samples (S,) with one of the chosen disturbances, or as they are."""

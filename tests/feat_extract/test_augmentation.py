@@ -13,7 +13,7 @@ from configure import TREES
 from dataset.episodes import TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from feat_extract import augmentation, disturbance
+from feat_extract import augmentation, codecs, disturbance
 from feat_extract.audio import read_samples
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
@@ -259,6 +259,67 @@ def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
         Sources(root, index(root), None, str(tmp_path / "nothing"))
 
 
+def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[np.ndarray] = []
+    chosen: list[str] = []
+    mixed: list[int] = []
+    plain, code, noise = codecs.transcode_at_random, codecs.transcode, Sources.noise
+
+    def choose(samples: np.ndarray, name: str, draw: np.random.Generator) -> np.ndarray:
+        chosen.append(name)
+        return code(samples, name, draw)
+
+    def spy(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        given.append(samples.copy())
+        return plain(samples, draw)
+
+    def sounding(sources: Sources, n: int, draw: np.random.Generator) -> np.ndarray:
+        mixed.append(n)
+        return noise(sources, n, draw)
+
+    monkeypatch.setattr(codecs, "transcode", choose)
+    monkeypatch.setattr(codecs, "transcode_at_random", spy)
+    monkeypatch.setattr(Sources, "noise", sounding)
+    crops = augmented(root, "noise", "codec", noise_snr=(0, 0))
+    both = 0
+    for seed in range(200):
+        n_coded, n_noisy = len(given), len(mixed)
+        crops.crop(0, 20, 100, 0, rng(seed))
+        both += len(given) > n_coded and len(mixed) > n_noisy
+    assert 40 < len(given) < 81 and 99 < len(mixed) < 141  # 0.3 and 0.6 of 200, give or take three deviations
+    assert 18 < both < 54  # 0.18 of 200: the two are independent
+    assert set(chosen) == {"telephone", "mu-law", "opus", "mp3"} and len(chosen) == len(given)
+    powers = sorted(float(np.mean(samples**2)) for samples in given)
+    assert powers[-1] > 1.8 * powers[0]  # noise at 0 dB doubles the power of what is coded
+
+
+def test_without_codec_crops_are_those_of_the_commit_before_it(root: Path) -> None:
+    crops = augmented(root, "noise", "reverb", "babble", "speed", "specaugment")
+    found = [crops.crop(row, 20, 100, row % 3, rng(row))[[5, 50, 95], [3, 20, 35]] for row in range(0, 16, 2)]
+    expected = [
+        [-0.0, -4.495, 0.551],
+        [-0.301, 0.0, -0.178],
+        [-0.0, -0.046, 0.0],
+        [7.511, -3.429, 0.647],
+        [0.64, -0.657, 4.303],
+        [2.303, -12.393, -6.85],
+        [-2.764, -0.0, 0.182],
+        [2.931, -8.876, -3.592],
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_only_codec_leaves_the_other_crops_alone(root: Path) -> None:
+    crops, features = augmented(root, "codec"), index(root)
+    changed = 0
+    for seed in range(100):
+        difference = crops.crop(0, 20, 100, 0, rng(seed)) - features.crop(0, 20, 100)
+        changed += np.abs(difference - difference.mean(axis=0)).max() > 0.001
+    assert 16 < changed < 45  # 0.3 of 100
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_augmented_episodes_do_not_depend_on_the_loader_processes(root: Path, workers: int) -> None:
     episodes, plain = (TrainingEpisodes(index(root), **EPISODES, augmenter=a) for a in (augmented(root, *KINDS), None))
@@ -347,7 +408,7 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
     here("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)
     chosen = [*TRAIN, "--augment", ",".join(KINDS)]
     done = run_script("train.py", *chosen, "--max_epoch", 2, cwd=tmp_path)
-    assert "crops are augmented: noise, reverb, babble, speed, specaugment" in done.stdout
+    assert "crops are augmented: noise, reverb, babble, codec, speed, specaugment" in done.stdout
     assert "chance, global: accuracy 8.33 %" in done.stdout  # four speakers at three speeds
     again = [*chosen, "--n_folder", 1, "--num_workers", 0]  # whatever the workers, the same crops
     here("train.py", *again, "--max_epoch", 1, cwd=tmp_path)
