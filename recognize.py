@@ -32,12 +32,12 @@ from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from recognition import voices
 from recognition.export import export_onnx
 from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
-from recognition.utterance import STANDARD_INPUT, read_utterance
+from recognition.utterance import STANDARD_INPUT, read_utterance, utterance_of
 from system import console
 from system.console import UsageError, UserError
 from system.files import replacing, replacing_table
 
-__all__ = ["Recognizer", "read_utterance"]
+__all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
 MIN_SPEECH = 0.5  # seconds; below, an embedding says little
 RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all

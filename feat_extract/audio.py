@@ -32,10 +32,10 @@ class WavHeader(NamedTuple):
 def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
     """Return the samples of a recording; RecordingError, a UserError, if it cannot be used.
 
-    `source` is a file, or one that is open, which need not be seekable (a pipe); messages call it `name`. Without a
-    `channel`, counted from 1, channels are averaged; where they cancel, the loudest is taken. A wav whose header was
-    never finished is read to its end. What a header promises and the file lacks is remarked from 25 ms on, and refused
-    if it is more than half.
+    `source` is a file, or one that is open; messages call it `name`. An open file is read from its start if it is
+    seekable, otherwise from its position (a pipe). Without a `channel`, counted from 1, channels are averaged; where
+    they cancel, the loudest is taken. A wav whose header was never finished is read to its end. What a header promises
+    and the file lacks is remarked from 25 ms on, and refused if it is more than half.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
@@ -75,11 +75,12 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
 
 
 def _read(file: BinaryIO, name: str, channel: int | None) -> Recording:
-    if not file.seekable():
+    seekable = getattr(file, "seekable", None)
+    if not (seekable() if seekable else hasattr(file, "seek")):  # Python 3.10's SpooledTemporaryFile cannot tell
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
-            copy.seek(0)
             return _read(copy, name, channel)
+    file.seek(0)
     header = _wav_header(file)
     if header and header.n_plain is not None and channel in (None, 1):
         samples = _plain_samples(file, header.start, min(header.n_plain, MAX_SAMPLES + 1))

@@ -103,7 +103,7 @@ class _Decoding:
         self.channel, self.gain, self.converted, self.peak, self.channels = channel, gain, False, 0.0, Channels()
         self.remark, self._name, self._n_good, self._n_bad = "", name, 0, 0
         try:
-            with av.open(file, options=CLOSED, metadata_errors="ignore") as container:
+            with av.open(file, "r", options=CLOSED, metadata_errors="ignore") as container:
                 if not container.streams.audio or container.streams.audio[0].codec_context is None:
                     raise NotAudioError(name, "no readable audio (no stream of it in a codec that FFmpeg knows)")
                 self._is_float = container.streams.audio[0].codec_context.name.startswith("pcm_f")

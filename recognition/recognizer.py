@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -36,16 +36,19 @@ class Recognizer:
         self.digest = sha256(path)
         self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
 
-    def embed(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """Return the embedding (256,) float32 of length one of a waveform (S,) or (S, channels) at `rate` Hz.
+    def embed(self, waveform: np.ndarray, rate: float) -> np.ndarray:
+        """Return the embedding (256,) float32 of length one of a waveform at `rate` Hz, of a shape for `utterance_of`.
 
         Its samples are floats within -1..1, as soundfile and librosa read them, or int16. Other rates than 16,000 are
         resampled, channels averaged.
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
-    def embed_files(self, files: Iterable[str | Path]) -> np.ndarray:
-        """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad."""
+    def embed_files(self, files: Iterable[str | Path | bytes | BinaryIO]) -> np.ndarray:
+        """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad.
+
+        A file is anything that `read_utterance` reads.
+        """
         return self.embed_utterances([read_utterance(file) for file in files])
 
     def score(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -3,19 +3,21 @@
 import io
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
 from configure import SAMPLE_RATE
 from feat_extract.audio import read_and_warn
+from feat_extract.decoding import RATES
 from feat_extract.fbank import log_mel
 from feat_extract.recording import Recording
 from feat_extract.silence import cut_pauses
 from system.console import UserError
 
 STANDARD_INPUT = "-"
+MAX_CHANNELS = 8  # of a waveform; an array (16, 48000) is rather a batch, and which dimension of (2, 3) is time?
 
 
 class Utterance(NamedTuple):
@@ -27,12 +29,21 @@ class Utterance(NamedTuple):
     speech: float  # seconds of it that are not silence; steady noise counts as speech, so this is an upper bound
 
 
-def read_utterance(file: str | Path, channel: int | None = None, trim_silence: bool = True) -> Utterance:
-    """Read a recording of any rate and format that FFmpeg's libraries know; "-" is standard input.
+def read_utterance(
+    file: str | Path | bytes | BinaryIO, channel: int | None = None, trim_silence: bool = True
+) -> Utterance:
+    """Read a recording of any rate and format that FFmpeg's libraries know.
 
-    Channels are counted from 1; None is their mean. `trim_silence` cuts pauses out of the features. What is doubtful
-    about the recording is warned of. UserError naming the file if it is missing, damaged, empty or silent.
+    `file` is a path, "-" for standard input, the content of a file (bytes, or a bytearray or memoryview), or a file
+    that is open in binary mode. An open file is read from its start if it is seekable, otherwise from its position,
+    and stays open. Channels are counted from 1; None is their mean. `trim_silence` removes pauses from the features.
+    What is doubtful about the recording is warned of. UserError naming the file if it is missing, damaged, empty or
+    silent, TypeError if `file` is none of these.
     """
+    if isinstance(file, bytes | bytearray | memoryview):
+        return _utterance("bytes", read_and_warn(io.BytesIO(file), channel, "bytes"), trim_silence)
+    if not isinstance(file, str | Path):
+        return _utterance(_name_of(file), read_and_warn(file, channel, _name_of(file)), trim_silence)
     if str(file) == STANDARD_INPUT:
         return _utterance(str(file), read_and_warn(sys.stdin.buffer, channel, "standard input"), trim_silence)
     if not Path(file).exists() or Path(file).is_dir():
@@ -40,20 +51,22 @@ def read_utterance(file: str | Path, channel: int | None = None, trim_silence: b
     return _utterance(str(file), read_and_warn(Path(file), channel), trim_silence)
 
 
-def utterance_of(waveform: np.ndarray, rate: int) -> Utterance:
-    """Return the utterance of a waveform (S,) or (S, channels) at `rate` Hz: floats within -1..1, or int16.
+def utterance_of(waveform: np.ndarray, rate: float) -> Utterance:
+    """Return the utterance of a waveform at `rate` Hz, a whole number, without its pauses.
 
-    ValueError for other types and shapes and for no samples, UserError for samples that are not finite or all zero.
+    The waveform holds floats within -1..1, or int16, in an array or a torch tensor on the CPU. Its shape is (S,),
+    (S, channels) as soundfile reads it, or (channels, S) as torchaudio and librosa do, with at most 8 channels and
+    more samples than that; channels are averaged. ValueError naming other shapes, types and rates, UserError for
+    samples that are not finite or all zero.
     """
-    waveform = np.asarray(waveform)
-    if waveform.ndim not in (1, 2) or not waveform.size or rate <= 0:
-        raise ValueError(f"a waveform is (S,) or (S, channels) at a positive rate, not {waveform.shape} at {rate}")
-    if not (waveform.dtype == np.int16 or np.issubdtype(waveform.dtype, np.floating)):
-        raise ValueError(f"a waveform holds floats within -1..1 or int16, not {waveform.dtype}")
-    file, is_float = io.BytesIO(), waveform.dtype != np.int16
-    content = waveform.astype(np.float32) if is_float else waveform
-    soundfile.write(file, content, rate, format="WAV", subtype="FLOAT" if is_float else "PCM_16")
-    file.seek(0)
+    samples = _time_first(np.asarray(waveform))
+    if not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
+        raise ValueError(f"a waveform holds floats within -1..1 or int16, not {samples.dtype}")
+    if not (float(rate).is_integer() and int(rate) in RATES):
+        raise ValueError(f"a waveform's rate is a whole number of Hz from {RATES[0]} to {RATES[-1]}, not {rate}")
+    file, is_float = io.BytesIO(), samples.dtype != np.int16
+    content = samples.astype(np.float32) if is_float else samples
+    soundfile.write(file, content, int(rate), format="WAV", subtype="FLOAT" if is_float else "PCM_16")
     return _utterance("waveform", read_and_warn(file, name="waveform"), trim_silence=True)
 
 
@@ -63,6 +76,32 @@ class Recordings(list[Utterance]):
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
         """Return frames start .. start + length - 1 (length, 40) of an utterance, all within it."""
         return self[row].features[start : start + length]
+
+
+def _name_of(file: BinaryIO) -> str:
+    """Return the name of an open file; TypeError if it is not one, or not in binary mode."""
+    if not hasattr(file, "read") or isinstance(file, io.TextIOBase):
+        raise TypeError(
+            f"a recording is a path, bytes or a file that is open in binary mode, not {type(file).__name__}; "
+            "utterance_of takes samples"
+        )
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else "recording"
+
+
+def _time_first(waveform: np.ndarray) -> np.ndarray:
+    """Return a waveform as (S,) or (S, channels); ValueError naming a shape that could be read in two ways or none."""
+    match waveform.shape:
+        case (n,) if n:
+            return waveform
+        case (n, channels) if n > MAX_CHANNELS >= channels > 0:
+            return waveform
+        case (channels, n) if n > MAX_CHANNELS >= channels > 0:
+            return waveform.T
+    raise ValueError(
+        f"a waveform is (S,), (S, channels) or (channels, S) with at most {MAX_CHANNELS} channels and more samples, "
+        f"not {waveform.shape}; pass one recording, or one channel of it, as (S,)"
+    )
 
 
 def _utterance(name: str, recording: Recording, trim_silence: bool) -> Utterance:
