@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class WavHeader(NamedTuple):
     missing: float  # seconds of them that are promised beyond the end of the file
 
 
-def read_recording(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
+def read_recording(source: Path | IO[bytes], channel: int | None = None, name: str | None = None) -> Recording:
     """Return the samples of a recording; RecordingError, a UserError, if it cannot be used.
 
     `source` is a file, or one that is open; messages call it `name`. An open file is read from its start if it is
@@ -42,7 +42,7 @@ def read_recording(source: Path | BinaryIO, channel: int | None = None, name: st
         return _read(file, name, channel)
 
 
-def read_and_warn(source: Path | BinaryIO, channel: int | None = None, name: str | None = None) -> Recording:
+def read_and_warn(source: Path | IO[bytes], channel: int | None = None, name: str | None = None) -> Recording:
     """Do what read_recording does, and warn of what is doubtful about the recording."""
     recording = read_recording(source, channel, name)
     for remark in recording.remarks:
@@ -65,7 +65,7 @@ def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
     """Open a file; an OSError while it is open becomes a RecordingError."""
     try:
         with open(path, "rb") as file:
@@ -74,7 +74,7 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
         raise RecordingError(name, f"cannot be read ({error.strerror})") from None
 
 
-def _read(file: BinaryIO, name: str, channel: int | None) -> Recording:
+def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
     seekable = getattr(file, "seekable", None)
     if not (seekable() if seekable else hasattr(file, "seek")):  # Python 3.10's SpooledTemporaryFile cannot tell
         with tempfile.TemporaryFile() as copy:
@@ -111,7 +111,7 @@ def _checked(recording: Recording, name: str, missing: float) -> Recording:
     return recording
 
 
-def _wav_header(file: BinaryIO) -> WavHeader | None:
+def _wav_header(file: IO[bytes]) -> WavHeader | None:
     """Return what a wav says, None for other formats."""
     riff = file.read(12)
     if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
@@ -131,7 +131,7 @@ def _wav_header(file: BinaryIO) -> WavHeader | None:
     return None
 
 
-def _plain_samples(file: BinaryIO, start: int, n: int) -> np.ndarray:
+def _plain_samples(file: IO[bytes], start: int, n: int) -> np.ndarray:
     """Return n samples (n,) int16, all there, from a place in bytes of a 16 kHz mono 16-bit wav."""
     file.seek(start)
     return np.frombuffer(file.read(2 * n), "<i2")

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterator
 from itertools import groupby
-from typing import BinaryIO
+from typing import IO
 
 import av
 import numpy as np
@@ -23,7 +23,7 @@ ALIKE = 0.5  # correlation of two channels' loudness over time; of one voice in 
 MIN_BLOCKS = 10  # fewer say nothing about that
 
 
-def decode(file: BinaryIO, name: str, channel: int | None) -> tuple[Recording, float]:
+def decode(file: IO[bytes], name: str, channel: int | None) -> tuple[Recording, float]:
     """Return a file's first audio stream, and how many seconds of it are missing or damaged.
 
     The samples of one or two channels are those of `ffmpeg -i FILE -ac 1 -ar 16000`; more channels are averaged.
@@ -99,7 +99,7 @@ class _Decoding:
         remark: what kept it from decoding the rest, if anything did.
     """
 
-    def __init__(self, file: BinaryIO, name: str, channel: int | None, gain: float = 1.0) -> None:
+    def __init__(self, file: IO[bytes], name: str, channel: int | None, gain: float = 1.0) -> None:
         self.channel, self.gain, self.converted, self.peak, self.channels = channel, gain, False, 0.0, Channels()
         self.remark, self._name, self._n_good, self._n_bad = "", name, 0, 0
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Recognizer:
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
-    def embed_files(self, files: Iterable[str | Path | bytes | BinaryIO]) -> np.ndarray:
+    def embed_files(self, files: Iterable[str | Path | bytes | IO[bytes]]) -> np.ndarray:
         """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad.
 
         A file is anything that `read_utterance` reads.

@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -30,7 +30,7 @@ class Utterance(NamedTuple):
 
 
 def read_utterance(
-    file: str | Path | bytes | BinaryIO, channel: int | None = None, trim_silence: bool = True
+    file: str | Path | bytes | IO[bytes], channel: int | None = None, trim_silence: bool = True
 ) -> Utterance:
     """Read a recording of any rate and format that FFmpeg's libraries know.
 
@@ -78,7 +78,7 @@ class Recordings(list[Utterance]):
         return self[row].features[start : start + length]
 
 
-def _name_of(file: BinaryIO) -> str:
+def _name_of(file: IO[bytes]) -> str:
     """Return the name of an open file; TypeError if it is not one, or not in binary mode."""
     if not hasattr(file, "read") or isinstance(file, io.TextIOBase):
         raise TypeError(

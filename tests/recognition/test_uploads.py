@@ -106,9 +106,10 @@ def test_bad_uploads_are_named(tmp_path: Path) -> None:
         ):
             with pytest.raises(UserError, match=message):
                 read_utterance(upload)
-        for upload, kind in ((text, "TextIOWrapper"), (io.StringIO("a"), "StringIO"), (FLOATS, "ndarray"), (3, "int")):
+        for other in (text, io.StringIO("a"), FLOATS, 3):
+            kind = type(other).__name__
             with pytest.raises(TypeError, match=f"open in binary mode, not {kind}; utterance_of takes samples"):
-                read_utterance(upload)  # type: ignore[arg-type]
+                read_utterance(other)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="closed file"):
             junk.close()
             read_utterance(junk)
@@ -127,8 +128,8 @@ def test_waveforms_of_any_layout_are_the_same_utterance(n: int) -> None:
     floats = torch.from_numpy(samples / np.float32(32768))
     expected = utterance_of(samples, RATE)
     assert expected.seconds == n / RATE
-    two, three = np.stack([samples, samples]), np.stack([samples, samples, samples])
-    for waveform in (samples[None], samples[:, None], two, two.T, three, three.T, floats, floats[None], floats[:, None]):
+    layouts = [x for n in (1, 2, 3) for x in (np.stack([samples] * n), np.stack([samples] * n, axis=1))]
+    for waveform in (*layouts, floats, floats[None], floats[:, None]):
         found = utterance_of(waveform, RATE)  # type: ignore[arg-type]
         assert found.seconds == expected.seconds
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
@@ -154,11 +155,12 @@ def test_a_rate_is_a_whole_number_of_any_type() -> None:
     expected = utterance_of(FLOATS, 8000)
     assert expected.seconds == 3
     for rate in (8000.0, np.float32(8000), np.int64(8000), torch.tensor(8000)):
-        np.testing.assert_array_equal(utterance_of(FLOATS, rate).features, expected.features)
-    for rate in (16000.5, 0, -16000, 1000, 1e6, 2.0**40, float("nan"), float("inf")):
+        found = utterance_of(FLOATS, rate)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.features, expected.features)
+    for wrong in (16000.5, 0, -16000, 1000, 1e6, 2.0**40, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="rate is a whole number of Hz from 4000 to 768000, not ") as error:
-            utterance_of(FLOATS, rate)
-        assert f"not {rate}" in str(error.value)
+            utterance_of(FLOATS, wrong)
+        assert f"not {wrong}" in str(error.value)
 
 
 WORKERS = """
