@@ -137,8 +137,15 @@ def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
 
 
 def unique_segments(sides: Sequence[Segments]) -> tuple[Segments, np.ndarray]:
-    """Return the different segments among all sides, and for each of these, side by side, its position there."""
-    segments = Segments(*(np.concatenate(columns) for columns in zip(*sides, strict=True)))
-    key = (segments.row.astype(np.int64) << 42) | (segments.start.astype(np.int64) << 21) | segments.length
-    _, first, at = np.unique(key, return_index=True, return_inverse=True)
-    return Segments(*(column[first] for column in segments)), at
+    """Return the different segments among all sides, and for each of these, side by side, its position there.
+
+    They are sorted by row, then start, then length. Any number of utterances fits the 64-bit keys that are compared:
+    windows (start and length) are numbered first, and there are no more of them than segments.
+    """
+    row, start, length = (np.concatenate(columns).astype(np.int64) for columns in zip(*sides, strict=True))
+    bits = MAX_FRAMES.bit_length()
+    windows, window = np.unique((start << bits) | length, return_inverse=True)
+    n_windows = max(1, len(windows))
+    keys, at = np.unique(row * n_windows + window, return_inverse=True)
+    row, window = np.divmod(keys, n_windows)
+    return Segments(row, windows[window] >> bits, windows[window] & MAX_FRAMES), at

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
-from evaluation.embedding import Segments, embed, equal_length_batches, score, unique_segments
+from evaluation.embedding import MAX_FRAMES, Segments, embed, equal_length_batches, score, unique_segments
 from model.encoder import Encoder
 from system.compute import Compute
 
@@ -69,3 +69,14 @@ def test_equal_segments_are_found() -> None:
     assert len(unique.row) == 3
     for column, kept in zip(segments, unique, strict=True):
         assert (kept[at] == column).all()
+
+
+def test_equal_segments_are_found_among_any_number_of_utterances() -> None:
+    rows = [0, 2**22, 2**22, 2**23, 2**31, 2**40, 5, 0]  # 2**22 is 4.19 million
+    starts, lengths = [0, 0, MAX_FRAMES, 0, 0, 0, 7, 0], [9, 9, MAX_FRAMES, 9, 9, 9, 1, 9]
+    unique, at = unique_segments([Segments(*map(np.array, (rows, starts, lengths)))])
+    listed = list(zip(rows, starts, lengths, strict=True))
+    assert list(zip(*(column.tolist() for column in unique), strict=True)) == sorted(set(listed))
+    assert at.tolist() == [sorted(set(listed)).index(segment) for segment in listed]
+    nothing, at = unique_segments([Segments(*[np.zeros(0, np.int64)] * 3)] * 2)
+    assert [len(column) for column in (*nothing, at)] == [0, 0, 0, 0]
