@@ -19,7 +19,7 @@ from configure import TREES
 from corpora.voxceleb import Archive
 from system import console
 from system.console import UserError
-from system.files import check_room, remove_unfinished_below, replacing, utterances
+from system.files import check_room, read_lines, remove_unfinished_below, replacing, utterances
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -171,7 +171,7 @@ def refuse_lost(root: Path, name: str, tree: str) -> None:
     note, wavs = root / (name + SPENT_SUFFIX), root / TREES[tree].wav
     here = {utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)}
     held = Counter(utterance.partition("/")[0] for utterance in here)
-    given = [line.rpartition(" ") for line in note.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+    given = [line.rstrip().rpartition(" ") for line in read_lines(note, "no such note")]
     lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given)
     if lost or not here:
         raise UserError(

@@ -1,10 +1,12 @@
 """Kaldi data directories: wav.scp and utt2spk."""
 
+import unicodedata
 from pathlib import Path
 
-from corpora.recordings import Recording, clean
+from corpora.naming import Recording, clean, speaker_folder, tell_apart
 from system import console
 from system.console import UsageError, UserError
+from system.files import read_lines
 
 
 def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
@@ -13,36 +15,38 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
     A relative path counts from the working directory, as in Kaldi, or else from the list's own folder. Speakers come
     from `utt2spk` or, without it, from the file of that name beside the list; an utterance that it lacks has none.
     UsageError if there is no such file. UserError naming the list and line for a command in place of a path, which is
-    never run, and for an utterance or a speaker whose wav another one has.
+    never run, for an utterance whose wav another one has, and for a speaker whose folder another one has.
     """
     beside = scp.with_name("utt2spk")
     if utt2spk is None and not beside.is_file():
         raise UsageError(f"--import_list {scp}: who speaks? --utt2spk FILE has lines UTTERANCE SPEAKER")
     if scp.with_name("segments").is_file():
         console.warn(f"{scp.with_name('segments')}: not read; recordings are imported whole")
-    speaker_of = {name: speaker for _, name, speaker in _pairs(utt2spk or beside, "UTTERANCE SPEAKER")}
+    utt2spk = utt2spk or beside
+    speaker_of: dict[str, str] = {}
+    for number, name, speaker in _pairs(utt2spk, "UTTERANCE SPEAKER"):
+        if (other := speaker_of.setdefault(unicodedata.normalize("NFC", name), speaker)) != speaker:
+            raise UserError(f"{utt2spk}: line {number}: '{name}' has speaker '{speaker}', in an earlier line '{other}'")
     recordings: list[Recording] = []
     taken: dict[Path, str] = {}
+    speakers: dict[str, str] = {}
     for number, name, path in _pairs(scp, "UTTERANCE PATH"):
         if path.endswith("|") or path.startswith("|"):
             raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command; commands are not run, write its output")
-        speaker = speaker_of.get(name, "")
-        wav = tree / clean(speaker) / "all" / f"{clean(name)}.wav"
+        speaker = speaker_folder(speaker_of.get(unicodedata.normalize("NFC", name), ""), speakers, utt2spk)
+        wav = tree / speaker / "all" / f"{clean(name)}.wav"
         if taken.setdefault(wav, name) is not name:
-            raise UserError(f"{scp}: line {number}: '{name}' would be written to the same wav as '{taken[wav]}'")
+            raise UserError(f"{scp}: line {number}: would be written to the same wav: {tell_apart(taken[wav], name)}")
         source = Path(path)
-        recordings.append(Recording(source if source.exists() else scp.parent / source, clean(speaker), wav))
+        source = source if source.exists() else scp.parent / source
+        recordings.append(Recording(len(recordings), source, speaker, wav))
     return recordings
 
 
 def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:
     """Return number, first word and rest of every line that is not blank; UserError for a line without a rest."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such list") from None
     pairs: list[tuple[int, str, str]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "no such list"), 1):
         words = line.strip().split(maxsplit=1)
         if len(words) == 1:
             raise UserError(f"{path}: line {number}: '{line.strip()[:80]}' is not of the form '{form}'")

@@ -22,7 +22,7 @@ from feat_extract.audio import read_and_warn
 from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
-from system.files import TEMPORARY_SUFFIX, is_folder, remove_unfinished_below
+from system.files import TEMPORARY_SUFFIX, is_folder, read_lines, remove_unfinished_below
 from system.workers import unordered_map
 
 BASE = "https://www.openslr.org/resources"
@@ -84,8 +84,8 @@ def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str
     except UserError as error:
         console.warn(f"no MD5s, so only gzip's own checksums will tell damage: {error}")
         return {}
-    rows = re.findall(r"^([0-9a-f]{32})\s+\*?(?:.*/)?(\S+)$", listed.read_text(errors="replace"), re.MULTILINE)
-    return {name: md5 for md5, name in rows}
+    rows = (re.match(r"([0-9a-f]{32})\s+\*?(?:.*/)?(\S+)\s*$", line) for line in read_lines(listed, "no such list"))
+    return {row[2]: row[1] for row in rows if row}
 
 
 def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -> Iterator[Member]:

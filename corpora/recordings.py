@@ -2,18 +2,25 @@
 
 import csv
 import functools
-import hashlib
 import re
 import statistics
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
-from corpora.convert import write_wav
+from corpora.naming import (
+    DAMAGED,
+    TAKEN,
+    Recording,
+    clean,
+    give_names,
+    refuse_same_forms,
+    speaker_folder,
+    write_unnamed,
+)
 from feat_extract.audio import read_recording
 from feat_extract.recording import NotAudioError, RecordingError, SilentError
 from feat_extract.silence import cut_pauses
@@ -33,23 +40,7 @@ SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
 NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "not audio"
-DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
-TAKEN = "another recording has its name"  # in the tree
 RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
-
-
-class Recording(NamedTuple):
-    """A recording, the wav to make of it, and what was found in it."""
-
-    source: Path
-    speaker: str
-    wav: Path
-    seconds: float = 0.0
-    speech: float = 0.0  # seconds of it that are not silence
-    digest: str = ""  # of its samples
-    refused: str = ""  # why it was not imported
-    detail: str = ""  # more about that
-    remark: str = ""  # what is doubtful about it, though it was
 
 
 def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
@@ -76,26 +67,20 @@ def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
     """Choose a wav below `tree` for every file of a folder: the speaker, what else its folders say, and its name.
 
-    See speaker_finder for the rule. Letters that a trial list could not hold become underscores, and recordings that
-    differ in such letters or in their suffix alone get it added to their names. Raises UserError where two speakers
-    would become one, and where no recording has one.
+    See speaker_finder for the rule. Letters that a trial list could not hold become underscores. Raises UserError
+    where two speakers would become one, where two names differ in their Unicode normal form alone, and where no
+    recording has a speaker.
     """
     sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
     recordings: list[Recording] = []
-    spellings: dict[str, str] = {}
-    taken: set[Path] = set()
-    for source in sources:
-        path = PurePosixPath(source.relative_to(folder).as_posix())
+    speakers: dict[str, str] = {}
+    paths = [PurePosixPath(source.relative_to(folder).as_posix()) for source in sources]
+    refuse_same_forms(map(str, paths), folder)
+    for source, path in zip(sources, paths, strict=True):
         speaker = speaker_of(path) or ""
-        name = clean(speaker)
-        if spellings.setdefault(name, speaker) != speaker:
-            raise UserError(f"{folder}: rename a speaker: '{spellings[name]}' and '{speaker}' would both be {name}")
+        name = speaker_folder(speaker, speakers, folder)
         video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
-        wav = tree / name / video / f"{clean(path.stem)}.wav"
-        while wav in taken:
-            wav = wav.with_stem(f"{wav.stem}_{path.suffix[1:]}")
-        taken.add(wav)
-        recordings.append(Recording(source, name, wav))
+        recordings.append(Recording(len(recordings), source, name, tree / name / video / f"{clean(path.stem)}.wav"))
     called_audio = [recording for recording in recordings if recording.source.suffix.lower() in SUFFIXES] or recordings
     if not any(recording.speaker for recording in called_audio):
         raise UserError(
@@ -112,12 +97,13 @@ def import_recordings(
 
     Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
     reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1, None for the mean of
-    all; `trim_silence` cuts the silence at both ends and long pauses within. Returns what to tell the user at the
-    end: how many were unreadable, without a speaker or kept out by a file in the tree, if any.
+    all; `trim_silence` cuts the silence at both ends and long pauses within. Wavs get their names after all recordings
+    were read, see give_names. Returns what to tell the user at the end: how many were unreadable, without a speaker
+    or kept out by a file in the tree, if any.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
-    examined = drop_repeated(sorted(console.progress(work, total=len(recordings), unit="file", desc="import")))
+    examined = give_names(sorted(console.progress(work, total=len(recordings), unit="file", desc="import")), tree)
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
     lost = [recording for recording in examined if recording.refused in (NAMELESS, UNREADABLE, DAMAGED, TAKEN)]
@@ -144,7 +130,7 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
 
 
 def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Recording:
-    """Decode a recording, write its wav unless it is of no use, and add what was found."""
+    """Decode a recording, write its samples unless they are useless or in the tree, and add what was found."""
     called_audio = recording.source.suffix.lower() in SUFFIXES
     if not recording.speaker and called_audio:
         return recording._replace(refused=NAMELESS)
@@ -163,34 +149,15 @@ def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Re
 
 
 def _written(recording: Recording, samples: np.ndarray, remarks: list[str]) -> Recording:
-    """Write the wav of a recording unless it is silent or its name is taken, and add what was found."""
+    """Write the samples of a recording unless they are silent or in one of its wavs, and add what was found."""
     if max(samples.max(), -int(samples.min())) < SILENCE:
         return recording._replace(refused="silent")
-    wav = recording.wav
-    try:
-        if wav.exists() and not np.array_equal(read_recording(wav).samples, samples):
-            return recording._replace(refused=TAKEN, detail=f"{wav}; rename the file, or remove the wav")
-    except RecordingError as error:
-        return recording._replace(refused=DAMAGED, detail=f"{error}; remove it")
-    write_wav(wav, samples)
+    recording = write_unnamed(recording, samples)
     if len(samples) / SAMPLE_RATE < SHORT:
         remarks = [*remarks, f"shorter than {SHORT:g} s"]
     if np.count_nonzero((samples >= FULL_SCALE) | (samples <= -FULL_SCALE)) > CLIPPED * len(samples):
         remarks = [*remarks, "clipped"]
-    return recording._replace(digest=hashlib.sha256(samples.data).hexdigest(), remark=" and ".join(remarks))
-
-
-def drop_repeated(recordings: list[Recording]) -> list[Recording]:
-    """Remove the wavs whose samples an earlier one holds, and return the recordings with these refused."""
-    first: dict[str, Recording] = {}
-    told: list[Recording] = []
-    for recording in recordings:
-        original = first.setdefault(recording.digest, recording) if not recording.refused else recording
-        if original is not recording:
-            recording.wav.unlink()
-            recording = recording._replace(refused="same content as another", detail=str(original.source))
-        told.append(recording)
-    return told
+    return recording._replace(remark=" and ".join(remarks))
 
 
 def write_report(path: Path, recordings: list[Recording]) -> None:
@@ -226,8 +193,3 @@ def summary(recordings: list[Recording]) -> str:
     remarks = Counter(recording.remark for recording in kept if recording.remark)
     lines += [f"imported, but {remark}: {count:,}" for remark, count in remarks.most_common()]
     return "\n".join(lines)
-
-
-def clean(text: str) -> str:
-    """Return a text as a file name without blanks, which a trial list needs, and without a leading dot."""
-    return re.sub(r"[^\w.-]|^\.", "_", text)

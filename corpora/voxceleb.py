@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from configure import TREES, TRIALS_NAME
 from system.console import UserError
+from system.files import read_lines
 
 PARTS = """
 vox1_dev_wav_partaa e395d020928bc15670b570a21695ed96
@@ -86,12 +87,9 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
 
 def _rows(path: Path | None, published: str, form: str) -> list[list[str]]:
     """Return the words of each line of a file or, without one, of what is published."""
-    try:
-        text = path.read_text(encoding="utf-8") if path else published
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file") from None
+    lines = read_lines(path, "no such list") if path else published.splitlines()
     width, rows = len(form.split()), []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         row = line.split()
         if not row:
             continue

@@ -8,7 +8,7 @@ import numpy as np
 
 from system import console
 from system.console import UserError
-from system.files import replacing
+from system.files import read_lines, replacing
 
 LABELS = {"1": True, "0": False, "target": True, "nontarget": False, "non-target": False, "tgt": True, "imp": False}
 # A form of line -> where its label, its enrolment and its test stand.
@@ -54,7 +54,7 @@ def read_trials(path: Path, blind: bool = False) -> Trials:
     UserError naming the file, and the line where one has another form than the rest. Without `blind` a list without
     labels is a UserError too.
     """
-    lines = _lines(path, "no such trial list; dataprep.py puts it there, --trials names another")
+    lines = read_lines(path, "no such trial list; dataprep.py puts it there, --trials names another")
     header = lines[0].strip().split(",") if lines else []
     label, enrol, test = _of_csv(path, lines) if {"enrol", "test"} <= set(header) else _of_words(path, lines)
     if not enrol:
@@ -70,7 +70,7 @@ def read_enrolment(path: Path) -> dict[str, list[str]]:
     Several lines of one model add up. UserError naming the file, and the line that has another form.
     """
     models: dict[str, list[str]] = {}
-    for number, line in enumerate(_lines(path, "no such enrolment list"), 1):
+    for number, line in enumerate(read_lines(path, "no such enrolment list"), 1):
         model, *utterances = line.split() or [""]
         if model and not utterances:
             raise UserError(f"{path}: line {number}: '{model[:80]}' is not of the form 'MODEL UTTERANCE...'")
@@ -79,16 +79,6 @@ def read_enrolment(path: Path) -> dict[str, list[str]]:
     if not models:
         raise UserError(f"{path}: holds no models")
     return models
-
-
-def _lines(path: Path, absent: str) -> list[str]:
-    """Return the lines of a text file; UserError saying what is absent."""
-    try:
-        # Some editors begin a file with a byte order mark; a name may have bytes that are not UTF-8.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            return file.readlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: {absent}") from None
 
 
 def _of_csv(path: Path, lines: list[str]) -> tuple[list[str], list[str], list[str]]:

@@ -1,6 +1,7 @@
 """What the evaluators tell: error rates, as lines on standard output and as --json names them, and score files."""
 
 import argparse
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_replicates, interval_95, llr_rates, roc, verification_metrics
 from system.console import UserError
-from system.files import replacing
+from system.files import read_lines, replacing
 
 if TYPE_CHECKING:
     import pandas
@@ -183,15 +184,13 @@ def read_scores(path: Path) -> "pandas.DataFrame":
     import pandas
 
     text = {"enrol": str, "test": str, "length": str, "snr": str}
+    content = "".join(read_lines(path, "no such score file; --save_scores of the evaluators writes one"))
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            table = pandas.read_csv(file, dtype=text, keep_default_na=False, na_values={"llr": ""})
+        table = pandas.read_csv(io.StringIO(content), dtype=text, keep_default_na=False, na_values={"llr": ""})
         table["label"] = table["label"].astype(int).astype(bool)
         numbers = table.columns.intersection([*SCORE_COLUMNS, *SECONDS])
         table[numbers] = table[numbers].astype(np.float64)
         roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such score file; --save_scores of the evaluators writes one") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: not a file of scores as --save_scores writes it ({str(error).strip()})") from None
     return table

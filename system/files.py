@@ -1,7 +1,9 @@
-"""Walking trees of files; writing files so that a half-written one is never taken for a whole one; locking folders."""
+"""Walk trees of files, read text lists, lock folders, and write files so that an unfinished one is never used."""
 
+import codecs
 import errno
 import hashlib
+import io
 import os
 import shutil
 import socket
@@ -199,6 +201,26 @@ def _try_lock(file: TextIO) -> bool:
             return False
         console.warn(f"{file.name}: cannot be locked here ({error.strerror}); let no other run write to this folder")
     return True
+
+
+def read_lines(path: Path, absent: str) -> list[str]:
+    """Return the lines of a text list with their line ends, which may be those of any system.
+
+    The text is UTF-8. Byte order marks at the start of a line are removed, and bytes that are not UTF-8, as in file
+    names, are kept by surrogateescape. UserError says what is `absent` if there is no such file, and names text in
+    UTF-16 and binary files.
+    """
+    try:
+        with open(path, "rb") as data:
+            is_utf16 = data.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            text = io.TextIOWrapper(data, encoding="utf-8", errors="surrogateescape", newline="")
+            lines = [line.removeprefix("\ufeff") for line in text]  # several if lists with marks were joined
+    except FileNotFoundError:
+        raise UserError(f"{path}: {absent}") from None
+    if is_utf16 or any("\0" in line for line in lines):
+        found = "text in UTF-16, as PowerShell's > writes it" if is_utf16 else "contains NUL: UTF-16 or a binary file"
+        raise UserError(f"{path}: {found}; a list is text in UTF-8, iconv -f UTF-16 -t UTF-8 FILE > NEW converts it")
+    return lines
 
 
 def sha256(path: Path) -> str:

@@ -44,6 +44,8 @@ def section() -> str:
         "## Trial lists\n",
         "`--trials` of `EER_full.py` and `EER_short.py` takes any of these forms. The form is detected from the",
         "whole file; a line of another form is refused by its number.\n",
+        "All lists are text in UTF-8, those of other systems and editors too: line ends may be those of Windows, and a",
+        "byte order mark is ignored. Text in UTF-16 is refused; `iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it.\n",
         *_examples(TRIAL_LISTS),
         "Lists without labels are scored with `--save_scores FILE`; there is no error rate.\n",
         *_examples(BLIND_LISTS),
@@ -55,7 +57,7 @@ def section() -> str:
         *_block(ENROLMENT),
         "## Kaldi data directories\n",
         "`dataprep.py --import_list wav.scp` imports what the list names; speakers come from `--utt2spk FILE`, or",
-        "from the file `utt2spk` beside the list. A command in place of a path is refused and never run.",
+        "from the file `utt2spk` stored next to the list. A command in place of a path is refused and never run.",
         "`segments` is not read: recordings are imported whole.\n",
     ]
     for name, text in KALDI.items():
