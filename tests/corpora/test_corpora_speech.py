@@ -264,7 +264,7 @@ def test_a_kaldi_directory_is_imported(tmp_path: Path) -> None:
     [
         ("ben-1 touch ran |", "line 2: 'touch ran |' is a command"),
         ("ben-1", "line 2: 'ben-1' is not of the form 'UTTERANCE PATH'"),
-        ("anna:1 b.wav", "line 2: 'anna:1' would be written to the same wav as 'anna?1'"),
+        ("anna:1 b.wav", "line 2: would be written to the same wav: 'anna?1' and 'anna:1'"),
     ],
 )
 def test_lines_of_a_kaldi_list_that_are_refused(tmp_path: Path, line: str, message: str) -> None:

@@ -2,13 +2,14 @@
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from archive_set import run, tone, tree
-from conftest import voice
+from conftest import HERE, run_script, voice
 
 RATE = 16000
 STRICT = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -122,3 +123,127 @@ def test_names_of_any_bytes_on_a_strict_terminal(tmp_path: Path) -> None:
     output = run("--save_path", tmp_path / "other", "--convert", **STRICT)
     assert output.returncode == 1 and "Traceback" not in output.stderr
     assert os.fsencode(str(trees)) + b"/bro\xffken.m4a" in (tmp_path / "other" / "convert_errors.csv").read_bytes()
+
+
+def write_tones(folder: Path, names: dict[str, int]) -> None:
+    """Write recordings of one second, each with the tone of a number."""
+    for name, number in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, tone(1.2, number), RATE)
+
+
+def numbers(root: Path) -> dict[str, int]:
+    """Return the wavs of the training tree and the number of the tone in each."""
+    known = {tone(1.2, number).tobytes(): number for number in range(20)}
+    found = {name: soundfile.read(root / WAVS / name, dtype="int16")[0] for name in tree(root / WAVS)}
+    return {name: known[samples.tobytes()] for name, samples in found.items()}
+
+
+def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path: Path) -> None:
+    command = ("--save_path", tmp_path / "root", "--import_dir")
+    write_tones(tmp_path / "in", {"anna/b.wav": 1, "anna/one.wav": 2, "anna/x y.wav": 3})
+    assert run(*command, tmp_path / "in").returncode == 0
+    first = {"anna/all/b.wav": 1, "anna/all/one.wav": 2, "anna/all/x_y.wav": 3}
+    assert numbers(tmp_path / "root") == first
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / WAVS).rglob("*.wav")}
+    # A copy that sorts before its original, and others of the same stem.
+    write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/one.flac": 4, "anna/x-y.wav": 5, "anna/x:y.wav": 6})
+    output = run(*command, tmp_path / "in")
+    assert output.returncode == 0, output.stderr
+    second = first | {"anna/all/one_flac.wav": 4, "anna/all/x-y.wav": 5, "anna/all/x_y_wav.wav": 6}
+    assert numbers(tmp_path / "root") == second
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    row = report(tmp_path / "root")["a.wav"]
+    assert (row["left_out"], row["detail"]) == ("same content as another", str(tmp_path / "in/anna/b.wav"))
+    # The same recordings from elsewhere, under other names.
+    write_tones(tmp_path / "other", {"anna/c.wav": 1, "anna/d.wav": 7, "ben/b.wav": 1})
+    output = run(*command, tmp_path / "other")
+    assert output.returncode == 0 and "left out, already in the tree under another name: 2" in output.stdout
+    assert numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
+    assert report(tmp_path / "root")["c.wav"]["detail"] == str(tmp_path / "root" / WAVS / "anna/all/b.wav")
+    # Without the recordings that had the first choice of a name.
+    for name in ("anna/one.wav", "anna/x y.wav"):
+        (tmp_path / "in" / name).unlink()
+    output = run(*command, tmp_path / "in")
+    assert output.returncode == 0 and numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
+
+
+def test_two_copies_in_the_tree_both_stay(tmp_path: Path) -> None:
+    write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/b.wav": 1})
+    write_tones(tmp_path / "root" / WAVS, {"anna/all/a.wav": 1, "anna/all/b.wav": 1})
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 0 and "imported, but in the tree twice: 1" in output.stdout
+    assert numbers(tmp_path / "root") == {"anna/all/a.wav": 1, "anna/all/b.wav": 1}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_an_interrupted_import_ends_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    write_tones(tmp_path / "in", {"anna/a.flac": 1, "anna/a.wav": 2, "anna/b.wav": 2, "ben/c.wav": 3})
+    command = ("dataprep.py", "--save_path", "root", "--import_dir", "in", "--num_workers", 1)
+    rename, steps = Path.rename, iter(range(step, 0, -1))
+
+    def killed(self: Path, target: Path) -> Path:
+        if next(steps) == 1:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        run_script(*command, cwd=tmp_path, check=130, launcher=HERE)
+    run_script(*command, cwd=tmp_path, launcher=HERE)
+    assert numbers(tmp_path / "root") == {"anna/all/a.wav": 1, "anna/all/a_wav.wav": 2, "ben/all/c.wav": 3}
+    assert not list((tmp_path / "root").rglob("*.tmp"))
+
+
+NAMES = ["Zoë", "हिन्दी", "Nguyễn", "ไทย", "Ẹ̀kọ́"]  # the third and last have two marks on a letter
+
+
+def test_names_keep_their_marks_in_composed_form(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        written = {unicodedata.normalize(form, f"{name}/{name} 1.wav"): at for at, name in enumerate(NAMES)}
+        write_tones(tmp_path / form, written)
+        output = run("--save_path", tmp_path / f"root {form}", "--import_dir", tmp_path / form)
+        assert output.returncode == 0, output.stderr
+        expected = {unicodedata.normalize("NFC", f"{name}/all/{name}_1.wav"): at for at, name in enumerate(NAMES)}
+        assert numbers(tmp_path / f"root {form}") == expected
+    output = run("--save_path", tmp_path / "root NFC", "--import_dir", tmp_path / "NFD")  # from another system
+    assert output.returncode == 0 and numbers(tmp_path / "root NFC") == expected
+
+
+@pytest.mark.parametrize("names", [("Zo\u00eb/a.wav", "Zoe\u0308/b.wav"), ("anna/\u00e9.wav", "anna/e\u0301.wav")])
+def test_names_that_differ_in_their_normal_form_alone_are_told(tmp_path: Path, names: tuple[str, str]) -> None:
+    write_tones(tmp_path / "in", {name: at for at, name in enumerate(names)})
+    if len(tree(tmp_path / "in")) < 2:
+        pytest.skip("one name to this file system")
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 1 and "differ in their Unicode normal form alone" in output.stderr
+    assert output.stderr.count("\n") == 1 and "\\u03" in output.stderr and not tree(tmp_path / "root", ".wav")
+
+
+def test_normal_forms_in_kaldi_lists(tmp_path: Path) -> None:
+    composed, decomposed = "Zo\u00eb", "Zoe\u0308"
+    write_tones(tmp_path, {"1.wav": 1, "2.wav": 2})
+    command = ("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
+    (tmp_path / "wav.scp").write_text(f"{decomposed}-1 {tmp_path}/1.wav\n{composed}-2 {tmp_path}/2.wav\n")
+    (tmp_path / "utt2spk").write_text(f"{composed}-1 {composed}\n{decomposed}-2 {composed}\n")
+    assert run(*command).returncode == 0
+    assert numbers(tmp_path / "root") == {f"{composed}/all/{composed}-1.wav": 1, f"{composed}/all/{composed}-2.wav": 2}
+    lists = {
+        "two speakers": ("a 1.wav\nb 2.wav\n", f"a {composed}\nb {decomposed}\n", "utt2spk: rename a speaker"),
+        "two utterances": (
+            f"{composed} 1.wav\n{decomposed} 2.wav\n",
+            f"{composed} anna\n",
+            "wav.scp: line 2: would be",
+        ),
+    }
+    for scp, utt2spk, message in lists.values():
+        (tmp_path / "wav.scp").write_text(scp)
+        (tmp_path / "utt2spk").write_text(utt2spk)
+        output = run(*command)
+        assert output.returncode == 1 and message in output.stderr and output.stderr.count("\n") == 1
+        assert "'Zo\\xeb' and 'Zoe\\u0308' differ in their Unicode normal form alone" in output.stderr
+    (tmp_path / "utt2spk").write_text("a anna\nb ben\na ben\n")
+    output = run(*command)
+    assert (
+        output.returncode == 1 and "utt2spk: line 3: 'a' has speaker 'ben', in an earlier line 'anna'" in output.stderr
+    )
