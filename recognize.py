@@ -35,7 +35,7 @@ from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
 from recognition.utterance import STANDARD_INPUT, read_utterance, utterance_of
 from system import console
 from system.console import UsageError, UserError
-from system.files import replacing, replacing_table
+from system.files import replacing, replacing_table, sha256
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
@@ -176,7 +176,7 @@ def export(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: cannot be halved: {error}") from None
         print(f"{args.output}: the encoder of {path} in half precision, {args.output.stat().st_size / 1e6:.1f} MB")
         return
-    export_onnx(checkpoint.encoder().folded(), args.output)
+    export_onnx(checkpoint.encoder().folded(), args.output, sha256(path))
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
 
 

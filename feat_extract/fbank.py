@@ -1,5 +1,6 @@
 """Samples to log mel filterbank energies: the features of the paper's code release."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -16,21 +17,29 @@ FLOOR = 1e-5  # least energy before the logarithm
 # and every page of the next ones faults.
 BLOCK = 60
 PART = 6000  # frames pre-emphasised at a time: a minute, which bounds the memory
+FULL_SCALE = 32768  # of int16 samples
+MIN_PEAK = 4  # of float samples: decoders exceed a full scale of 1 by less, and a fainter int16 recording is silent
 
 
-def log_mel(samples: np.ndarray, before: float = 0) -> np.ndarray:
+def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:
     """Return the log mel energies (T, 40) float32 of an utterance, in units of 20 log10(energy).
 
-    Each coefficient has mean 0 over the utterance. T = 1 for S <= 400, else 1 + ceil((S - 400) / 160), of samples (S,)
-    at 16 kHz on the int16 scale, S >= 1, of any real dtype; `before` is the sample before a part of an utterance.
+    The samples (S,), S >= 1, are at 16 kHz and on the int16 scale, -32768..32767, in a signed integer or float type;
+    floats within -1..1 must be multiplied by 32768. T = 1 for S <= 400, else 1 + ceil((S - 400) / 160). Each
+    coefficient has mean 0 over the utterance. `before` is the sample before a part of an utterance; None at its start.
+    ValueError for other shapes and, except in a part, which may be silent, for another scale.
     """
+    if samples.ndim != 1 or not len(samples):
+        raise ValueError(f"samples are (S,), S >= 1, not {samples.shape}")
+    if before is None:
+        _check_scale(samples)
     import scipy.fft  # takes a fifth of a second, which a process that leaves the work to others need not spend
 
     energies = np.empty((n_frames_of(len(samples)), N_MELS), np.float32)
     padded = np.zeros((min(BLOCK, len(energies)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
     for first in range(0, len(energies), PART):
         part = energies[first : first + PART]
-        frames = _frames(samples, before, first, len(part))
+        frames = _frames(samples, before or 0, first, len(part))
         for start in range(0, len(part), BLOCK):
             block = frames[start : start + BLOCK]
             np.multiply(block, HAMMING, out=padded[: len(block), :WINDOW])
@@ -52,6 +61,19 @@ def n_frames_of(n_samples: int) -> int:
 def n_samples_of(n_frames: int) -> int:
     """Return how many samples n_frames frames stand on."""
     return WINDOW + (n_frames - 1) * STEP
+
+
+def _check_scale(samples: np.ndarray) -> None:
+    """Raise ValueError if samples (S,) cannot be on the int16 scale; silence is on any."""
+    kind, peak = samples.dtype.kind, 0.0
+    if samples.dtype != np.int16:
+        peak = max(float(samples.max()), -float(samples.min()))
+    on_scale = peak == 0 or MIN_PEAK <= peak < math.inf if kind == "f" else kind == "i" and peak <= FULL_SCALE
+    if not on_scale:
+        raise ValueError(
+            f"{samples.dtype} samples up to {peak:g} are not on the int16 scale, -32768..32767; multiply floats within "
+            f"-1..1 by {FULL_SCALE}"
+        )
 
 
 def _frames(samples: np.ndarray, before: float, first: int, n: int) -> np.ndarray:

@@ -1,35 +1,38 @@
 """The encoder as an ONNX file, for runtimes without PyTorch."""
 
+import copy
 import importlib.util
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from configure import N_MELS
-from model.encoder import Encoder
+from configure import N_MELS, SAMPLE_RATE
+from feat_extract import fbank
+from model.encoder import EMBEDDING_SIZE, Encoder
 from system.console import UserError
 from system.files import replacing
 
 PACKAGES = ("onnx", "onnxscript")  # that torch's exporter works with
 
 
-def export_onnx(encoder: Encoder, path: Path) -> None:
+def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
     """Write the encoder as ONNX: `features` (N, 1, 40, T) float32, any N and T >= 1, to `embedding` (N, 256).
 
     The input is what feat_extract.fbank.log_mel returns, transposed; the mean over time is subtracted inside. The
-    embedding is not normalised. UserError if torch's exporter lacks its packages.
+    embedding is not normalised. The file's metadata says so, and holds the SHA-256 `digest` of the checkpoint.
+    UserError if torch's exporter lacks its packages.
     """
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
         raise UserError(f"export needs two more packages: pip install {' '.join(PACKAGES)}")
     example = torch.zeros(2, 1, N_MELS, 200)
     dynamic = {0: torch.export.Dim("batch"), 3: torch.export.Dim("frames")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making; parity is tested
+    with _quiet():
         program = torch.onnx.export(
-            encoder.cpu().eval(),
+            copy.deepcopy(encoder).cpu().eval(),
             (example,),
             dynamo=True,
             dynamic_shapes=(dynamic,),
@@ -38,5 +41,36 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
             verbose=False,
         )
     assert program is not None  # dynamo=True returns one
+    program.model.metadata_props.update(metadata(digest))
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)
+
+
+def metadata(digest: str) -> dict[str, str]:
+    """Return what a user of the ONNX file has to know; `digest` is the SHA-256 of the checkpoint."""
+    return {
+        "features": "log mel energies, 20 log10(energy), as feat_extract.fbank.log_mel returns them, transposed",
+        "n_mels": str(N_MELS),
+        "sample_rate": str(SAMPLE_RATE),
+        "sample_scale": "int16",
+        "window_ms": f"{1000 * fbank.WINDOW / SAMPLE_RATE:g}",
+        "step_ms": f"{1000 * fbank.STEP / SAMPLE_RATE:g}",
+        "mean_subtraction": "over time, inside the network",
+        "embedding_size": str(EMBEDDING_SIZE),
+        "embedding_normalised": "no",
+        "checkpoint_sha256": digest,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings and the log of torch's exporter, which no user can act on."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

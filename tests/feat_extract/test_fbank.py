@@ -49,6 +49,47 @@ def test_float_samples_are_taken_on_the_same_scale() -> None:
     assert np.array_equal(log_mel(samples), log_mel(samples.astype(np.float64)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("peak", [1.0, 0.01, 1.3])  # decoded MP3s exceed full scale a little
+def test_floats_of_another_scale_are_refused(dtype: type, peak: float) -> None:
+    samples = voice(2, 1, seed=0) / 8000 * peak  # the voice's peak is 8000
+    with pytest.raises(ValueError, match="not on the int16 scale.*multiply floats within -1..1 by 32768"):
+        log_mel(samples.astype(dtype))
+    log_mel(32768 * samples)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        voice(2, 1, seed=0).astype(np.int32) << 16,  # as soundfile and SciPy read 32-bit wavs
+        (voice(2, 1, seed=0) // 256 + 128).astype(np.uint8),  # as SciPy reads 8-bit wavs
+        np.array([100, np.nan, 100]),
+        np.array([100, np.inf, 100]),
+    ],
+    ids=["int32", "uint8", "NaN", "infinite"],
+)
+def test_samples_of_no_known_scale_are_refused(samples: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=f"{samples.dtype} samples up to .* are not on the int16 scale"):
+        log_mel(samples)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 500), (500, 1), (500, 2), ()])
+def test_other_shapes_are_refused_by_name(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError) as error:
+        log_mel(np.full(shape, 100, np.int16))
+    assert str(error.value) == f"samples are (S,), S >= 1, not {shape}"
+
+
+def test_silence_is_on_any_scale_and_so_is_a_part_of_an_utterance() -> None:
+    faint = np.random.default_rng(0).normal(0, 0.3, 4000)
+    for silent in (np.zeros(4000), np.zeros(4000, np.float32), np.zeros(4000, np.int16)):
+        assert not log_mel(silent).any()
+    assert_close(log_mel(np.rint(faint).astype(np.int16)), oracle(np.rint(faint)))  # 16-bit samples of -1, 0, 1
+    utterance = np.concatenate([voice(2, 0.5, seed=0), faint])
+    part, same = log_mel(utterance[8000:], before=utterance[7999]), log_mel(utterance)[50:]
+    assert_close(part, same - same.mean(axis=0))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the page faults of Linux, as glibc causes them")
 def test_memory_is_used_again_from_call_to_call() -> None:
     code = """if True:

@@ -1,7 +1,9 @@
 """recognize.py as a user runs it: compare, enroll, list, remove, identify, embed, export; and the Recognizer."""
 
+import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -453,8 +455,21 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
 def test_export_gives_what_the_network_gives(home: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    level = logging.getLogger("torch.onnx").level
     run(home, "export", "model.onnx")
+    assert logging.getLogger("torch.onnx").level == level  # the host's logging stays as it is
     session = runtime.InferenceSession(str(home / "model.onnx"), providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert told["checkpoint_sha256"] == hashlib.sha256((home / "model.pth").read_bytes()).hexdigest()
+    expected_facts = {
+        "n_mels": "40",
+        "sample_rate": "16000",
+        "sample_scale": "int16",
+        "window_ms": "25",
+        "step_ms": "10",
+    }
+    assert told.items() >= (expected_facts | {"embedding_size": "256", "embedding_normalised": "no"}).items()
+    assert told["mean_subtraction"] == "over time, inside the network" and "log mel" in told["features"]
     encoder, rng = Recognizer(home / "model.pth").encoder.eval(), np.random.default_rng(0)
     for n, frames in ((1, 50), (3, 137), (2, 500), (1, 1000)):
         features = rng.normal(3, 20, (n, 1, 40, frames)).astype(np.float32)

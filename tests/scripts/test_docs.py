@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, voice, write_wavs
+from conftest import PROJECT, run_script, voice, write_wavs
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import dataset.short_trials
@@ -232,9 +232,32 @@ def test_python_runs_and_blocks_say_what_they_are(page: Path, home: Path) -> Non
     assert {block.language for block in blocks} <= LANGUAGES
     assert not [number for number, line in prose.items() if line.startswith("    ")], "use a fence, with a language"
     for block in blocks:
-        if block.language == "python":
+        if block.language == "python" and "onnxruntime" not in block.text:  # which has a test for itself
             (home / "block.py").write_text(block.text)
             runpy.run_path(str(home / "block.py"))
+
+
+@pytest.mark.slow
+def test_the_onnx_example_gives_the_embeddings_of_recognize(tmp_path: Path) -> None:
+    """Everything in processes of its own, the example without PyTorch."""
+    pytest.importorskip("onnxruntime")
+    blocks, _ = split(PROJECT / "docs/recognition.md")
+    (example,) = (block.text for block in blocks if "onnxruntime" in block.text and block.language == "python")
+    assert 'for file in ("a.wav", "b.mp3")' in example
+    pause = np.zeros(12_000, np.int16)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([pause, voice(1, 1.1, 0), pause, voice(1, 0.7, 1)]), 16000)
+    soundfile.write(tmp_path / "b.mp3", np.stack([voice(2, 2.5, 0)] * 2, axis=1), 44100)
+    for flags in (["export", "model.onnx"], ["embed", "a.wav", "b.mp3", "-o", "expected.npz"]):
+        run_script("recognize.py", *flags, cwd=tmp_path)
+    (tmp_path / "example.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n{example}\n"
+        "assert 'torch' not in sys.modules\nnp.save('found.npy', embeddings)\n"
+    )
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with np.load(tmp_path / "expected.npz") as expected:
+        np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected["embeddings"], atol=1e-5)
+        a, b = expected["embeddings"]
+    assert done.stdout == f"cosine score {a @ b:.3f}\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
