@@ -1,11 +1,13 @@
 """Error rates of verification and identification scores. Everything is returned, nothing printed."""
 
+import bisect
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-BOOTSTRAP_REPLICATES = 500
+BOOTSTRAP_REPLICATES = 2000
+STRETCH = 32  # thresholds on either side of the ROC's crossing with FNR = FPR that are first searched for corners
 
 
 class Verification(NamedTuple):
@@ -18,20 +20,111 @@ class Verification(NamedTuple):
     min_dcf_001: float  # the same, P_target = 0.001
 
 
+class Roc(NamedTuple):
+    """An ROC of weighted trials at k + 1 thresholds: infinity and each different score, from the highest down.
+
+    A threshold that adds no weight to what is accepted is no point of the ROC.
+    """
+
+    thresholds: np.ndarray  # (k + 1,)
+    ranked: tuple[np.ndarray, np.ndarray]  # numbers (n,) of the target trials and of the others, highest score first
+    n_accepted: np.ndarray  # (2, k + 1) how many trials of either kind each threshold accepts
+    weight: tuple[np.ndarray, np.ndarray]  # (n + 1,) of either kind: the weight of its 0, 1, 2 .. n highest trials
+
+    def accepted(self, at: int | slice | np.ndarray) -> np.ndarray:
+        """Return the weights (2, ...) of the target and other trials that the thresholds numbered `at` (...) accept."""
+        return np.array([weight[n[at]] for weight, n in zip(self.weight, self.n_accepted, strict=True)])
+
+    def rates(self, at: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the false-positive and the false-negative rate at the thresholds numbered `at` (...)."""
+        targets, others = (of_kind / weight[-1] for of_kind, weight in zip(self.accepted(at), self.weight, strict=True))
+        return others, 1 - targets
+
+    def corners(self, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Return the numbers (c,) of the thresholds at the ROC's corners, as scikit-learn's roc_curve keeps them.
+
+        No corner is a threshold at which as many targets and as many others are newly accepted as at the next one. Of a
+        stretch of thresholds begin .. end - 1 the first point and the last one always count as corners.
+        """
+        steps = np.diff(self.accepted(slice(begin, end)))
+        points = np.flatnonzero(steps.any(axis=0))
+        steps = steps[:, points]
+        bends = np.append((steps[:, 1:] != steps[:, :-1]).any(axis=0), True)[: len(points)]
+        bends[:1] = True
+        corners = begin + 1 + points[bends]
+        return corners if begin else np.append(0, corners)
+
+    def eer(self) -> tuple[float, int]:
+        """Return the EER, as a fraction, and the number of its threshold.
+
+        The EER is the false-positive rate at the corner where |FNR - FPR| is least, as in the release. FPR - FNR rises
+        along the ROC, so the corner is the last one before its zero or the first one after it.
+        """
+        n_thresholds, width = len(self.thresholds), STRETCH
+        (targets, others), (n_targets, n_others) = self.weight, self.n_accepted
+
+        def is_past(at: int) -> bool:  # FPR >= FNR; `rates` of a single threshold takes ten times longer
+            return others[n_others[at]] / others[-1] + targets[n_targets[at]] / targets[-1] >= 1
+
+        zero = bisect.bisect_left(range(n_thresholds), True, key=is_past)
+        while True:
+            begin, end = max(0, zero - width), min(n_thresholds, zero + width)
+            before, after = np.split(found := self.corners(begin, end), [np.searchsorted(found, zero)])
+            # The first and the last corner of a stretch are none unless the ROC begins and ends there.
+            if len(before) > (begin > 0) and len(after) > (end < n_thresholds):
+                break
+            width *= 4
+        at = np.array([before[-1], after[0]])
+        fpr, fnr = self.rates(at)
+        nearest = np.argmin(np.abs(fnr - fpr))
+        return float(fpr[nearest]), int(at[nearest])
+
+
 def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
     """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
 
     ValueError if a score is not finite or a kind of trial is missing.
     """
-    threshold, fpr, fnr = roc(scores, labels)
-    at = np.argmin(np.abs(fnr - fpr))
+    curve = _roc(scores, labels)
+    eer, at = curve.eer()
+    fpr, fnr = curve.rates(curve.corners())
     return Verification(
-        float(fpr[at]),
+        eer,
         float(np.interp(0, fpr - fnr, fpr)),
-        float(threshold[at]),
+        float(curve.thresholds[at]),
         float(detection_cost(fpr, fnr, 0.01).min()),
         float(detection_cost(fpr, fnr, 0.001).min()),
     )
+
+
+def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (k,) each.
+
+    A trial is accepted if its score is not below the threshold. Only the ROC's corners are kept, as the release's
+    (scikit-learn's) ROC keeps them: its EER is read off at one of them. ValueError as in `verification_metrics`.
+    """
+    curve = _roc(scores, labels)
+    at = curve.corners()
+    return curve.thresholds[at], *curve.rates(at)
+
+
+def _roc(scores: np.ndarray, labels: np.ndarray) -> Roc:
+    """Return the ROC of scores and labels (n,), each trial of weight 1; ValueError as in `verification_metrics`."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    if scores.shape != labels.shape or scores.ndim != 1:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two lists of one length")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    if labels.all() or not labels.any():
+        raise ValueError("an error rate needs target and non-target trials")
+    order = np.argsort(-scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
+    n_accepted = np.zeros((2, len(last) + 1), np.int64)
+    n_accepted[:, 1:] = np.cumsum([labels, ~labels], axis=1)[:, last]
+    ranked = order[labels], order[~labels]
+    weight = np.arange(len(ranked[0]) + 1), np.arange(len(ranked[1]) + 1)
+    return Roc(np.append(np.inf, scores[last]), ranked, n_accepted, weight)
 
 
 def eer_interval(
@@ -52,55 +145,25 @@ def eer_replicates(
 ) -> np.ndarray:
     """Return the EERs (r,), as fractions, of a bootstrap over speakers.
 
-    Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate draws as many
-    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was drawn. Scores and
-    labels are those of `verification_metrics`, enrol_speaker and test_speaker (n,) the numbers of the two speakers.
-    The draws depend on the speakers alone, so the replicates of two systems on the same trials are paired: in their
-    difference what is hard for both falls out.
+    Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate samples as many
+    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was sampled. Scores and
+    labels are those of `verification_metrics`, enrol_speaker and test_speaker (n,) the numbers of the two speakers. An
+    EER is that of `verification_metrics` on the list in which each trial is repeated so often; replicates without
+    trials of both kinds are left out. The samples depend on the speakers alone, so the replicates of two systems on the
+    same trials are paired: in their difference what is hard for both cancels.
     """
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    labels, left, right = labels[order], enrol_speaker[order], test_speaker[order]
-    n_speakers = int(max(left.max(), right.max())) + 1
-    present = np.unique(np.concatenate([left, right]))
+    curve = _roc(scores, labels)
+    targets, others = curve.ranked
+    of_target, left, right = enrol_speaker[targets], enrol_speaker[others], test_speaker[others]
+    present = np.unique([enrol_speaker, test_speaker])
     rng, rates = np.random.default_rng(0), []
     for _ in range(BOOTSTRAP_REPLICATES):
-        drawn = np.bincount(rng.choice(present, len(present)), minlength=n_speakers)
-        weight = np.where(labels, drawn[left], drawn[left] * drawn[right])
-        accepted = np.cumsum(weight)[last]
-        accepted_targets = np.cumsum(weight * labels)[last]
-        n_target, n_other = accepted_targets[-1], accepted[-1] - accepted_targets[-1]
-        if n_target and n_other:
-            fpr, fnr = (accepted - accepted_targets) / n_other, 1 - accepted_targets / n_target
-            fpr, fnr = np.append(0, fpr), np.append(1, fnr)  # the corner that accepts nothing, as in `roc`
-            rates.append(fpr[np.argmin(np.abs(fnr - fpr))])
+        times = np.bincount(rng.choice(present, len(present)), minlength=present[-1] + 1)
+        np.cumsum(times.take(of_target), out=curve.weight[0][1:])  # take is faster than indexing
+        np.cumsum(times.take(left) * times.take(right), out=curve.weight[1][1:])
+        if all(weight[-1] for weight in curve.weight):
+            rates.append(curve.eer()[0])
     return np.array(rates)
-
-
-def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (k,) each.
-
-    A trial is accepted if its score is not below the threshold. Only the ROC's corners are kept, as the release's
-    (scikit-learn's) ROC keeps them: its EER is read off at one of them. ValueError as in `verification_metrics`.
-    """
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
-    if scores.shape != labels.shape or scores.ndim != 1:
-        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two lists of one length")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite")
-    if labels.all() or not labels.any():
-        raise ValueError("an error rate needs target and non-target trials")
-    order = np.argsort(-scores, kind="stable")
-    scores, labels = scores[order], labels[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
-    accepted_targets = np.cumsum(labels)[last]
-    accepted_others = last + 1 - accepted_targets
-    bends = (np.diff(accepted_targets, 2) != 0) | (np.diff(accepted_others, 2) != 0)
-    corner = np.concatenate([[True], bends, [True]])[: len(last)]  # both ends are corners
-    last, accepted_targets, accepted_others = last[corner], accepted_targets[corner], accepted_others[corner]
-    fpr = np.append(0, accepted_others / accepted_others[-1])
-    fnr = np.append(1, 1 - accepted_targets / accepted_targets[-1])
-    return np.append(np.inf, scores[last]), fpr, fnr
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

@@ -107,33 +107,70 @@ def test_interval_covers_the_rate_and_narrows_with_more_speakers() -> None:
     assert widths[1] < 0.6 * widths[0]
 
 
-def rates_of_speakers_drawn_again(scores: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The EERs of 500 draws of 8 speakers."""
-    labels, drawing, rates = enrol == test, np.random.default_rng(0), []
-    for _ in range(500):  # a trial stands as often in the list as its speakers were drawn
-        drawn = np.bincount(drawing.choice(8, 8), minlength=8)
-        times = np.where(labels, drawn[enrol], drawn[enrol] * drawn[test])
-        targets, others = (np.repeat(scores[of], times[of]) for of in (labels, ~labels))
-        thresholds = np.unique(np.concatenate([targets, others]))[::-1, None]
-        fpr, fnr = (others >= thresholds).mean(axis=1), (targets < thresholds).mean(axis=1)
-        rates.append(fpr[np.argmin(np.abs(fpr - fnr))])
+def trials_of(speakers: np.ndarray, n: int, gap: float, decimals: int, seed: int) -> list[np.ndarray]:
+    """Return scores, labels and the speakers of both sides of n random trials, target ones `gap` higher."""
+    rng = np.random.default_rng(seed)
+    enrol = rng.choice(speakers, n)
+    test = np.where(rng.random(n) < 0.5, enrol, rng.choice(speakers, n))
+    scores = (rng.normal(size=n) + gap * (enrol == test)).round(decimals)
+    return [scores, enrol == test, enrol, test]
+
+
+def rates_of_resampled_lists(scores: np.ndarray, labels: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return the official EERs, by scikit-learn, of 200 lists that are written out for resampled speakers."""
+    speakers, rng, rates = np.unique([enrol, test]), np.random.default_rng(0), []
+    for _ in range(200):
+        times = np.bincount(rng.choice(speakers, len(speakers)), minlength=speakers.max() + 1)
+        expanded = np.repeat(np.arange(len(scores)), np.where(labels, times[enrol], times[enrol] * times[test]))
+        if len(np.unique(labels[expanded])) == 2:
+            fpr, tpr, _ = roc_curve(labels[expanded], scores[expanded])
+            rates.append(fpr[np.argmin(np.abs(1 - tpr - fpr))])
     return np.array(rates)
 
 
-def test_intervals_hold_95_percent_of_the_rates_of_speakers_drawn_again() -> None:
-    rng = np.random.default_rng(2)
-    enrol, test = rng.integers(0, 8, (2, 300))
-    labels = enrol == test
-    scores = rng.normal(size=300) + labels
-    others = scores + rng.normal(0, 0.5, 300)
-    rates, rates_of_others = (rates_of_speakers_drawn_again(each, enrol, test) for each in (scores, others))
-    interval = eer_interval(scores, labels, enrol, test)
-    assert interval == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=1e-9)
-    assert eer_interval(np.zeros(300), labels, enrol, test) == (0, 0)  # as verification_metrics has it of equal scores
-    paired = [eer_replicates(each, labels, enrol, test) for each in (scores, others)]
-    low, high = interval_95(paired[0] - paired[1])
-    assert (low, high) == pytest.approx(np.percentile(rates - rates_of_others, [2.5, 97.5]), abs=1e-9)
-    assert high - low < 0.8 * (interval[1] - interval[0])  # what is hard for both falls out
+@pytest.mark.parametrize(
+    "speakers, n, gap, decimals",
+    [
+        (np.arange(8), 300, 1, 9),
+        (np.arange(8), 40, 1, 9),
+        (np.arange(8), 300, 1, 1),  # scores are equal by the dozen
+        (np.arange(8), 300, 1, -1),  # all are
+        (np.array([3, 4, 11, 30]), 300, 1, 9),  # speakers without trials in between
+        (np.arange(30), 300, 9, 9),  # no errors
+        (np.arange(2), 300, 9, 9),  # hundreds of equal steps between two corners
+        (np.arange(2), 300, -9, 9),
+    ],
+)
+def test_each_replicate_is_the_official_eer_of_its_list(
+    speakers: np.ndarray, n: int, gap: float, decimals: int
+) -> None:
+    trials = trials_of(speakers, n, gap, decimals, seed=2)
+    replicates, expected = eer_replicates(*trials), rates_of_resampled_lists(*trials)
+    np.testing.assert_allclose(replicates[: len(expected)], expected, rtol=0, atol=1e-12)
+    assert eer_interval(*trials) == pytest.approx(np.percentile(replicates, [2.5, 97.5]))
+    assert len(speakers) < 8 or n < 300 or len(replicates) == 2000  # others lack a kind of trial now and then
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_the_eer_and_its_replicates_are_read_off_corners(times: int) -> None:
+    # At both corners the false-positive rate, 0 and 1, is 1/2 away from the false-negative one, in between it is not.
+    labels, nobody = np.repeat([1, 0, 0, 0, 0, 1], times), np.zeros(6 * times, int)
+    scores = -np.arange(6.0 * times)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert fpr[np.argmin(np.abs(1 - tpr - fpr))] == 0.5
+    assert verification_metrics(scores, labels).eer == 0
+    assert eer_interval(scores, labels, nobody, nobody) == (0, 0)  # one speaker: each replicate is the list itself
+
+
+def test_a_difference_of_two_systems_is_of_the_same_speakers() -> None:
+    scores, *rest = trials_of(np.arange(8), 300, 1, 9, seed=2)
+    others = scores + np.random.default_rng(3).normal(0, 0.1, 300)
+    differences = eer_replicates(scores, *rest) - eer_replicates(others, *rest)
+    expected = rates_of_resampled_lists(scores, *rest) - rates_of_resampled_lists(others, *rest)
+    np.testing.assert_allclose(differences[: len(expected)], expected, rtol=0, atol=1e-12)
+    low, high = interval_95(differences)
+    own_low, own_high = eer_interval(scores, *rest)
+    assert high - low < 0.8 * (own_high - own_low)  # what is hard for both cancels
 
 
 def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:
