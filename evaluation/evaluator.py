@@ -18,6 +18,7 @@ from evaluation.calibration import calibration_path, fit, load_calibration, save
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import adaptive_norm
+from evaluation.score_file import read_compared, write_scores
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -149,7 +150,12 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     add = common.add_argument
     add("--enroll", type=Path, metavar="FILE", help="lines MODEL UTTERANCE...: the trials' left sides are such models")
     add("--as_norm", type=console.integer(2), metavar="N", help="normalise by the N nearest training speakers, too")
-    add("--save_scores", type=Path, metavar="FILE", help="write label,enrol,test,score and durations as CSV")
+    add(
+        "--save_scores",
+        type=Path,
+        metavar="FILE",
+        help="write label, score, durations and speakers of each trial as CSV",
+    )
     add("--compare", type=Path, metavar="FILE", help="another system's --save_scores: tell the EERs' difference")
     add("--calibrate", type=console.boolean, default=False, help="fit log-likelihood ratios and keep them (False)")
 
@@ -171,7 +177,7 @@ def verify(
     if args.compare:
         heard = itertools.product(tests, [condition.name for condition in noisy] or [""])
         at_each = [(length, snr, tests[length].length / FRAMES_PER_SECOND) for length, snr in heard]
-        compared = report.read_compared(args.compare, task.trials, task.enrol_seconds, at_each)
+        compared = read_compared(args.compare, task.trials, task.enrol_seconds, at_each)
     norm = None
     if args.as_norm:
         tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
@@ -186,7 +192,8 @@ def verify(
         if result:
             report.say_rates(result)
         if args.save_scores and ranks.is_first():
-            report.write_scores(args.save_scores, task.trials, scores)
+            names = np.array(setting.features.speakers, object)
+            write_scores(args.save_scores, task.trials, scores, [names[of_side] for of_side in speakers])
         if result:
             report.say_json(result, args)
 

@@ -1,29 +1,18 @@
-"""What the evaluators tell: error rates, as lines on standard output and as --json names them, and score files."""
+"""What the evaluators tell: error rates, as lines on standard output and as --json names them."""
 
 import argparse
-import io
 import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
 from evaluation.calibration import Calibration
 from evaluation.embedding import Scores, Segments, unique_segments
-from evaluation.metrics import eer_replicates, interval_95, llr_rates, roc, verification_metrics
-from system.console import UserError
-from system.files import read_lines, replacing
-
-if TYPE_CHECKING:
-    import pandas
-
-SCORE_COLUMNS = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
-SECONDS = ("enrol_seconds", "test_seconds")
+from evaluation.metrics import eer_replicates, interval_95, llr_rates, verification_metrics
 
 
 def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:
@@ -153,77 +142,6 @@ def _difference_in_words(rates: dict[str, float]) -> str:
         f"compared EER {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
         f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, the same speakers resampled for both)"
     )
-
-
-def write_scores(path: Path, trials: Trials, scores: Sequence[Scores]) -> None:
-    """Write a row for each trial and test length.
-
-    Columns are label (if the list has labels), enrol, test, length (if there are several), snr (in noise), score,
-    score_as_norm (if asked for), enrol_seconds, test_seconds and llr (if there is a calibration; empty for trials that
-    have none).
-    """
-    import pandas  # 30 MB, which recognition need not load
-
-    tables = []
-    for of_length in scores:
-        columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
-        columns |= {"enrol": trials.enrol, "test": trials.test}
-        columns |= {"length": of_length.length} if len(scores) > 1 else {}
-        columns |= {"snr": of_length.snr} if of_length.snr else {}
-        columns |= {"score": of_length.plain}
-        columns |= {"score_as_norm": of_length.normalised} if of_length.normalised is not None else {}
-        columns |= {"enrol_seconds": of_length.enrol_seconds, "test_seconds": of_length.test_seconds}
-        columns |= {"llr": of_length.llr} if of_length.llr is not None else {}
-        tables.append(pandas.DataFrame(columns))
-    with replacing(path) as temporary:
-        pandas.concat(tables).to_csv(temporary, index=False, errors="surrogateescape")
-
-
-def read_scores(path: Path) -> "pandas.DataFrame":
-    """Read a score file; UserError naming it if it is none or lacks a kind of trial."""
-    import pandas
-
-    text = {"enrol": str, "test": str, "length": str, "snr": str}
-    content = "".join(read_lines(path, "no such score file; --save_scores of the evaluators writes one"))
-    try:
-        table = pandas.read_csv(io.StringIO(content), dtype=text, keep_default_na=False, na_values={"llr": ""})
-        table["label"] = table["label"].astype(int).astype(bool)
-        numbers = table.columns.intersection([*SCORE_COLUMNS, *SECONDS])
-        table[numbers] = table[numbers].astype(np.float64)
-        roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({str(error).strip()})") from None
-    return table
-
-
-def read_compared(
-    path: Path, trials: Trials, enrol_seconds: np.ndarray, tests: Sequence[tuple[str, str, np.ndarray]]
-) -> list[np.ndarray]:
-    """Return another system's scores (n,) in each test; UserError if the score file is not of these trials and tests.
-
-    `enrol_seconds` (n,) are those of the trials' enrolments; a test is its length in words, its signal-to-noise ratio
-    in words or "", and the seconds (n,) of its segments. Seconds are compared in frames.
-    """
-    table, found = read_scores(path), []
-    if missing := {"enrol", "test", *SECONDS} - set(table):
-        raise UserError(f"{path}: has no column {min(missing)}; --save_scores writes one")
-    table = table.assign(snr=table.get("snr", ""), **_frames(*(table[column] for column in SECONDS)))
-    for length, snr, test_seconds in tests:
-        part = table[(table["snr"] == snr) & (table.get("length", length) == length)]
-        expected = {"label": trials.label, "enrol": trials.enrol, "test": trials.test}
-        expected |= _frames(enrol_seconds, test_seconds)
-        if not all(np.array_equal(part[column], values) for column, values in expected.items()):
-            raise UserError(
-                f"{path}: does not hold the trials that are scored here, in this order, at test length {length}"
-                f"{f', SNR {snr}' if snr else ''}; score both by one --trials FILE"
-            )
-        found.append(part["score"].to_numpy())
-    return found
-
-
-def _frames(*seconds: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns SECONDS in whole frames, which survive being written."""
-    return {name: np.round(FRAMES_PER_SECOND * column) for name, column in zip(SECONDS, seconds, strict=True)}
 
 
 def say_json(result: dict, args: argparse.Namespace) -> None:

@@ -11,8 +11,9 @@ from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
 from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
-from evaluation.report import SCORE_COLUMNS, read_scores
+from evaluation.score_file import SCORES, SPEAKERS, read_scores, speakers_of
 from plotting.style import COLOURS, new_figure, styles
+from system import console
 from system.console import UserError
 
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
@@ -26,7 +27,7 @@ class System(NamedTuple):
     """The scored trials of one system."""
 
     name: str
-    table: pandas.DataFrame  # label (bool), enrol, test, score, length where there are several, snr in noise
+    table: pandas.DataFrame  # the columns of a score file; `score` is the score of this system
 
 
 def draw_det(inputs: dict[str, Path]) -> Figure:
@@ -87,12 +88,16 @@ def _draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None
 def draw_length(inputs: dict[str, Path]) -> Figure:
     """Draw the EER against the test length, with 95 % intervals that resample speakers.
 
-    In noise each signal-to-noise ratio has a curve of its own; where there is one length only, it is the axis.
+    In noise each signal-to-noise ratio has a curve of its own; where there is one length only, it is the axis. Files
+    without the speakers' columns have no intervals, and the legend and a warning say so.
     """
     systems = read_systems(inputs)
     for system in systems:
         if "length" not in system.table:
             raise UserError(f"{system.name}: no column 'length'; EER_short.py with several test lengths writes one")
+        if system.name in inputs and speakers_of(system.table) is None:
+            columns = " and ".join(SPEAKERS)
+            console.warn(f"{system.name}: no interval without columns {columns}; score again with --save_scores")
     lengths = {length for system in systems for length in system.table["length"]}
     if len(lengths) == 1 and all("snr" in system.table for system in systems):
         axis, label = "snr", "signal-to-noise ratio (dB)"
@@ -105,8 +110,10 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
         eer, low, high = 100 * np.array([_eer(of_value) for _, of_value in parts]).T
         places = np.array([values.index(value) for value, _ in parts])
         shifted = places + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
-        bars = np.maximum([eer - low, high - eer], 0)  # on few speakers the interval may miss the EER
-        axes.errorbar(shifted, eer, bars, capsize=3, label=system.name, **look)
+        known = np.isfinite(low).all()
+        axes.plot(shifted, eer, label=f"{system.name}{'' if known else ' (no interval)'}", **look)
+        if known:  # an interval need not hold the EER, so the bars are drawn around its middle
+            axes.errorbar(shifted, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
     axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
     axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
     axes.legend(title="bars: 95 % intervals", fontsize=9, title_fontsize=8, frameon=False)
@@ -138,11 +145,10 @@ def _tick(value: str, axis: str) -> str:
 
 
 def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
-    """Return EER and its interval, as fractions, of the trials of one length."""
-    trials = _scored(table)
-    names = [[name.split("/", 1)[0] for name in table[side]] for side in ("enrol", "test")]
-    _, speakers = np.unique(names, return_inverse=True)
-    return verification_metrics(*trials).eer, *eer_interval(*trials, *speakers.reshape(2, -1))
+    """Return EER and its interval, as fractions, of the trials of one length; NaN where the speakers are not known."""
+    trials, speakers = _scored(table), speakers_of(table)
+    interval = (np.nan, np.nan) if speakers is None else eer_interval(*trials, *speakers)
+    return verification_metrics(*trials).eer, *interval
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
@@ -150,7 +156,7 @@ def read_systems(inputs: dict[str, Path]) -> list[System]:
     systems = []
     for name, path in inputs.items():
         table = read_scores(path)
-        for column, remark in SCORE_COLUMNS.items():
+        for column, remark in SCORES.items():
             if column in table and table[column].notna().all():  # LLRs of a part could not be compared with the scores
                 systems.append(System(name + remark, table.assign(score=table[column])))
     return systems

@@ -67,7 +67,7 @@ def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert alone == {name: value for name, value in curve[0].items() if name != "length"}
     table = pandas.read_csv(scores, dtype={"length": str})
-    columns = "label enrol test length score score_as_norm enrol_seconds test_seconds"
+    columns = "label enrol test length score score_as_norm enrol_seconds test_seconds enrol_speaker test_speaker"
     assert list(table) == columns.split()
     for result in curve:
         of_length = table[table["length"] == result["length"]]

@@ -25,7 +25,8 @@ def trials(gap: float, n: int = 300) -> pandas.DataFrame:
     enrol = rng.integers(10, size=2 * n)
     test = np.where(label, enrol, (enrol + rng.integers(1, 10, 2 * n)) % 10)
     names = {side: [f"id{s}/v/1.wav" for s in of_side] for side, of_side in (("enrol", enrol), ("test", test))}
-    return pandas.DataFrame({"label": label, **names, "score": rng.normal(gap * label, 1)})
+    speakers = {"enrol_speaker": [f"id{s}" for s in enrol], "test_speaker": [f"id{s}" for s in test]}
+    return pandas.DataFrame({"label": label, **names, "score": rng.normal(gap * label, 1), **speakers})
 
 
 NOISY = {

@@ -73,7 +73,8 @@ def test_full_evaluation(home: Path) -> None:
     assert (result["n_trials"], result["n_target"], result["n_speakers"]) == (210, 63, 3)
     assert f"EER {result['eer']:.2f} %" in done.stdout
     scores = pandas.read_csv(home / "s.csv")
-    assert list(scores.columns) == ["label", "enrol", "test", "score", "enrol_seconds", "test_seconds"]
+    columns = "label enrol test score enrol_seconds test_seconds enrol_speaker test_speaker"
+    assert list(scores.columns) == columns.split()
     rates = verification_metrics(scores["score"].to_numpy(), scores["label"].to_numpy())
     percent = [100 * rates.eer, 100 * rates.eer_interpolated]
     told = ("eer", "eer_interpolated", "threshold", "min_dcf_0.01", "min_dcf_0.001")
@@ -90,7 +91,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
     flags = ["--calibrate", "True", "--save_scores", "held_out.csv", "--json"]
     done = here("EER_short.py", *lengths, *flags, cwd=home)
     result, scores = result_of(done), pandas.read_csv(home / "held_out.csv")
-    columns = "label enrol test length score enrol_seconds test_seconds llr"
+    columns = "label enrol test length score enrol_seconds test_seconds llr enrol_speaker test_speaker"
     assert list(scores.columns) == columns.split() and len(scores) == n_all
     assert scores[scores["length"] == "25"]["test_seconds"].unique().tolist() == [0.25]
     frames = scores[["enrol", "enrol_seconds"]].drop_duplicates().head(20)
@@ -241,7 +242,7 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         (home / f"{name}.txt").write_text("\n".join(lines))
         here("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
         scores[name] = pandas.read_csv(home / f"{name}.csv")
-    columns = ["enrol", "test", "score", "enrol_seconds", "test_seconds"]
+    columns = ["enrol", "test", "score", "enrol_seconds", "test_seconds", "enrol_speaker", "test_speaker"]
     for name, wanted in (("blind", columns), ("kaldi", ["label", *columns])):  # llr too, once calibrated
         assert [column for column in scores[name] if column != "llr"] == wanted
     for name in ("kaldi", "blind"):

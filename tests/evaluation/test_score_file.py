@@ -1,0 +1,134 @@
+"""The score file: the speakers of both sides for lists of every form, and files of earlier versions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import present
+
+import EER_short
+from configure import TREES
+from dataset.features import write_feature
+from evaluation.metrics import eer_interval
+from evaluation.score_file import read_scores, speakers_of
+from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
+from model.encoder import Encoder
+from plotting.verification import draw_length
+from system.console import UserError
+
+NAMES = [f"id{s:05d}/v/{u}" for s in range(20, 25) for u in range(4)]
+PAIRS = [(a, b) for a in NAMES for b in NAMES if a < b]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with features of five speakers and an untrained checkpoint."""
+    home, rng = tmp_path_factory.mktemp("scores"), np.random.default_rng(0)
+    for name in NAMES:
+        feat = rng.normal(size=(60, 40)) * np.random.default_rng(int(name[2:7])).uniform(1, 9, 40)
+        write_feature((home / TREES["vox1_test"].feat / name).with_suffix(".pkl"), feat.astype(np.float32), name[:7])
+    torch.manual_seed(0)
+    save_checkpoint(home / "model.pth", Checkpoint(1, state_dict_of(Encoder("resnet18"), None)))
+    return home
+
+
+def scored(home: Path, lines: list[str], *flags: str) -> Path:
+    """Return the score file of a trial list at two lengths."""
+    (home / "list.txt").write_text("\n".join(lines))
+    network = ["--checkpoint", str(home / "model.pth"), "--save_path", str(home), "--trials", str(home / "list.txt")]
+    EER_short.main([*network, "--test_length", "30", "full", "--save_scores", str(home / "list.csv"), *flags])
+    return home / "list.csv"
+
+
+@pytest.mark.parametrize("form", ["{}.wav", "./wav/{}.wav", "/corpora/voxceleb1/wav/{}.wav", r"C:\wav\{}.wav"])
+def test_the_speakers_are_the_datas_whatever_the_list_calls_its_utterances(home: Path, form: str) -> None:
+    path = scored(home, [f"{int(a[:7] == b[:7])} {form.format(a)} {form.format(b)}" for a, b in PAIRS])
+    table = pandas.read_csv(path)
+    assert list(table)[-2:] == ["enrol_speaker", "test_speaker"]
+    for column, side in (("enrol_speaker", 0), ("test_speaker", 1)):
+        assert table[column].tolist() == 2 * [pair[side][:7] for pair in PAIRS]
+    check_bars(path, *np.array([[int(name[2:7]) for name in pair] for pair in PAIRS]).T)
+
+
+def test_a_model_has_the_speaker_of_its_utterances(home: Path) -> None:
+    people = {"anna": "id00020", "ben": "id00021", "cleo": "id00022"}
+    (home / "models.txt").write_text("".join(f"{name} {of}/v/0 {of}/v/1\n" for name, of in people.items()))
+    trials = [(name, of, test) for name, of in people.items() for test in NAMES if test[-1] in "23"]
+    path = scored(
+        home, [f"{int(of == t[:7])} {name} {t}" for name, of, t in trials], "--enroll", str(home / "models.txt")
+    )
+    table = pandas.read_csv(path)
+    assert table["enrol"].tolist() == 2 * [name for name, _, _ in trials]
+    assert table["enrol_speaker"].tolist() == 2 * [of for _, of, _ in trials]
+    check_bars(path, *np.array([[int(of[2:]), int(test[2:7])] for _, of, test in trials]).T)
+
+
+def check_bars(path: Path, enrol: np.ndarray, test: np.ndarray) -> None:
+    """Compare the bars of the length curve with the intervals by the speakers (n,) that the test knows."""
+    table = pandas.read_csv(path)
+    expected = [
+        eer_interval(part["score"].to_numpy(), part["label"].to_numpy() == 1, enrol, test)
+        for part in (table[table["length"] == length] for length in ("30", "full"))
+    ]
+    assert all(high > low for low, high in expected)
+    np.testing.assert_allclose(bars_of(path), 100 * np.array(expected))
+
+
+def bars_of(path: Path) -> np.ndarray:
+    """Return the ends (bars, 2) of the bars that a length curve draws."""
+    (axes,) = draw_length({"curve": path}).axes
+    (bars,) = axes.collections
+    return np.array([segment[:, 1] for segment in bars.get_segments()])  # type: ignore[attr-defined]
+
+
+def curve(path: Path, scores: np.ndarray, labels: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> Path:
+    """Write a score file of one length by hand."""
+    speakers = {"enrol_speaker": enrol, "test_speaker": test}
+    names = {"enrol": "a", "test": "b", "length": "full"}
+    pandas.DataFrame({"label": labels.astype(int), "score": scores} | names | speakers).to_csv(path, index=False)
+    return path
+
+
+def test_an_interval_that_misses_the_eer_is_drawn_as_it_is(tmp_path: Path) -> None:
+    labels, speaker = np.repeat([1, 0, 0, 0, 0, 1], 100), 10 + np.arange(600) % 30
+    trials = (
+        -np.arange(600.0),
+        labels,
+        speaker,
+        np.where(labels, speaker, 10 + (speaker - 9) % 30),
+    )  # corners: 0 and 100 %
+    low, high = eer_interval(*trials)
+    assert low > 0.2
+    path = curve(tmp_path / "s.csv", *trials)
+    np.testing.assert_allclose(bars_of(path), [[100 * low, 100 * high]])
+    (axes,) = draw_length({"curve": path}).axes
+    assert axes.lines[0].get_ydata() == [0]
+
+
+def test_a_file_without_speakers_is_drawn_and_said_to_have_no_interval(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scored(home, [f"{int(a[:7] == b[:7])} {a}.wav {b}.wav" for a, b in PAIRS])
+    pandas.read_csv(path).drop(columns=["enrol_speaker", "test_speaker"]).to_csv(tmp_path / "old.csv", index=False)
+    capsys.readouterr()
+    (axes,) = draw_length({"new": path, "old": tmp_path / "old.csv"}).axes
+    legend = [text.get_text() for text in present(axes.get_legend()).get_texts()]
+    assert legend == ["new", "old (no interval)"] and len(axes.collections) == 1
+    told = "old: no interval without columns enrol_speaker and test_speaker; score again with --save_scores\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_speaker_without_a_name_is_refused(tmp_path: Path) -> None:
+    labels, speaker = np.array([1, 0, 1, 0]), np.array(["a", "b", "", "c"])
+    path = curve(tmp_path / "s.csv", np.arange(4.0), labels, speaker, speaker)
+    with pytest.raises(UserError, match="s.csv: rows without a name in column enrol_speaker"):
+        read_scores(path)
+
+
+def test_names_of_speakers_are_text(tmp_path: Path) -> None:
+    speakers = np.array(["7", "007", "NA", "None"])
+    path = curve(tmp_path / "s.csv", np.arange(4.0), np.array([1, 0, 1, 0]), speakers, speakers[::-1])
+    numbers = speakers_of(read_scores(path))
+    assert numbers is not None and numbers.tolist() == [[1, 0, 2, 3], [3, 2, 0, 1]]  # in the order of the names
