@@ -93,12 +93,8 @@ def curve(path: Path, scores: np.ndarray, labels: np.ndarray, enrol: np.ndarray,
 
 def test_an_interval_that_misses_the_eer_is_drawn_as_it_is(tmp_path: Path) -> None:
     labels, speaker = np.repeat([1, 0, 0, 0, 0, 1], 100), 10 + np.arange(600) % 30
-    trials = (
-        -np.arange(600.0),
-        labels,
-        speaker,
-        np.where(labels, speaker, 10 + (speaker - 9) % 30),
-    )  # corners: 0 and 100 %
+    others = np.where(labels, speaker, 10 + (speaker - 9) % 30)
+    trials = -np.arange(600.0), labels, speaker, others  # the corners are at false-positive rates 0 and 1
     low, high = eer_interval(*trials)
     assert low > 0.2
     path = curve(tmp_path / "s.csv", *trials)
