@@ -10,7 +10,7 @@ from list_table import BLIND_LISTS, ENROLMENT, TRIAL_LISTS, A, B, C
 from corpora.kaldi import plan_list
 from corpora.voxceleb import read_archives
 from dataset.trials import read_enrolment, read_trials
-from evaluation.report import read_scores
+from evaluation.score_file import read_scores
 from system.console import UserError
 
 MD5S = "0" * 32, "1" * 32
