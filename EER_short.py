@@ -45,8 +45,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--trials", type=Path, metavar="FILE", help="a trial list in place of the drawn one")
     add("--noise_snr", type=_snr, nargs="+", default=[], metavar="DB", help="of noise on the test side, or clean")
     add("--reverb", type=console.boolean, default=False, help="put the test side into a room (False)")
-    add("--noise_dir", help="recordings of noise, such as MUSAN (babble of other evaluation speakers)")
-    add("--rir_dir", help="recorded impulse responses for --reverb (computed rooms)")
+    add("--noise_dir", help="recordings of noise, such as MUSAN, or of music or speech (babble of other speakers)")
+    add("--rir_dir", help="recorded room impulse responses for --reverb, such as RIRS_NOISES (computed rooms)")
     evaluator.add_trial_arguments(parser)
     args = parser.parse_args(argv)
     args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
@@ -98,7 +98,7 @@ def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argpars
     noisy = [NoisyTests(setting.features, sources, task.sides, snr, args.reverb, args.seed) for snr in snrs]
     heard_in = [f"rooms ({args.rir_dir or 'computed'})"] if args.reverb else []
     if args.noise_snr:
-        noise = f"noise of {args.noise_dir}" if args.noise_dir else "babble of other speakers"
+        noise = f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}"
         heard_in.append(f"{noise} at SNRs (dB) of {', '.join(tests.name for tests in noisy)}")
     print(f"test sides in {', '.join(heard_in)}")
     return noisy

@@ -19,8 +19,7 @@ import numpy as np
 
 from benchmarks import timing
 from configure import SAMPLE_RATE, TREES
-from corpora.convert import write_wav
-from feat_extract.audio import read_recording
+from feat_extract.audio import read_recording, write_wav
 from system import console
 from system.console import UserError
 from system.files import utterances

@@ -2,31 +2,19 @@
 
 import csv
 import functools
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from configure import SAMPLE_RATE, TREES
-from feat_extract.audio import read_and_warn, read_recording
+from feat_extract.audio import read_and_warn, read_recording, write_wav
 from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
-from system.files import is_folder, remove_unfinished_below, replacing, replacing_table, walk
+from system.files import is_folder, remove_unfinished_below, replacing_table, walk
 from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
 Failure = tuple[str, str]  # the path of a recording that could not be converted, and why
-
-
-def write_wav(path: Path, samples: np.ndarray) -> None:
-    """Write samples (S,) int16 as a 16 kHz mono wav, whole or not at all."""
-    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.astype("<i2", copy=False).data)
 
 
 def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure]:

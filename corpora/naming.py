@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpora.convert import write_wav
-from feat_extract.audio import read_recording
+from feat_extract.audio import read_recording, write_wav
 from feat_extract.recording import RecordingError
 from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, walk

@@ -15,10 +15,10 @@ from typing import IO, BinaryIO
 
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
-from corpora.convert import Failure, write_wav
+from corpora.convert import Failure
 from corpora.download import fetch, with_md5
 from corpora.sources import Source, Wanted
-from feat_extract.audio import read_and_warn
+from feat_extract.audio import read_and_warn, write_wav
 from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError

@@ -22,17 +22,13 @@ from corpora.naming import (
     write_unnamed,
 )
 from feat_extract.audio import read_recording
-from feat_extract.recording import NotAudioError, RecordingError, SilentError
+from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
 from feat_extract.silence import cut_pauses
 from system import console
 from system.console import UsageError, UserError
 from system.files import remove_unfinished_below, replacing_table, walk
 from system.workers import unordered_map
 
-SUFFIXES = set(  # a file so called is a recording, and a damaged one if it cannot be read; others are tried too
-    ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
-    ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
-)
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
 SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short tests use no less

@@ -7,6 +7,7 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.noise_folder import MUSIC, NOISE
 from system.console import UserError
 
 CLEAN = "clean"  # as a signal-to-noise ratio: no noise
@@ -21,20 +22,25 @@ class NoisyTests:
     """
 
     features: FeatureIndex
-    sources: Sources  # of noise if it has a noise folder, else of babble, by speakers on neither side of the trial
+    sources: Sources  # of noise or music if it has recordings of them, else of babble
     sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
     reverb: bool  # whether each trial is in a room of its own
     seed: int
 
     def __post_init__(self) -> None:
-        if self.snr is not None and not self.sources.noise_dir and len(self.features.speakers) < 3:
+        if self.snr is not None and not self.sources.recorded and len(self.features.speakers) < 3:
             raise UserError("babble needs speakers besides a trial's own two; give recordings by --noise_dir")
 
     @property
     def name(self) -> str:
         """The signal-to-noise ratio in words: a number of dB, or `clean`."""
         return CLEAN if self.snr is None else f"{self.snr:g}"
+
+    @property
+    def kind(self) -> str:
+        """What disturbs the speech: noise, music, or babble of speakers on neither side of the trial."""
+        return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), "babble")
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
         """Return `length` frames (length, 40) of the test side of trial number `row` from frame `start` on."""
@@ -45,8 +51,10 @@ class NoisyTests:
                 samples = reverberate(samples, self.sources.room(rng))
             if self.snr is None:
                 return samples
-            if self.sources.noise_dir:
+            if self.kind == NOISE:
                 noise = self.sources.noise(len(samples), rng)
+            elif self.kind == MUSIC:
+                noise = self.sources.music(len(samples), rng)
             else:
                 speakers = [self.features.speaker[side[row]] for side in self.sides]
                 noise = self.sources.babble(speakers, len(samples), rng)

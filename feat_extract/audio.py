@@ -1,11 +1,12 @@
 """The one reader of recordings: any file that FFmpeg's libraries know, as 16 kHz mono 16-bit samples.
 
-A wav that is just that is read here, bit by bit; decoding.py converts everything else.
+A wav that is just that is read and written here, bit by bit; decoding.py converts everything else.
 """
 
 import shutil
 import struct
 import tempfile
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from configure import SAMPLE_RATE
 from feat_extract.recording import MAX_HOURS, MAX_SAMPLES, PLACEHOLDER_SIZE, Recording, RecordingError, SilentError
 from system import console
+from system.files import replacing
 
 WINDOW_SECONDS = 0.025  # a recording that lacks less than this lacks nothing that features would show
 PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # of a wav: 16 kHz mono 16-bit
@@ -62,6 +64,22 @@ def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
             return _plain_samples(file, header.start + 2 * start, n), header.n_plain
     samples = read_recording(path).samples
     return samples[start : start + n], len(samples)
+
+
+def n_plain_samples(path: Path) -> int | None:
+    """Return the number of samples of a 16 kHz mono 16-bit wav, None for another file; RecordingError as above."""
+    with _opened(path, str(path)) as file:
+        header = _wav_header(file)
+    return header and header.n_plain
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    """Write samples (S,) int16 as a 16 kHz mono wav, whole or not at all."""
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.astype("<i2", copy=False).data)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from feat_extract.disturbance import MAX_SNR, Sources, mix, reverberate
+from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
 from system import console
-from system.console import UsageError
+from system.console import UsageError, UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
 SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
@@ -53,8 +54,11 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
         least, greatest = getattr(default, flag[2:])
         add(flag, type=float, nargs=2, default=[least, greatest], metavar="DB",
             help=f"least and greatest ({least:g} {greatest:g})")  # fmt: skip
-    add("--noise_dir", help="recordings of noise; those below music and speech, as in MUSAN, are music and babble")
-    add("--rir_dir", help="recorded impulse responses, such as RIRS_NOISES/simulated_rirs")
+    add(
+        "--noise_dir",
+        help="folder of noise recordings; its folders music and speech, as in MUSAN, are music and babble",
+    )
+    add("--rir_dir", help="folder of recorded room impulse responses, such as RIRS_NOISES")
 
 
 def choose_augmentation(args: argparse.Namespace) -> Augmentation:
@@ -89,11 +93,17 @@ class AugmentedCrops:
         self._augmentation, self._features = augmentation, features
         chosen = augmentation.kinds
         self.n_speeds = len(SPEEDS) if "speed" in chosen else 1
-        self._disturbing: list[str] = [kind for kind in ("noise", "babble", "reverb") if kind in chosen]
+        disturbing, noise_dir = set(chosen), augmentation.noise_dir
         self._sources: Sources | None = None
         if set(chosen) - {"specaugment"}:
-            self._sources = Sources(root, features, augmentation.noise_dir, augmentation.rir_dir)
-            self._disturbing += ["music"] * ("noise" in chosen and self._sources.has_music)
+            needed = [NOISE, MUSIC] * ("noise" in chosen) + [SPEECH] * ("babble" in chosen)
+            self._sources = Sources(root, features, noise_dir, augmentation.rir_dir, needed)
+            if "noise" in chosen and noise_dir:
+                noises = {NOISE, MUSIC} & self._sources.recorded.keys()
+                if not noises:
+                    raise UserError(f"{noise_dir}: contains speech, but neither noise nor music for --augment noise")
+                disturbing = disturbing - {NOISE} | noises
+        self._disturbing = [kind for kind in (NOISE, "babble", "reverb", MUSIC) if kind in disturbing]
         self._code: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
         if "codec" in chosen:
             from feat_extract.codecs import transcode_at_random  # FFmpeg's libraries are loaded only where needed

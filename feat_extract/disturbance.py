@@ -4,17 +4,16 @@ Signals are (S,) float at 16 kHz on the int16 scale. All that is random comes fr
 """
 
 from collections.abc import Callable, Collection
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from configure import SAMPLE_RATE, TREES
 from dataset.index import FeatureIndex
-from feat_extract.audio import read_recording, read_samples
+from feat_extract.audio import read_samples
 from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
+from feat_extract.noise_folder import MUSIC, NOISE, ROOM, SPEECH, Recorded, recordings
 from system.console import UserError
-from system.files import walk
 
 MAX_SNR = 100  # dB; 16-bit samples span 96
 VOICES = 3, 7  # of babble, as in voxceleb_trainer
@@ -71,23 +70,31 @@ def change_speed(samples: np.ndarray, tenths: int) -> np.ndarray:
 class Sources:
     """Where speech, noise, voices and rooms come from.
 
-    Noise and rooms are computed unless a folder of recordings is given. The voices of babble are those of a folder
-    `speech` in the noise folder (as in MUSAN), else other speakers' of the features.
+    Noise and rooms are computed unless a folder of recordings is given. The voices of babble are the speech in the
+    noise folder, if it has any, else those of other speakers of the features.
+
+    Attributes:
+        recorded: the recordings of the noise folder by kind: NOISE, MUSIC or SPEECH; empty without a folder.
     """
 
-    def __init__(self, root: Path, features: FeatureIndex, noise_dir: str | None, rir_dir: str | None):
-        """Look up the recordings and the wav tree below the data root; UserError if there is none."""
-        self._root, self._features, self.noise_dir = root, features, noise_dir
-        self._rooms = _recordings(rir_dir) if rir_dir else []
-        self._recorded: dict[str, list[Path]] = {}  # by kind
-        if noise_dir:
-            for path in _recordings(noise_dir):
-                folders = path.relative_to(noise_dir).parts[:-1]
-                kind = next((kind for kind in ("music", "speech") if kind in folders), "noise")
-                self._recorded.setdefault(kind, []).append(path)
-        self.has_music = "music" in self._recorded  # the noise folder has
+    def __init__(
+        self,
+        root: Path,
+        features: FeatureIndex,
+        noise_dir: str | None,
+        rir_dir: str | None,
+        kinds: Collection[str] | None = None,
+    ):
+        """Look up the wav tree below the data root and prepare the recordings; UserError if there are none.
+
+        Of the noise folder the recordings of `kinds` are used; by default its noise, without noise its music, without
+        either its speech.
+        """
+        self._root, self._features = root, features
         for first in features.first:  # a tree without wavs is told before the work
             self.wav(first)
+        self.recorded = recordings(Path(noise_dir), NOISE, kinds, root) if noise_dir else {}
+        self._rooms = recordings(Path(rir_dir), ROOM, (ROOM,), root)[ROOM] if rir_dir else []
 
     def crop(
         self, row: int, start: int, length: int, disturb: Callable[[np.ndarray], np.ndarray], tenths: int = 10
@@ -133,17 +140,14 @@ class Sources:
         return samples.astype(np.float32)
 
     def noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of the folder's noise (music if it has no noise), or of coloured noise, white to brown."""
-        if not self.noise_dir:
-            return coloured_noise(n, rng.uniform(0, 2), rng)
-        recorded = self._recorded.get("noise") or self._recorded.get("music")
-        if not recorded:
-            raise UserError(f"{self.noise_dir}: holds speech, but neither noise nor music")
-        return _stretch(recorded, n, rng)
+        """Return n samples of recorded noise or, without recordings, of coloured noise, white to brown."""
+        if NOISE in self.recorded:
+            return _stretch(self.recorded[NOISE], n, rng)
+        return coloured_noise(n, rng.uniform(0, 2), rng)
 
     def music(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Return n samples of recorded music."""
-        return _stretch(self._recorded["music"], n, rng)
+        return _stretch(self.recorded[MUSIC], n, rng)
 
     def babble(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
         """Return n samples of several voices of equal power, none of them of the speakers `without`."""
@@ -151,8 +155,8 @@ class Sources:
         return np.sum([voice / max(_rms(voice), 1e-9) for voice in voices], axis=0)
 
     def _voice(self, without: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
-        if recorded := self._recorded.get("speech"):
-            return _stretch(recorded, n, rng)
+        if SPEECH in self.recorded:
+            return _stretch(self.recorded[SPEECH], n, rng)
         while self._features.speaker[row := int(rng.integers(len(self._features)))] in without:
             pass
         n_frames = self._features.n_frames(np.array([row]))[0]
@@ -162,25 +166,13 @@ class Sources:
     def room(self, rng: np.random.Generator) -> np.ndarray:
         """Return the impulse response of a room, recorded or computed."""
         if self._rooms:
-            return read_recording(self._rooms[rng.integers(len(self._rooms))]).samples.astype(np.float32)
+            path, n_samples = self._rooms[rng.integers(len(self._rooms))]
+            return read_samples(path, 0, n_samples)[0].astype(np.float32)
         return exponential_room(rng.uniform(*RT60), rng.uniform(*DIRECT_TO_REVERBERANT), rng)
 
 
-def _recordings(folder: str) -> list[Path]:
-    """Return the wavs below a folder; UserError if there is none."""
-    found = [Path(folder, name + suffix) for part in walk(Path(folder)) for name, suffix in part.having(".wav")]
-    if not found:
-        raise UserError(f"{folder}: holds no wav files; dataprep.py --musan --rirs fetches noise and rooms")
-    return found
-
-
-@cache
-def _n_samples(path: Path) -> int:
-    return read_samples(path, 0, 0)[1]
-
-
-def _stretch(recordings: list[Path], n: int, rng: np.random.Generator) -> np.ndarray:
+def _stretch(recordings: list[Recorded], n: int, rng: np.random.Generator) -> np.ndarray:
     """Return n samples from a random place of one of the recordings, which is repeated where it is shorter."""
-    path = recordings[rng.integers(len(recordings))]
-    start = int(rng.integers(max(1, _n_samples(path) - n + 1)))
+    path, n_samples = recordings[rng.integers(len(recordings))]
+    start = int(rng.integers(max(1, n_samples - n + 1)))
     return np.resize(read_samples(path, start, n)[0].astype(np.float32), n)

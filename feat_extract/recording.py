@@ -9,6 +9,10 @@ from system.console import UserError
 
 MAX_HOURS = 6  # of a recording
 MAX_SAMPLES = MAX_HOURS * 3600 * SAMPLE_RATE
+SUFFIXES = set(  # a file so called is a recording, and a damaged one if it cannot be read; others are tried too
+    ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
+    ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
+)
 PLACEHOLDER_SIZE = 0x7F000000  # bytes; a header that says this or more was written by a program that could not know
 
 
