@@ -133,6 +133,9 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     problems: list[str] = []
     failures: list[convert.Failure] = []
     undecoded: list[str] = []
+    noises = [name for name in openslr.NOISES if getattr(args, name)]
+    for name in noises:
+        openslr.lacks_noise(name, root)  # refuse a folder in its place before anything is fetched
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
@@ -146,9 +149,8 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     if args.librispeech:
         failures += bring_librispeech(args, root)
         undecoded = convert.list_failures(root, failures)  # now: a later step may end the run
-    for name in openslr.NOISES:
-        if getattr(args, name):
-            openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
+    for name in noises:
+        openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
         tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
         if args.import_dir:

@@ -30,6 +30,7 @@ from evaluation import evaluator
 from evaluation.embedding import Segments
 from evaluation.metrics import verification_metrics
 from feat_extract.fbank import N_FFT, STEP, WINDOW
+from model.checkpoint import run_folder
 from system import console
 from system.console import UserError
 
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
     print(NOTICE)
     run("dataprep.py", "--demo", *COMMON)
     run("feat_extract/feature_extraction.py", "--save_path", str(ROOT))
-    shutil.rmtree(MODELS, ignore_errors=True)
+    for folder in (UNTRAINED, TRAINED):  # others may be the user's
+        shutil.rmtree(run_folder(str(MODELS), folder), ignore_errors=True)
     for folder, epochs in ((UNTRAINED, 0), (TRAINED, EPOCHS)):
         run("train.py", *TRAINING, "--max_epoch", str(epochs), *model_flags(folder), *COMMON)
     results = {

@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import io
 import itertools
+import os
 import re
 import shutil
 import stat
@@ -123,12 +124,14 @@ def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
 def extract(archive: Archive, root: Path, delete: bool) -> None:
     """Write an archive's members into its wav tree under `root`, where its parts lie too; whole files are kept.
 
-    With `delete` the parts are removed at the end. Raises UserError for a missing or damaged part, an unsafe member
-    and a lack of disk, before anything is written.
+    With `delete` the parts are removed at the end. Raises UserError for a missing or damaged part, an unsafe member,
+    another file in the place of a member and a lack of disk, before anything is written.
     """
     if not is_spent(root, archive.name):
         with open_zip(archive, root) as (data, opened, places):
             missing = find_missing(places)
+            if other := next((place for place in missing.values() if os.path.lexists(place)), None):
+                raise UserError(f"{other}: not the file that {archive.name} holds for it; move it away, then run again")
             if missing:
                 check_room(root, archive.name, sum(member.file_size for member in missing))
                 _check_md5(archive, root, data)

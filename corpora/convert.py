@@ -57,14 +57,15 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
         return []
     with replacing_table(table) as file:
         csv.writer(file).writerows([("file", "reason"), *sorted(failures)])
-    return [f"{len(failures):,} recordings could not be decoded; {table} says which and why"]
+    return [f"{len(failures):,} recordings could not be converted; {table} says which and why"]
 
 
 def _convert_beside(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:
     """Make the wav unless there is one; return whether it was made, whether the m4a was removed, and what failed.
 
-    With `delete` a wav that is not as long as the m4a is made anew first. An m4a that something is remarked about,
-    such as a missing end, is never removed, nor is a longer wav written over with it.
+    With `delete` a damaged wav is replaced first. Both files stay where an intact wav has another length than the m4a,
+    which is a failure. An m4a that something is remarked about, such as a missing end, is never removed, nor is a
+    longer wav replaced with it.
     """
     m4a, wav = pair
     if wav.exists() and not delete:
@@ -74,7 +75,7 @@ def _convert_beside(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, 
     except RecordingError as error:
         return False, False, (str(m4a), error.reason)
     there, given = _length(wav), len(recording.samples)
-    if there > given and recording.remarks:
+    if (there > given and recording.remarks) or (there not in (0, given) and _is_finished(wav)):
         reason = f"gives {given / SAMPLE_RATE:.2f} s where its wav holds {there / SAMPLE_RATE:.2f} s; both were kept"
         return False, False, (str(m4a), reason)
     if there != given:
@@ -83,6 +84,12 @@ def _convert_beside(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, 
     if removed:
         m4a.unlink()
     return there != given, removed, None
+
+
+def _is_finished(wav: Path) -> bool:
+    """Tell whether the header of a wav states the size of its file: whoever wrote it came to the end."""
+    with open(wav, "rb") as file:
+        return int.from_bytes(file.read(8)[4:], "little") == wav.stat().st_size - 8
 
 
 def _length(wav: Path) -> int:

@@ -42,7 +42,11 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
     so a run that was broken off continues. Raises UserError where `root` holds other data, or without eSpeak NG.
     """
     require_engine()
-    _claim(root, {"seed": seed, "training_speakers": n_train, "test_speakers": n_test})
+    drawn = draw_trials(
+        [f"test{index:03d}" for index in range(n_test)], np.random.default_rng((seed, n_train + n_test))
+    )
+    trials = "".join(f"{trial}\n" for trial in drawn)
+    _claim(root, {"seed": seed, "training_speakers": n_train, "test_speakers": n_test}, trials)
     folders = [root / TREES["vox2_dev"].wav / f"train{index:03d}" for index in range(n_train)]
     folders += [root / TREES["vox1_test"].wav / f"test{index:03d}" for index in range(n_test)]
     speakers = [(folder, (seed, index)) for index, folder in enumerate(folders)]
@@ -50,22 +54,23 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
     written = unordered_map(write_speaker, missing, workers, chunk=1)
     for _ in progress(written, desc="voices", total=len(missing), unit="speaker"):
         pass
-    trials = draw_trials([folder.name for folder in folders[n_train:]], np.random.default_rng((seed, len(folders))))
     with replacing(root / TRIALS_NAME) as temporary:
-        temporary.write_text("".join(f"{trial}\n" for trial in trials))
+        temporary.write_text(trials)
 
 
-def _claim(root: Path, contents: dict[str, int]) -> None:
-    """Mark `root` as the demo's; two demos, or the demo and real recordings, must never mix."""
-    marker = root / MARKER
-    if not marker.exists():
-        for tree in TREES.values():
-            if (root / tree.wav).exists():
-                raise UserError(f"{root / tree.wav} holds other recordings: give the demo a folder by --save_path")
-        with replacing(marker) as temporary:
-            temporary.write_text(json.dumps(contents) + "\n")
-    elif json.loads(marker.read_text()) != contents:
+def _claim(root: Path, contents: dict[str, int], trials: str) -> None:
+    """Mark `root` as the demo's; two demos, or the demo and real recordings or trials, must never mix."""
+    marker, listed = root / MARKER, root / TRIALS_NAME
+    claimed = marker.exists()
+    if claimed and json.loads(marker.read_text()) != contents:
         raise UserError(f"{marker}: a demo of another seed or size: remove {root}, or give another by --save_path")
+    for tree in TREES.values():
+        if not claimed and (root / tree.wav).exists():
+            raise UserError(f"{root / tree.wav} holds other recordings: give the demo a folder by --save_path")
+    if listed.exists() and listed.read_bytes() != trials.encode():
+        raise UserError(f"{listed}: not the demo's trial list; move it away, or give the demo a folder by --save_path")
+    with replacing(marker) as temporary:
+        temporary.write_text(json.dumps(contents) + "\n")
 
 
 def write_speaker(speaker: tuple[Path, tuple[int, int]]) -> None:

@@ -3,6 +3,7 @@
 LibriSpeech (12 and 31) is laid out as VoxCeleb is: speaker/chapter/utterance. MUSAN is 17, RIRS_NOISES 28.
 """
 
+import os
 import re
 import shutil
 import tarfile
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 from configure import TREES
 from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
@@ -22,7 +23,7 @@ from feat_extract.audio import read_and_warn, write_wav
 from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
-from system.files import TEMPORARY_SUFFIX, is_folder, read_lines, remove_unfinished_below
+from system.files import TEMPORARY_SUFFIX, is_folder, read_lines, remove_unfinished_below, utterances
 from system.workers import unordered_map
 
 BASE = "https://www.openslr.org/resources"
@@ -31,9 +32,27 @@ SUBSETS = {  # name -> number of its page at OpenSLR
     "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
     "train-clean-5": 31, "dev-clean-2": 31,
 }  # fmt: skip
-NOISES = {  # name -> number of its page, archive, the folder that this holds
-    "musan": (17, "musan.tar.gz", "musan"),
-    "rirs": (28, "rirs_noises.zip", "RIRS_NOISES"),
+
+
+class Noise(NamedTuple):
+    """A corpus of noise or room impulse responses."""
+
+    page: int  # number of its page at OpenSLR
+    archive: str
+    folder: str  # in the archive
+    parts: dict[str, int]  # folder in it -> number of its wavs
+    flag: str  # of train.py, which names such a folder
+
+
+NOISES = {
+    "musan": Noise(17, "musan.tar.gz", "musan", {"music": 660, "noise": 930, "speech": 426}, "--noise_dir"),
+    "rirs": Noise(
+        28,
+        "rirs_noises.zip",
+        "RIRS_NOISES",
+        {"pointsource_noises": 843, "real_rirs_isotropic_noises": 417, "simulated_rirs": 60_000},
+        "--rir_dir",
+    ),
 }
 Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
 
@@ -111,19 +130,41 @@ def _convert(member: Member) -> Failure | None:
     return None
 
 
-def bring_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
-    """Fetch one of the NOISES and extract its folder into `root`; with `delete` the archive is removed then.
+def lacks_noise(name: str, root: Path) -> bool:
+    """Return whether the folder of one of the NOISES must still be fetched into `root`.
 
-    OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
+    A folder that was not extracted here is used if it is complete, that is, if its parts contain as many wavs as
+    OpenSLR's; it may be a link. UserError for any other one: it is never removed.
     """
-    page, archive, folder = NOISES[name]
-    if not (is_spent(root, archive) and is_folder(root / folder)):
-        fetch([Wanted(archive)], _source(base, page), root, jobs, retries)
-        n_files = _extract_folder(root / archive, root, folder)
-        note_spent(root, archive, [])
-        print(f"{root / folder}: {n_files:,} files extracted")
+    noise = NOISES[name]
+    place = root / noise.folder
+    if not os.path.lexists(place):
+        return True
+    if not (is_folder(place) and is_spent(root, noise.archive)):
+        found = {part: len(utterances(place / part, ".wav")) for part in noise.parts}
+        if any(found[part] < count for part, count in noise.parts.items()):
+            counts = ", ".join(f"{found[part]:,} of {count:,} wavs in {part}" for part, count in noise.parts.items())
+            raise UserError(
+                f"{place}: not extracted by dataprep.py, and incomplete ({counts}); move it away to have OpenSLR's "
+                f"fetched, or leave out --{name} and use the folder with train.py {noise.flag} {place}"
+            )
+    return False
+
+
+def bring_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
+    """Fetch one of the NOISES, unless it is there, and extract its folder into `root`; see lacks_noise.
+
+    With `delete` the archive is removed then. OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
+    """
+    noise = NOISES[name]
+    if lacks_noise(name, root):
+        fetch([Wanted(noise.archive)], _source(base, noise.page), root, jobs, retries)
+        n_files = _extract_folder(root / noise.archive, root, noise.folder)
+        print(f"{root / noise.folder}: {n_files:,} files extracted")
+    else:
+        print(f"{root / noise.folder}: complete")
     if delete:
-        (root / archive).unlink(missing_ok=True)
+        (root / noise.archive).unlink(missing_ok=True)
 
 
 def _extract_folder(archive: Path, root: Path, folder: str) -> int:
@@ -144,7 +185,7 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
     if not n_files:
         raise UserError(f"{archive}: holds nothing in {folder}/, as OpenSLR's does")
-    shutil.rmtree(root / folder, ignore_errors=True)
+    note_spent(root, archive.name, [])  # before: a kill between the two leaves a note without a folder, not one without
     (unfinished / folder).rename(root / folder)
     shutil.rmtree(unfinished)
     return n_files

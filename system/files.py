@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import socket
 import stat
@@ -160,7 +161,7 @@ def remove_unfinished_below(tree: Path) -> None:
 def remove_unfinished(folder: Path, files: list[str]) -> None:
     """Remove what a killed run left among the files of a folder; no other run may be writing there."""
     for file in files:
-        if file.startswith(".") and file.endswith(TEMPORARY_SUFFIX):
+        if re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY_SUFFIX)}", file):  # others may write hidden .tmp files, too
             (folder / file).unlink(missing_ok=True)
 
 

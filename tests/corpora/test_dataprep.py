@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from archive_set import REPOSITORY, build, m4a, run, start, tone, tree, zipped
+from archive_set import REPOSITORY, build, m4a, run, start, tone, tree, wav, zipped
 from mirror_server import Mirror
 
 from configure import TRIALS_NAME
@@ -207,6 +207,39 @@ def test_an_m4a_is_removed_only_when_its_wav_is_whole(served: Served, tmp_path: 
     assert output.returncode == 0 and output.stdout == "5 m4a files converted, 6 removed\n"
     assert set(tree(folder)) == {f"{name}.wav" for name in ("none", "whole", *damaged)}
     assert set(tree(folder).values()) == {whole}
+
+
+def test_an_intact_wav_of_another_length_is_kept_with_its_m4a(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "voxceleb2/dev/wav/id1/v"
+    folder.mkdir(parents=True)
+    content = next(content for path, content in served[1].items() if path.endswith(".m4a"))
+    mine = {"short": wav(tone(0.2, 1)), "long": wav(tone(9, 1))}  # as after cutting pauses out, say
+    for name, samples in mine.items():
+        (folder / f"{name}.m4a").write_bytes(content)
+        (folder / f"{name}.wav").write_bytes(samples)
+    before = tree(folder)
+    output = run("--save_path", tmp_path, "--convert", "--delete_m4a")
+    assert output.returncode == 1 and output.stdout == "0 m4a files converted, 0 removed\n"
+    assert "2 recordings could not be converted" in output.stderr and tree(folder) == before
+    table = (tmp_path / "convert_errors.csv").read_text()
+    assert "s where its wav holds 0.20 s; both were kept" in table and "its wav holds 9.00 s; both" in table
+
+
+def test_another_file_in_a_members_place_is_refused_before_anything_is_written(
+    served: Served, lists: Lists, tmp_path: Path
+) -> None:
+    copy_archives(served, tmp_path)
+    name = next(path for path in served[1] if "voxceleb1/test" in path)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"mine")
+    before = tree(tmp_path)
+    output = run("--save_path", tmp_path, "--extract", *lists, "--parts", "vox1_test", "--delete_archives")
+    assert output.returncode == 1 and output.stderr.count("\n") == 1
+    assert str(tmp_path / name) in output.stderr and "move it away" in output.stderr
+    assert tree(tmp_path) == before
+    (tmp_path / name).unlink()
+    assert run("--save_path", tmp_path, "--extract", *lists, "--parts", "vox1_test").returncode == 0
+    assert (tmp_path / name).read_bytes() == served[1][name]
 
 
 def test_a_damaged_m4a_is_kept_and_takes_no_whole_wav_with_it(tmp_path: Path) -> None:

@@ -84,3 +84,82 @@ def test_a_member_outside_the_folder_is_refused(tmp_path: Path, more: str) -> No
         output = run("--save_path", root, "--musan", "--openslr_url", mirror.url)
     assert output.returncode == 1 and "leads outside the folder" in output.stderr
     assert not (root / "musan").exists() and not list(tmp_path.rglob("outside.txt"))
+
+
+PUBLISHED = {  # by OpenSLR: folder -> wavs
+    "musan": {"musan/music/fma": 660, "musan/noise/free-sound": 930, "musan/speech/librivox": 426},
+    "rirs": {
+        "RIRS_NOISES/pointsource_noises": 843,
+        "RIRS_NOISES/real_rirs_isotropic_noises": 417,
+        "RIRS_NOISES/simulated_rirs/largeroom/Room001": 60_000,
+    },
+}
+FOLDERS = {"musan": "musan", "rirs": "RIRS_NOISES"}
+
+
+def write_published(root: Path, name: str) -> None:
+    for folder, count in PUBLISHED[name].items():
+        (root / folder).mkdir(parents=True)
+        for at in range(count):
+            (root / folder / f"{at}.wav").touch()
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "link", "link to nowhere", "file"])
+def test_what_is_in_a_corpus_place_is_refused_before_anything_is_fetched(tmp_path: Path, name: str, kind: str) -> None:
+    root = tmp_path / "root"
+    mine = tmp_path / "mine" if "link" in kind else root / FOLDERS[name]
+    root.mkdir()
+    if kind == "file":
+        mine.write_bytes(b"mine")
+    elif kind != "link to nowhere":
+        mine.mkdir()
+    if kind in ("folder", "link"):
+        (mine / "noise").mkdir()
+        (mine / "noise" / "mine.wav").write_bytes(b"mine")
+    if "link" in kind:
+        (root / FOLDERS[name]).symlink_to(mine)
+    before = contents(tmp_path)
+    with Mirror(tmp_path) as mirror:
+        command = ("--save_path", root, "--librispeech", "dev-clean-2", "--musan", "--rirs", "--delete_archives")
+        output = run(*command, "--openslr_url", mirror.url)
+        assert mirror.requests == []
+    (line,) = output.stderr.splitlines()
+    assert output.returncode == 1 and str(root / FOLDERS[name]) in line
+    assert "cannot be read" in line if "nowhere" in kind else "move it away" in line and f"leave out --{name}" in line
+    assert contents(tmp_path) == before | {str(root / ".dataprep.lock"): contents(root)[str(root / ".dataprep.lock")]}
+
+
+@pytest.mark.parametrize("name", ["musan", pytest.param("rirs", marks=pytest.mark.slow)])
+def test_a_complete_folder_of_openslrs_is_used_as_it_is(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    write_published(root, name)
+    with Mirror(tmp_path) as mirror:
+        command = (f"--{name}", "--openslr_url", mirror.url)
+        output = run("--save_path", root, *command)
+        assert output.returncode == 0 and output.stdout == f"{root / FOLDERS[name]}: complete\n", output.stderr
+        (tmp_path / "linked").mkdir()
+        (tmp_path / "linked" / FOLDERS[name]).symlink_to(root / FOLDERS[name])
+        assert run("--save_path", tmp_path / "linked", *command).returncode == 0
+        assert mirror.requests == []
+        folder, count = next(iter(PUBLISHED[name].items()))
+        (root / folder / "0.wav").unlink()
+        output = run("--save_path", tmp_path / "linked", *command)
+        assert output.returncode == 1 and f"{count - 1:,} of {count:,} wavs in " in output.stderr
+        assert mirror.requests == []
+
+
+@pytest.mark.slow
+def test_an_extraction_killed_at_its_end_is_done_again(tmp_path: Path) -> None:
+    served, root = tmp_path / "served", tmp_path / "root"
+    content = serve(served)
+    root.mkdir()
+    (served / "17" / "musan.tar.gz").rename(root / "musan.tar.gz")
+    (root / "musan.tar.gz.extracted").touch()  # written before the folder gets its name
+    (root / ".musan.tmp" / "musan").mkdir(parents=True)
+    assert run("--save_path", root, "--musan", "--openslr_url", "http://127.0.0.1:9").returncode == 0
+    assert found(root).keys() == {name for name in content if name.startswith("musan") and "." in name}

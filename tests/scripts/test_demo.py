@@ -134,6 +134,26 @@ def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
         write_demo(tmp_path, seed=1, **SIZE)
 
 
+def test_keeps_a_trial_list_and_runs_that_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / TRIALS_NAME).write_text("1 mine.wav too.wav\n")
+    with pytest.raises(UserError, match=f"{TRIALS_NAME}: not the demo's trial list; move it away"):
+        write_demo(tmp_path, seed=1, **SIZE)
+    assert files_of(tmp_path) == {TRIALS_NAME: b"1 mine.wav too.wav\n"}
+
+    def trained(script: str, *flags: str) -> str:
+        if script == "train.py":
+            raise UserError("far enough")
+        return ""
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "run", trained)
+    for number in (0, 1, 2):
+        (demo.MODELS / f"baseline_00{number}").mkdir(parents=True)
+    with pytest.raises(UserError, match="far enough"):
+        demo.main([])
+    assert os.listdir(demo.MODELS) == ["baseline_002"]
+
+
 def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # its import now fails
     with pytest.raises(UserError, match="pip install -r requirements-demo.txt"):
