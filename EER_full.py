@@ -29,12 +29,14 @@ def main(argv: list[str]) -> None:
     """Score the trial list and print its error rates."""
     args = parse_args(argv)
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
-    lists = evaluator.read_lists(path, args)
-    setting = evaluator.set_up(args)
-    task = evaluator.task_of(setting, *lists)
-    if n_seen := evaluator.of_seen_speakers(task, setting).sum():
-        console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
-    evaluator.verify(setting, task, {evaluator.FULL: Segments.whole(setting.features, task.test)}, args)
+    with console.json_output(args.json) as publish:
+        lists = evaluator.read_lists(path, args)
+        setting = evaluator.set_up(args)
+        task = evaluator.task_of(setting, *lists)
+        if n_seen := evaluator.of_seen_speakers(task, setting).sum():
+            console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
+        tests = {evaluator.FULL: Segments.whole(setting.features, task.test)}
+        evaluator.verify(setting, task, tests, args, publish)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,10 @@ def _length(text: str) -> int | str:
     return FULL if text == FULL else console.integer(1, MAX_FRAMES)(text)
 
 
+def _in_words(length: int | str) -> str:
+    return "all frames" if isinstance(length, str) else f"{length} frames ({length / FRAMES_PER_SECOND:.2f} s)"
+
+
 def _snr(text: str) -> float | None:
     if text == CLEAN:
         return None
@@ -78,15 +82,15 @@ def _snr(text: str) -> float | None:
 def main(argv: list[str]) -> None:
     """Draw or read the trials, score them and print the error rates."""
     args = parse_args(argv)
-    lists = evaluator.read_lists(args.trials, args) if args.trials else None
-    setting = evaluator.set_up(args)
-    report.say_left_out(setting.features, setting.unseen)
-    trials, models = lists or (_short_trials(setting, args), None)
-    task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)
-    tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
-    windows = [f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" if n != FULL else "all frames" for n in args.test_length]
-    print(f"test windows of {', '.join(windows)}")
-    evaluator.verify(setting, task, tests, args, _noisy_tests(setting, task, args))
+    with console.json_output(args.json) as publish:
+        lists = evaluator.read_lists(args.trials, args) if args.trials else None
+        setting = evaluator.set_up(args)
+        report.say_left_out(setting.features, setting.unseen)
+        trials, models = lists or (_short_trials(setting, args), None)
+        task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)
+        tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
+        print(f"test windows of {', '.join(map(_in_words, args.test_length))}")
+        evaluator.verify(setting, task, tests, args, publish, _noisy_tests(setting, task, args))
 
 
 def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argparse.Namespace) -> list[NoisyTests]:

@@ -5,6 +5,7 @@
 
 An episode enrols --nb_class_test VoxCeleb1 speakers that were not trained on, each by the mean embedding of --n_shot
 windows of --enroll_length frames, and names the speaker of --n_query windows of --test_length frames of each.
+Speakers with fewer utterances than an episode needs are excluded; how many is printed, and `n_excluded` in --json.
 With several numbers of speakers or shots a window is embedded once for all, and --json has a list `settings`.
 """
 
@@ -37,10 +38,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Draw the episodes of each setting, embed their windows, print the accuracies."""
+    """Print the accuracies."""
     args = parse_args(argv)
+    with console.json_output(args.json) as publish:
+        publish(identify(args))
+
+
+def identify(args: argparse.Namespace) -> dict:
+    """Sample the episodes of each setting, embed their windows and print the accuracies; return them for --json."""
     setting = evaluator.set_up(args)
     report.say_left_out(setting.features, setting.unseen)
+    n_excluded = {n_shot: excluded_speakers(setting, n_shot + args.n_query) for n_shot in args.n_shot}
     kinds = list(itertools.product(args.n_shot, args.nb_class_test))
     drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
     segments, at = unique_segments(drawn)
@@ -60,11 +68,18 @@ def main(argv: list[str]) -> None:
             f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {n_way}-way {n_shot}-shot, "
             f"enrolment {args.enroll_length} and test {args.test_length} frames"
         )
-        results.append(
-            {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
-        )
+        result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
+        results.append(result | {"n_excluded": n_excluded[n_shot]})
     common = {"n_speakers": n_speakers, "seconds": segments.seconds}
-    report.say_json((results[0] if len(results) == 1 else {"settings": results}) | common, args)
+    return (results[0] if len(results) == 1 else {"settings": results}) | common
+
+
+def excluded_speakers(setting: evaluator.Setting, n_windows: int) -> int:
+    """Return and print how many speakers have too few utterances for an episode's `n_windows` windows of each."""
+    n_excluded = int((setting.features.count[setting.unseen] < n_windows).sum())
+    if n_excluded:
+        print(f"{n_excluded:,} speakers have fewer than {n_windows} utterances and are excluded")
+    return n_excluded
 
 
 def draw_windows(args: argparse.Namespace, setting: evaluator.Setting, n_way: int, n_shot: int) -> Segments:

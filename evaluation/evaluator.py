@@ -48,7 +48,7 @@ def parser(description: str | None) -> console.Parser:
     add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="what a release's checkpoint learnt from")
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
     add("--seed", type=console.integer(0), default=100, help="of whatever is drawn (100)")
-    add("--json", action="store_true", help="end with the result as one line of JSON")
+    add("--json", action="store_true", help="print the result as one line of JSON and all else to standard error")
     add_compute_arguments(common, precision="fp32")
     return common
 
@@ -161,9 +161,14 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
 
 
 def verify(
-    setting: Setting, task: Task, tests: dict[str, Segments], args: argparse.Namespace, noisy: Sequence[NoisyTests] = ()
+    setting: Setting,
+    task: Task,
+    tests: dict[str, Segments],
+    args: argparse.Namespace,
+    publish: Callable[[dict], None],
+    noisy: Sequence[NoisyTests] = (),
 ) -> None:
-    """Score n trials, tell the error rates, write --save_scores and --json.
+    """Score n trials, tell the error rates, write --save_scores, `publish` the result as --json names it.
 
     The test segments (n,) of each length, by its name in words, are heard as they are or, one after the other, in each
     of `noisy`. UserError if --calibrate is asked for and the trials support no calibration; their scores are written
@@ -188,14 +193,15 @@ def verify(
     try:
         scores = with_llr(scores, labels, speakers, setting.path, args.calibrate)
     finally:
-        result = report.rates_of_all(scores, labels, speakers, compared) if task.trials.labelled else {}
-        if result:
+        if task.trials.labelled:
+            result = report.rates_of_all(scores, labels, speakers, compared)
             report.say_rates(result)
+        else:
+            result = {"n_trials": len(task.test), "n_speakers": len(np.unique(speakers))}
         if args.save_scores and ranks.is_first():
             names = np.array(setting.features.speakers, object)
             write_scores(args.save_scores, task.trials, scores, [names[of_side] for of_side in speakers])
-        if result:
-            report.say_json(result, args)
+        publish(result)
 
 
 def with_llr(

@@ -1,8 +1,6 @@
-"""What the evaluators tell: error rates, as lines on standard output and as --json names them."""
+"""What the evaluators report: error rates, as lines and as --json names them."""
 
-import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,9 +140,3 @@ def _difference_in_words(rates: dict[str, float]) -> str:
         f"compared EER {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
         f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, the same speakers resampled for both)"
     )
-
-
-def say_json(result: dict, args: argparse.Namespace) -> None:
-    """With --json, end standard output with the result as one line."""
-    if args.json:
-        print(json.dumps(result))

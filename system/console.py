@@ -3,10 +3,12 @@
 import argparse
 import errno
 import io
+import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,18 +100,71 @@ def warn(message: str) -> None:
         tqdm.write(one_line(message), file=sys.stderr)
 
 
+@contextmanager
+def json_output(wanted: bool) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that prints a result as one line of JSON if `wanted`, and otherwise does nothing.
+
+    If `wanted`, everything else that the block prints goes to standard error, so that standard output is JSON alone.
+    Numbers that JSON does not have, NaN and the infinities, become null.
+    """
+    stdout = sys.stdout
+
+    def publish(result: dict) -> None:
+        if wanted:
+            print(json.dumps(_with_nulls(result), allow_nan=False), file=stdout)
+
+    with redirect_stdout(sys.stderr if wanted and ranks.is_first() else stdout):
+        yield publish
+
+
+def _with_nulls(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _with_nulls(part) for name, part in value.items()}
+        case list():
+            return [_with_nulls(part) for part in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+class _Pipe(io.FileIO):
+    """A standard stream of a process whose reader may leave: what nobody reads any more is discarded."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _keep_streams_open() -> None:
+    """Let the process write to its standard output and error until its end, also if `| head` or `>&-` closes them.
+
+    A log file shows each line as soon as it is printed; what the terminal cannot show is printed as an escape.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif stream is getattr(sys, f"__{name}__"):  # no one has put another in its place
+            if not stream.isatty():
+                pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
+                stream = io.TextIOWrapper(pipe, encoding=stream.encoding)
+                setattr(sys, name, stream)
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a script's main on the command line; turn what the user can mend into one line and an exit status.
 
-    Of several ranks the first prints; the others only say why they end.
+    Of several ranks the first prints; the others only say why they end. A script whose output nobody reads goes on.
     """
     program, message = Path(sys.argv[0]).name, None
     if not ranks.is_first():
         program = f"{program}, rank {os.environ['RANK']}"
         sys.stdout = open(os.devnull, "w")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A log file shows each line as soon as it is printed; what the terminal cannot show is printed as an escape.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    _keep_streams_open()
     try:
         status = main(sys.argv[1:])
         ranks.barrier()

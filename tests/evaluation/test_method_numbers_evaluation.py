@@ -1,6 +1,7 @@
 """The numbers of the method's evaluations, as literals, read off the evaluators as they run."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def test_short_test_is_the_papers(
         task: evaluator.Task,
         tests: dict[str, Segments],
         args: argparse.Namespace,
+        publish: Callable[[dict], None],
         noisy: list[NoisyTests],
     ) -> None:
         assert not noisy

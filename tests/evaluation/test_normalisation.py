@@ -58,13 +58,13 @@ def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys
     scores = home / "curve.csv"
     flags = ["--as_norm", 3, "--json"]
     run_short(home, "--test_length", 30, "full", "--save_scores", scores, *flags)
-    *lines, last = capsys.readouterr().out.splitlines()
-    curve = json.loads(last)["lengths"]
+    printed = capsys.readouterr()
+    curve, lines = json.loads(printed.out)["lengths"], printed.err.splitlines()
     assert [result["length"] for result in curve] == ["30", "full"]
     assert "as-norm: the 3 nearest of 4 training speakers" in lines
     assert sum(line.startswith(("test 30: EER", "test 30: as-norm EER", "test full: EER")) for line in lines) == 3
     run_short(home, "--test_length", 30, *flags)
-    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+    alone = json.loads(capsys.readouterr().out)
     assert alone == {name: value for name, value in curve[0].items() if name != "length"}
     table = pandas.read_csv(scores, dtype={"length": str})
     columns = "label enrol test length score score_as_norm enrol_seconds test_seconds enrol_speaker test_speaker"

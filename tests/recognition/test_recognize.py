@@ -71,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(home: Path) -> dict:
     """What EER_full.py says of model.pth."""
     flags = ["--checkpoint", "model.pth", "--trials", "trials.txt", "--save_scores", "scores.csv", "--json"]
-    return json.loads(run_script("EER_full.py", *flags, cwd=home).stdout.splitlines()[-1])
+    return json.loads(run_script("EER_full.py", *flags, cwd=home).stdout)
 
 
 def wavs(home: Path) -> Path:

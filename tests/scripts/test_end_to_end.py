@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result_of(done: subprocess.CompletedProcess) -> dict:
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout)  # --json: JSON alone
 
 
 def test_extraction_writes_every_feature_and_skips_what_is_done(home: Path) -> None:
@@ -71,7 +71,7 @@ def test_full_evaluation(home: Path) -> None:
     keys = "eer eer_interpolated eer_low eer_high threshold min_dcf_0.01 min_dcf_0.001"
     assert list(result) == [*keys.split(), "n_trials", "n_target", "n_speakers", "seconds"]
     assert (result["n_trials"], result["n_target"], result["n_speakers"]) == (210, 63, 3)
-    assert f"EER {result['eer']:.2f} %" in done.stdout
+    assert f"EER {result['eer']:.2f} %" in done.stderr
     scores = pandas.read_csv(home / "s.csv")
     columns = "label enrol test score enrol_seconds test_seconds enrol_speaker test_speaker"
     assert list(scores.columns) == columns.split()
@@ -103,7 +103,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
     assert kept["test_seconds"][0] == 0.25
     assert kept["checkpoint_sha256"] == sha256(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
     measured = scores.dropna(subset="llr")
-    assert f"{len(measured):,} trials, {n_all - len(measured):,} across the halves left out" in done.stdout
+    assert f"{len(measured):,} trials, {n_all - len(measured):,} across the halves left out" in done.stderr
     for of_length in [*result["lengths"], {"length": "all", "llr": result["llr"]}]:
         at = (measured["length"] == of_length["length"]) | (of_length["length"] == "all")
         llr, label = measured["llr"][at], measured["label"][at] == 1
@@ -113,9 +113,9 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
         bits = np.log2(1 + np.exp(-llr[label])).mean() + np.log2(1 + np.exp(llr[~label])).mean()
         assert rates["cllr"] == pytest.approx(bits / 2) and rates["min_cllr"] <= rates["cllr"]
         start = "all lengths: " if of_length["length"] == "all" else f"test {of_length['length']}: "
-        assert f"{start}LLR of {at.sum():,} trials: EER {rates['eer']:.2f} %, at 0 misses" in done.stdout
+        assert f"{start}LLR of {at.sum():,} trials: EER {rates['eer']:.2f} %, at 0 misses" in done.stderr
     later = here("EER_short.py", *lengths, "--save_scores", "kept.csv", "--json", cwd=home)
-    assert "left out" not in later.stdout.splitlines()[-2] and f"fitted on {n_all:,} trials" in later.stdout
+    assert "left out" not in later.stderr.splitlines()[-1] and f"fitted on {n_all:,} trials" in later.stderr
     again = pandas.read_csv(home / "kept.csv")
     assert again["llr"].notna().all() and result_of(later)["llr"]["n_trials"] == n_all
     np.testing.assert_allclose(again["score"], scores["score"], atol=1e-6)
@@ -139,7 +139,7 @@ def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
     unfinished = Path(shutil.copy(run / "checkpoint_001.pth", run / "unfinished_epoch.pth"))
     again = here("EER_short.py", "--test_length", 20, "--json", cwd=home)
     unfinished.unlink()  # a training in the midst of an epoch: its last whole one is scored
-    assert result_of(first) == result_of(again) and "checkpoint_002.pth, after epoch 2" in again.stdout
+    assert result_of(first) == result_of(again) and "checkpoint_002.pth, after epoch 2" in again.stderr
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
     kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
     assert len(kept.read_text().splitlines()) == 1000
@@ -159,7 +159,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert compared["difference"] == pytest.approx(after["eer"] - before["eer"], abs=1e-9)
         assert compared["difference_low"] <= compared["difference_high"]
         told = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
-        assert f"test {after['length']}: {told}" in done.stdout
+        assert f"test {after['length']}: {told}" in done.stderr
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
     full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
     assert result_of(full[0])["compared"] == result_of(full[1])["compared"] == after["compared"]
@@ -201,8 +201,8 @@ def test_evaluation_in_noise(home: Path) -> None:
     found = result_of(done)["lengths"]
     conditions = [("100", "clean"), ("100", "0"), ("full", "clean"), ("full", "0")]
     assert [(of["length"], of["snr"]) for of in found] == conditions
-    assert "babble of other speakers at SNRs (dB) of clean, 0" in done.stdout
-    assert f"test 100, SNR 0: EER {found[1]['eer']:.2f} %" in done.stdout
+    assert "babble of other speakers at SNRs (dB) of clean, 0" in done.stderr
+    assert f"test 100, SNR 0: EER {found[1]['eer']:.2f} %" in done.stderr
     before, scores = (pandas.read_csv(home / name, dtype={"snr": str, "length": str}) for name in ("c.csv", "n.csv"))
     assert scores.columns.tolist()[:6] == ["label", "enrol", "test", "length", "snr", "score"]
     of_condition = {at: part["score"].to_numpy() for at, part in scores.groupby(["length", "snr"])}
@@ -216,10 +216,10 @@ def test_evaluation_in_noise(home: Path) -> None:
     again = here("EER_short.py", *trials, *flags, cwd=home)
     assert result_of(again)["eer"] == found[1]["eer"]
     assert result_of(again)["compared"] == {"eer": found[1]["eer"]} | dict.fromkeys(DIFFERENCE, 0)
-    assert "test windows of 100 frames (1.00 s)\n" in again.stdout and "SNRs (dB) of 0\n" in again.stdout
+    assert "test windows of 100 frames (1.00 s)\n" in again.stderr and "SNRs (dB) of 0\n" in again.stderr
     here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
     room = here("EER_short.py", *trials, "--reverb", True, "--test_length", 100, cwd=home)
-    assert "test sides in rooms (computed)\n" in room.stdout
+    assert "test sides in rooms (computed)\n" in room.stderr
     for wrong, told in (
         (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
         (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
@@ -277,9 +277,9 @@ def test_identification(home: Path) -> None:
     flags = ["--nb_class_test", 4, "--nb_episode", 8, "--enroll_length", 60, "--test_length", 40, "--json"]
     done = run_script("identification.py", *flags, cwd=home)
     result = result_of(done)
-    assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_speakers", "seconds"]
+    assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_excluded", "n_speakers", "seconds"]
     assert (result["n_episodes"], result["n_way"], result["n_shot"]) == (8, 4, 1)
-    assert result["accuracy"] > 30 and "4-way 1-shot" in done.stdout  # chance: 25 %
+    assert result["accuracy"] > 30 and "4-way 1-shot" in done.stderr  # chance: 25 %
     assert result_of(here("identification.py", *flags, cwd=home)) == result
     several = here("identification.py", *flags, "--nb_class_test", 2, 4, "--n_shot", 1, 2, cwd=home)
     kinds = result_of(several)["settings"]
@@ -292,7 +292,7 @@ def test_speakers_trained_on_are_left_out(home: Path) -> None:
     flags = ["--data_type", "vox1", "--nb_class_train", 2, "--max_epoch", 0, "--n_folder", 5]
     here("train.py", *TRAIN, *flags, cwd=home)
     done = here("EER_short.py", "--n_folder", 5, "--test_length", 20, "--json", cwd=home)
-    assert "3 not trained on; 2 that were trained on are left out" in done.stdout
+    assert "3 not trained on; 2 that were trained on are left out" in done.stderr
     here("EER_full.py", "--n_folder", 5, "--as_norm", 2, cwd=home)  # the cohort: the two, of VoxCeleb1's tree
     assert result_of(done)["n_speakers"] == 3
 

@@ -1,6 +1,7 @@
 """What the command line accepts, and what is told in its one line."""
 
 import argparse
+import math
 import os
 import socket
 import subprocess
@@ -49,6 +50,16 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(RuntimeError, match="size of tensor a"):
         console.run(lambda argv: int(torch.zeros(2) + torch.zeros(3)))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_json_is_alone_on_standard_output_and_valid(capsys: pytest.CaptureFixture[str], wanted: bool) -> None:
+    with console.json_output(wanted) as publish:
+        print("scored")
+        publish({"eer": 2.5, "threshold": math.inf, "lengths": [{"llr": math.nan, "length": "full", "n": 3}]})
+    out, err = capsys.readouterr()
+    expected = '{"eer": 2.5, "threshold": null, "lengths": [{"llr": null, "length": "full", "n": 3}]}\n'
+    assert (out, err) == ((expected, "scored\n") if wanted else ("scored\n", ""))
 
 
 @pytest.mark.slow
