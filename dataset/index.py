@@ -37,6 +37,8 @@ class Table(NamedTuple):
 class FeatureIndex:
     """The utterances of one or several feature trees, those of a speaker side by side.
 
+    An utterance that several trees contain counts once, as in the first of them, and a warning says how many these are.
+
     Attributes:
         speakers: (C,) names, sorted.
         first, count: (C,) int64, the rows of speaker c are first[c] .. first[c] + count[c] - 1.
@@ -51,29 +53,52 @@ class FeatureIndex:
         if not any(len(table.name) for table in tables):
             places = " or ".join(str(tree) for tree in trees)
             raise UserError(f"no features in {places}; run feat_extract/feature_extraction.py")
-        names = np.concatenate([table.name for table in tables])
-        order = np.argsort(names, kind="stable") if len(tables) > 1 else slice(None)  # a table is in order
-        self._trees = present
-        self._names = names[order]
-        self._tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])[order]
-        self._suffix, self._location = (
-            np.concatenate([getattr(table, field) for table in tables])[order] for field in ("suffix", "location")
+        names, suffixes, locations = (
+            np.concatenate([getattr(table, field) for table in tables]) for field in ("name", "suffix", "location")
         )
-        self._checked = np.zeros(len(names), bool)  # rows whose file has been compared with its location
+        of_tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])
+        order: np.ndarray | slice = slice(None)  # a table is in order
+        doubles = np.zeros(0, np.int64)
+        if len(tables) > 1:
+            sorted_all = np.argsort(names, kind="stable")
+            again = np.append(False, names[sorted_all[1:]] == names[sorted_all[:-1]])
+            order, doubles = sorted_all[~again], sorted_all[again]
+        self._trees = present
+        self._names, self._suffix, self._location = names[order], suffixes[order], locations[order]
+        self._tree = of_tree[order]
+        self._doubles = names[doubles], of_tree[doubles]  # utterances that an earlier tree contains, too
+        self._checked = np.zeros(len(self._names), bool)  # rows whose file has been compared with its location
         of_rows = np.array([name.split(b"/", 1)[0] for name in self._names.tolist()])
         speakers, self.first, self.speaker, self.count = np.unique(
             of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
+        if len(doubles):
+            self._warn_of_doubles(locations[doubles, 0])
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _warn_of_doubles(self, n_frames: np.ndarray) -> None:
+        """Warn of the utterances in several trees; `n_frames` (n,) are their lengths in the trees that do not count."""
+        names, of_tree = self._doubles
+        rows = np.searchsorted(self._names, names)
+        kept, other = self._trees[self._tree[rows[0]]], self._trees[of_tree[0]]
+        differing = np.count_nonzero(self._location[rows, 0] != n_frames)
+        lengths = f"; {differing:,} have another length in the latter" if differing else ""
+        console.warn(
+            f"{len(names):,} utterances are in several trees, the first {os.fsdecode(names[0])} in {kept} and {other}; "
+            f"each counts once, as in the former{lengths}"
+        )
 
     def speakers_of(self, tree: Path) -> set[str]:
         """Return the names of the speakers with utterances in one of the trees; none if it is not there."""
         if tree not in self._trees:
             return set()
-        return {self.speakers[speaker] for speaker in np.unique(self.speaker[self._tree == self._trees.index(tree)])}
+        at = self._trees.index(tree)
+        names, of_tree = self._doubles
+        doubled = {os.fsdecode(name.split(b"/", 1)[0]) for name in names[of_tree == at].tolist()}
+        return {self.speakers[speaker] for speaker in np.unique(self.speaker[self._tree == at])} | doubled
 
     def name(self, row: int) -> str:
         """Return <speaker>/<video>/<utterance> of a row."""

@@ -20,6 +20,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location, locate, read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
+from dataset.short_trials import draw_short_trials
 from system.console import UserError
 
 
@@ -70,6 +71,34 @@ def test_several_trees_are_one_index(tmp_path: Path, tree: Path) -> None:
     index = FeatureIndex([tmp_path / "other", tmp_path / "absent", tree])
     assert index.speakers == ["id00000", "id00001", "id00002", "id00007", "id00008"]
     assert index.utterance(index.rows(["id00008/v1/00001"])[0])[0, 1] == 8100
+
+
+def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dev = tmp_path / "dev"
+    shutil.copytree(tree / "id00001", dev / "id00001")
+    write_features(dev, n_speakers=1, n_utterances=2, first=7)
+    alone = FeatureIndex([tree])
+    assert not capsys.readouterr().err
+    index = FeatureIndex([tree, dev])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"4 utterances are in several trees, the first id00001/v0/00000 in {tree} and {dev}; "
+        "each counts once, as in the former"
+    )
+    assert index.speakers == ["id00000", "id00001", "id00002", "id00007"] and index.count.tolist() == [4, 4, 4, 2]
+    names = [index.name(row) for row in range(len(index))]
+    assert sorted(names) == names and len(set(names)) == len(names) == 14
+    for row in range(12):
+        assert index.path(row) == alone.path(row) and np.array_equal(index.utterance(row), alone.utterance(row))
+    assert index.n_frames(np.arange(14)).tolist() == [*alone.n_frames(np.arange(12)), 230, 231]
+    assert index.speakers_of(tree) == {"id00000", "id00001", "id00002"}
+    assert index.speakers_of(dev) == {"id00001", "id00007"}  # a model that was trained on dev has seen both
+    trials = draw_short_trials(index, np.arange(4), seed=1)
+    assert (trials.enrol != trials.test).all()
+    write_features(dev, n_speakers=1, n_utterances=1, n_frames=400, first=1)  # another recording of one name
+    other_way = FeatureIndex([dev, tree, tmp_path / "absent"])
+    assert "; 1 have another length in the latter" in capsys.readouterr().err
+    assert other_way.n_frames(other_way.rows(["id00001/v0/00000"])) == 400 and len(other_way) == 14
 
 
 def test_crops_are_the_frames_asked_for(tree: Path) -> None:
