@@ -123,7 +123,8 @@ def main(argv: list[str]) -> None:
         with locked(root / LOCK_NAME):
             problems = prepare(args, root, chosen)
     if args.check:
-        check.report(root, chosen)
+        given = {f"--{name}": getattr(args, name) for name in ("parts_list", "zip_list")}
+        check.report(root, chosen, [word for flag, file in given.items() if file for word in (flag, str(file))])
     if problems:
         raise UserError("; ".join(problems))
 

@@ -69,13 +69,18 @@ def fetch_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: in
             fetch(wanted, source, root, jobs, retries)
 
 
+def part_of(subset: str) -> str:
+    """Return the part of VoxCeleb, a key of TREES, whose tree a subset of LibriSpeech goes into."""
+    return "vox2_dev" if subset.startswith("train") else "vox1_test"
+
+
 def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -> list[Failure]:
     """Convert an archive's recordings into the wav tree and return those that could not be.
 
     Train subsets go to the training tree, dev and test subsets to the evaluation tree. The recordings go from the
     archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
     """
-    archive, part = root / f"{subset}.tar.gz", "vox2_dev" if subset.startswith("train") else "vox1_test"
+    archive, part = root / f"{subset}.tar.gz", part_of(subset)
     if is_spent(root, archive.name):
         refuse_lost(root, archive.name, part)
         return []

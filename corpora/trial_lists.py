@@ -5,7 +5,8 @@ import itertools
 import math
 import random
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,13 @@ def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> lis
     targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)
     pairs = itertools.chain.from_iterable(zip(targets, others, strict=True))
     return [(enrol, test) for enrol, test in (rng.sample(pair, 2) for pair in pairs)]
+
+
+def most_trials(utterances: Iterable[str]) -> int:
+    """Return how many trials, half of them targets, can be drawn over utterances <speaker>/..."""
+    counts = Counter(utterance.partition("/")[0] for utterance in utterances).values()
+    n_targets = sum(math.comb(count, 2) for count in counts)
+    return 2 * min(n_targets, math.comb(sum(counts), 2) - n_targets)
 
 
 def _targets(rng: random.Random, speakers: Sequence[Sequence[str]], count: int) -> list[tuple[str, str]]:

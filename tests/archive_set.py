@@ -77,6 +77,16 @@ def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, byt
     return expected
 
 
+def private_set(folder: Path, root: Path) -> tuple[str | Path, ...]:
+    """Write an archive of one wav into `root` and its lists into `folder`; return the flags that name the lists."""
+    root.mkdir(parents=True)
+    data = zipped({"wav/id1/v/a.wav": wav(tone(0.5, 1))})
+    (root / "mine_partaa").write_bytes(data)
+    (folder / "parts.txt").write_text(f"mine_partaa {hashlib.md5(data).hexdigest()}\n")
+    (folder / "zips.txt").write_text(f"mine_part* vox1_test_wav.zip {hashlib.md5(data).hexdigest()}\n")
+    return "--parts_list", folder / "parts.txt", "--zip_list", folder / "zips.txt"
+
+
 def zipped(members: Mapping[Any, bytes]) -> bytes:
     """Return a zip of members; a member is a name or a ZipInfo."""
     file = io.BytesIO()

@@ -131,7 +131,7 @@ def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -
     assert "4 files written" in run_script(*EXTRACT, cwd=tmp_path).stdout
     told = run_script("dataprep.py", "--check", cwd=tmp_path).stdout
     assert "4 of 4,874 wavs, 2 of 40 speakers, 4 features" in told
-    assert "next: python dataprep.py --save_path data --make_trials 10000" in told
+    assert "next: python dataprep.py --save_path data --make_trials 4" in told  # the two targets, and as many others
     run_script("dataprep.py", "--make_trials", 4, cwd=tmp_path)
     trials = (tmp_path / "data" / TRIALS_NAME).read_text().split()
     assert {name for name in trials if "/" in name} == {"a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav"}
