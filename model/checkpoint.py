@@ -43,6 +43,7 @@ class Checkpoint:
     data_type: str = ""
     episode: int = 0  # episodes of epoch + 1 that are done
     sums: list[float] = field(default_factory=list)  # of that epoch's loss.Terms so far
+    n_utterances: int = 0  # of the training data; 0 in files that do not say it
 
     @property
     def backbone(self) -> str:
@@ -65,13 +66,14 @@ class Checkpoint:
 
     def encoder(self) -> Encoder:
         """Build the encoder with this checkpoint's weights; ValueError names what it lacks of them, or has beside."""
-        encoder = Encoder(self.backbone)
+        with torch.device("meta"):  # new weights would be drawn from the caller's random state
+            encoder = Encoder(self.backbone)
         ours = {_release_name(name): name for name in encoder.state_dict()}
         needed, given = set(ours), set(self.state_dict) - {CLASS_VECTORS}
         for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
             if names:
                 raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
-        encoder.load_state_dict({ours[name]: self.state_dict[name] for name in given})
+        encoder.to_empty(device="cpu").load_state_dict({ours[name]: self.state_dict[name] for name in given})
         return encoder
 
     def encoder_alone(self) -> "Checkpoint":
@@ -107,16 +109,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, the release's or ours, running no code of it; UserError naming the file if it is none."""
+    """Read a checkpoint, the release's or ours, running no code of it; UserError naming the file if it is none.
+
+    A lack of memory, which says nothing about the file, is raised as Python or torch raise it.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     blob = io.BytesIO(path.read_bytes())  # by itself: a disk that cannot be read is no damaged checkpoint
     # A damaged or hostile file can make torch raise nearly anything, here and below.
     try:
         content = torch.load(blob, map_location="cpu", weights_only=True)
-    except MemoryError:  # the machine's, which says nothing about the file
-        raise
     except Exception as error:
+        if console.lacks_memory(error):
+            raise
         reason = str(error).split(".", 1)[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint, or one that would run code ({reason})") from None
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
@@ -127,6 +132,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return _checked({"epoch": 0} | content)
     except Exception as error:
+        if console.lacks_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise UserError(f"{path}: not a checkpoint of this encoder: {reason[:300]}") from None
 
@@ -141,8 +148,9 @@ def _checked(content: dict) -> Checkpoint:
         if name in content and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ValueError(f"its {name} is no {kind.__name__}")
     checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
-    if min(checkpoint.epoch, checkpoint.episode) < 0 or not all(type(name) is str for name in checkpoint.speakers):
-        raise ValueError("its epoch, episode or speakers make no sense")
+    counts = checkpoint.epoch, checkpoint.episode, checkpoint.n_utterances
+    if min(counts) < 0 or not all(type(name) is str for name in checkpoint.speakers):
+        raise ValueError("its epoch, episode, n_utterances or speakers make no sense")
     # DataParallel and DistributedDataParallel put their own name before each parameter's.
     checkpoint.state_dict = {name.removeprefix("module."): value for name, value in checkpoint.state_dict.items()}
     for name, value in checkpoint.state_dict.items():
@@ -193,25 +201,36 @@ def holds_run(folder: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: bool = True) -> tuple[Path, Checkpoint]:
-    """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder that is furthest.
+    """Return the checkpoint of epoch cp_num or, without it, the one of a run's folder with the most training.
 
-    One saved within an epoch counts too unless `within_epoch` is false. A newest file that is damaged is passed over
-    with a warning. UserError if there is none.
+    One saved within an epoch counts too unless `within_epoch` is false; it is used if no later epoch has a checkpoint.
+    A damaged file is skipped with a warning. UserError if there is none.
     """
     if cp_num is not None:
         path = checkpoint_path(folder, cp_num)
         return path, load_checkpoint(path)
-    unfinished = [unfinished_path(folder)] if within_epoch else []
-    candidates = [*unfinished, *reversed(numbered_checkpoints(folder).values())]
-    for path in candidates:
-        try:
-            return path, load_checkpoint(path)
-        except UserError as error:
-            if path.exists():
-                console.warn(f"{error}; an earlier one is taken")
-    if any(path.exists() for path in candidates):
+    numbered, unfinished = numbered_checkpoints(folder), unfinished_path(folder)
+    within = _load_if_intact(unfinished) if within_epoch else None
+    for epoch, path in reversed(numbered.items()):
+        if within and epoch <= within.epoch:
+            break
+        if checkpoint := _load_if_intact(path):
+            return path, checkpoint
+    if within:
+        return unfinished, within
+    if any(path.exists() for path in (*numbered.values(), *([unfinished] if within_epoch else []))):
         raise UserError(f"{folder}: none of its checkpoints is whole; move them away to begin anew")
     raise UserError(f"{folder}: holds no checkpoint; train.py without --use_checkpoint makes a run's first")
+
+
+def _load_if_intact(path: Path) -> Checkpoint | None:
+    """Return a file's checkpoint; None if there is no such file or, with a warning, if it is damaged."""
+    try:
+        return load_checkpoint(path)
+    except UserError as error:
+        if path.exists():
+            console.warn(f"{error}; another checkpoint of the run is used")
+        return None
 
 
 def _in_release_order(named: Iterable[tuple[str, Weight]], class_vectors: Weight | None) -> dict[str, Weight]:

@@ -30,7 +30,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> No
                         help=f"of the ResNet; auto: bf16 where the device has it ({precision})")  # fmt: skip
     parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
     parser.add_argument("--deterministic", type=console.boolean, default=False,
-                        help="on CUDA too, the same bits in every run; slower (False)")  # fmt: skip
+                        help="on CUDA too, the same bits in every run on one kind of GPU; slower (False)")  # fmt: skip
 
 
 def choose_compute(args: argparse.Namespace) -> Compute:

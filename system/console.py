@@ -198,6 +198,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     sys.exit(status)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an error is a lack of memory, of Python or of torch."""
+    of_torch = isinstance(error, RuntimeError) and _trouble_of_torch(error) == NO_MEMORY
+    return of_torch or isinstance(error, MemoryError)
+
+
 def _trouble_of_torch(error: RuntimeError) -> str | None:
     """Return what to tell about an error of torch that the user can mend; None for any other."""
     from torch import OutOfMemoryError  # has been imported if the error is torch's

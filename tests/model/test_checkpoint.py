@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import present
+from conftest import PROJECT, present
 
 from model.checkpoint import (
     Checkpoint,
@@ -21,6 +23,7 @@ from model.checkpoint import (
     unfinished_path,
 )
 from model.encoder import Encoder
+from system import console
 from system.console import UserError
 
 
@@ -147,6 +150,12 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     save_checkpoint(unfinished_path(tmp_path), some(10, episode=5))
     assert newest_checkpoint(tmp_path)[1].episode == 5
     assert newest_checkpoint(tmp_path, within_epoch=False)[1].episode == 0
+    save_checkpoint(unfinished_path(tmp_path), some(9, episode=5))  # a kill after epoch 10's checkpoint was written
+    assert newest_checkpoint(tmp_path)[0].name == "checkpoint_010.pth"
+    whole = checkpoint_path(tmp_path, 10).read_bytes()
+    checkpoint_path(tmp_path, 10).write_bytes(whole[:5000])
+    assert newest_checkpoint(tmp_path)[1].episode == 5
+    checkpoint_path(tmp_path, 10).write_bytes(whole)
     for damaged in (unfinished_path(tmp_path), checkpoint_path(tmp_path, 10)):
         damaged.write_bytes(damaged.read_bytes()[:5000])
     assert newest_checkpoint(tmp_path)[1].epoch == 2
@@ -184,3 +193,48 @@ def test_too_little_memory_is_not_taken_for_a_damaged_file(tmp_path: Path, monke
     monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         load_checkpoint(tmp_path / "x.pth")
+
+
+WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
+from system import console
+
+folder, share = Path(sys.argv[1]), float(sys.argv[2])
+load_checkpoint(checkpoint_path(folder, 1))  # with all memory: what is loaded once
+used = 1024 * int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0])
+limit = used + int(share * checkpoint_path(folder, 2).stat().st_size)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+console.run(lambda argv: print(newest_checkpoint(folder)[0]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux limits and tells a process's memory")
+def test_what_torch_cannot_allocate_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    """With memory for 1.2 times the file torch reads it and cannot load it; with 2.2 times it cannot check it."""
+    save_checkpoint(checkpoint_path(tmp_path, 1), some(1))
+    state = state_dict_of(Encoder("resnet18"), torch.randn(100_000, 256))
+    save_checkpoint(checkpoint_path(tmp_path, 2), Checkpoint(2, state))
+    for share in ("1.2", "2.2"):
+        command = [sys.executable, "-c", WITH_LITTLE_MEMORY, str(tmp_path), share]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr == f"-c: {console.NO_MEMORY}\n" and not done.stdout, share
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pth", some(1))
+    before = torch.random.get_rng_state()
+    encoder = load_checkpoint(tmp_path / "x.pth").encoder()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {value.device.type for value in encoder.state_dict().values()} == {"cpu"}
+
+
+def test_the_number_of_utterances_is_kept_and_may_be_missing(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pth", some(1, n_utterances=1_092_009))
+    assert load_checkpoint(tmp_path / "x.pth").n_utterances == 1_092_009
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    del content["n_utterances"]
+    torch.save(content, tmp_path / "before.pth")
+    assert load_checkpoint(tmp_path / "before.pth").n_utterances == 0
