@@ -33,8 +33,7 @@ def main(argv: list[str]) -> None:
         lists = evaluator.read_lists(path, args)
         setting = evaluator.set_up(args)
         task = evaluator.task_of(setting, *lists)
-        if n_seen := evaluator.of_seen_speakers(task, setting).sum():
-            console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
+        evaluator.warn_of_seen_speakers(task.sides, setting.features, setting.unseen)
         tests = {evaluator.FULL: Segments.whole(setting.features, task.test)}
         evaluator.verify(setting, task, tests, args, publish)
 

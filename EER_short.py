@@ -33,6 +33,7 @@ from evaluation.embedding import MAX_FRAMES, Segments
 from evaluation.evaluator import FULL
 from evaluation.noise import CLEAN, NoisyTests
 from feat_extract.disturbance import MAX_SNR, Sources
+from feat_extract.noise_folder import check_recordings
 from system import console, ranks
 from system.console import UsageError
 
@@ -82,6 +83,8 @@ def _snr(text: str) -> float | None:
 def main(argv: list[str]) -> None:
     """Draw or read the trials, score them and print the error rates."""
     args = parse_args(argv)
+    for folder in filter(None, (args.noise_dir, args.rir_dir)):
+        check_recordings(Path(folder))
     with console.json_output(args.json) as publish:
         lists = evaluator.read_lists(args.trials, args) if args.trials else None
         setting = evaluator.set_up(args)
@@ -119,7 +122,7 @@ def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> Trial
 
 def _of_unseen(task: evaluator.Task, setting: evaluator.Setting, args: argparse.Namespace) -> evaluator.Task:
     """Return the trials without speakers that were trained on, and say how many are left out."""
-    seen = evaluator.of_seen_speakers(task, setting)
+    seen = evaluator.of_seen_speakers(task.sides, setting.features, setting.unseen)
     if seen.any():
         print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
     task = task.where(~seen)

@@ -23,9 +23,18 @@ import torch
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
-from feat_extract.augmentation import AugmentedCrops, add_augmentation_arguments, choose_augmentation
+from dataset.trials import read_trials
+from feat_extract.augmentation import Augmentation, AugmentedCrops, add_augmentation_arguments, choose_augmentation
 from loss import LOSS_TYPES, Objective, Terms
-from model.checkpoint import MODEL_PATH, checkpoint_path, holds_run, load_checkpoint, newest_checkpoint, run_folder
+from model.checkpoint import (
+    MODEL_PATH,
+    Checkpoint,
+    checkpoint_path,
+    holds_run,
+    load_checkpoint,
+    newest_checkpoint,
+    run_folder,
+)
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES
 from system import console, ranks
@@ -63,9 +72,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--sync_bn", type=console.boolean, default=False, help="batch statistics over all ranks, on CUDA (False)")
     add("--max_grad_norm", type=console.positive, help="clip gradients to this norm (no clipping)")
     add("--seed", type=console.integer(0), default=100, help="of the weights and the episodes (100)")
-    add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints only (all)")
+    add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints of this run only (all)")
     add("--save_every_minutes", type=console.positive, metavar="M", help="also save within an epoch (at its end only)")
-    add("--val_trials", type=Path, metavar="FILE", help="score this trial list's EER while training")
+    add("--val_trials", type=Path, metavar="FILE", help="log the float32 EER of this trial list, as EER_full.py")
     add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
     add_augmentation_arguments(parser)
     add_compute_arguments(parser, precision="auto")
@@ -89,7 +98,25 @@ def main(argv: list[str]) -> int:
     args = parse_args(argv)
     augmentation = choose_augmentation(args)
     compute = choose_compute(args)
-    root, folder = save_root(args.save_path), run_folder(args.model_path, args.n_folder)
+    if args.sync_bn and compute.device.type != "cuda":
+        raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
+    folder = run_folder(args.model_path, args.n_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: not writable; change its permissions or choose another --model_path")
+    with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
+        run = train_in(folder, args, augmentation, compute)
+    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
+    return 0
+
+
+def train_in(folder: Path, args: argparse.Namespace, augmentation: Augmentation, compute: Compute) -> Run:
+    """Prepare a run in its folder and train it; return it."""
+    # What can be refused without the data is refused first: indexing a large corpus takes minutes.
+    start = ranks.broadcast_object(lambda: choose_start(folder, args))
+    given = load_init(args) if args.init and not start else None
+    trials = read_trials(args.val_trials) if args.val_trials else None
+    root = save_root(args.save_path)
     features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
     episodes = TrainingEpisodes(
         features,
@@ -100,26 +127,23 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
-    validation = Validation(args.val_trials, root, compute) if args.val_trials else None  # now: the list may be bad
-    model = first_model(args, episodes.n_classes, features.speakers, folder)
+    validation = Validation(trials, root, compute, features.speakers) if trials else None
+    model = first_model(args, episodes.n_classes, features.speakers, given)
     if args.sync_bn:
-        if compute.device.type != "cuda":
-            raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     lr = args.lr * (ranks.world_size() if args.scale_lr else 1)
     run = Run(model, episodes, compute, lr, args.max_grad_norm)
     describe(args, features, episodes, compute)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
-        begin(run, folder, args, features.speakers)
-        train(run, folder, args, features.speakers, validation)
-    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
-    return 0
+    begin(run, folder, args, features, start, compute)
+    train(run, folder, args, features, validation)
+    return run
 
 
-def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str], validation: Validation | None) -> None:
+def train(
+    run: Run, folder: Path, args: argparse.Namespace, features: FeatureIndex, validation: Validation | None
+) -> None:
     """Train until --max_epoch: each epoch a row of log.csv, a checkpoint and, if it is due, a validation."""
-    facts = {"speakers": speakers, "data_type": args.data_type}
+    facts = {"speakers": features.speakers, "data_type": args.data_type, "n_utterances": len(features)}
     if args.max_epoch == run.epoch == run.episode == 0:
         run.save(checkpoint_path(folder, 0), **facts)
     saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
@@ -147,17 +171,46 @@ def train(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str],
         validate()
 
 
-def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], folder: Path) -> EpisodeLoss:
-    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers.
+def choose_start(folder: Path, args: argparse.Namespace) -> tuple[Path, Checkpoint] | None:
+    """Return the checkpoint to resume from and its file, None for a new run.
 
-    Where the folder holds a run --init is not read: it goes on from its own checkpoint, or is refused.
+    UserError if the folder holds a run that is not to be resumed, or a checkpoint is missing or does not fit the flags.
     """
-    objective = Objective(args.loss_type, args.use_GC, n_classes, EMBEDDING_SIZE)
-    if not args.init or holds_run(folder):
-        return EpisodeLoss(Encoder(args.backbone), objective)
+    begun = holds_run(folder)
+    if not (begun if args.use_checkpoint == "auto" else args.use_checkpoint):
+        if begun:
+            raise UserError(
+                f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder"
+            )
+        return None
+    path, checkpoint = newest_checkpoint(folder, args.cp_num)
+    if checkpoint.backbone != args.backbone:
+        raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
+    has, trains = checkpoint.class_vectors is not None, trains_class_vectors(args)
+    if checkpoint.speakers and has != trains:  # official files always have them
+        reason = f"it has {'' if has else 'no '}class vectors, these flags train {'some' if trains else 'none'}"
+        raise UserError(f"{path}: does not fit --loss_type and --use_GC ({reason}); repeat the flags of its run")
+    return path, checkpoint
+
+
+def load_init(args: argparse.Namespace) -> Checkpoint:
+    """Return --init's checkpoint; UsageError if it is of another backbone."""
     given = load_checkpoint(args.init)
     if given.backbone != args.backbone:
         raise UsageError(f"--init {args.init}: its backbone is {given.backbone}; add --backbone {given.backbone}")
+    return given
+
+
+def trains_class_vectors(args: argparse.Namespace) -> bool:
+    """Tell whether the objective has a loss over all training speakers."""
+    return args.loss_type == "softmax" or args.use_GC
+
+
+def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], given: Checkpoint | None) -> EpisodeLoss:
+    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers."""
+    objective = Objective(args.loss_type, args.use_GC, n_classes, EMBEDDING_SIZE)
+    if not given:
+        return EpisodeLoss(Encoder(args.backbone), objective)
     learnt, stored = objective.class_vectors, given.class_vectors
     if learnt is not None and stored is not None and stored.shape == learnt.shape and given.speakers == speakers:
         learnt.data.copy_(stored)
@@ -165,30 +218,48 @@ def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], f
     return EpisodeLoss(given.encoder(), objective)
 
 
-def begin(run: Run, folder: Path, args: argparse.Namespace, speakers: list[str]) -> None:
-    """Make the run's folder and config.json, or with --use_checkpoint put the run where its checkpoint left it."""
-    begun = ranks.broadcast_object(lambda: holds_run(folder))
-    flags = vars(args)
-    if begun if args.use_checkpoint == "auto" else args.use_checkpoint:
-        path, checkpoint = ranks.broadcast_object(lambda: newest_checkpoint(folder, args.cp_num))
-        if checkpoint.backbone != args.backbone:
-            raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
-        if checkpoint.speakers and checkpoint.speakers != speakers:
-            raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
-        try:
-            run.restore(checkpoint)
-        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # states from elsewhere
-            reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-            raise UserError(f"{path}: does not fit these flags and data ({reason})") from None
-        if args.cp_num is not None and ranks.is_first():
+def begin(
+    run: Run,
+    folder: Path,
+    args: argparse.Namespace,
+    features: FeatureIndex,
+    start: tuple[Path, Checkpoint] | None,
+    compute: Compute,
+) -> None:
+    """Write config.json; with a checkpoint to start from, put the run first where that left it."""
+    if start:
+        restore(run, *start, features)
+    if not ranks.is_first():
+        return
+    flags, threads = vars(args), torch.get_num_threads() if compute.device.type == "cpu" else None
+    if start:
+        if args.cp_num is not None:
             set_later_aside(folder, args.cp_num)
-        flags = logbook.flags_in_force(folder, flags)
-        print(f"going on from {path}: {run.epoch} epochs and {run.episode} episodes are done")
-    elif begun:
-        raise UserError(f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder")
-    if ranks.is_first():
-        remove_unfinished(folder, os.listdir(folder))
-        logbook.write_config(folder, flags, speakers)
+        flags = logbook.flags_in_force(folder, flags, threads)
+        print(f"going on from {start[0]}: {run.epoch} epochs and {run.episode} episodes are done")
+    remove_unfinished(folder, os.listdir(folder))
+    logbook.write_config(folder, flags, features.speakers, threads)
+
+
+def restore(run: Run, path: Path, checkpoint: Checkpoint, features: FeatureIndex) -> None:
+    """Put a run where a checkpoint left it; warn if the data has another number of utterances now.
+
+    UserError if the checkpoint does not fit the flags and data.
+    """
+    if checkpoint.speakers and checkpoint.speakers != features.speakers:
+        raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
+    n_before, n_now = checkpoint.n_utterances, len(features)
+    changed = f"trained on {n_before:,} utterances, the data now has {n_now:,}" if n_before not in (0, n_now) else ""
+    try:
+        run.restore(checkpoint)
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # states from elsewhere
+        if console.lacks_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        reasons = "; ".join(filter(None, [reason, changed]))
+        raise UserError(f"{path}: does not fit these flags and data ({reasons})") from None
+    if changed:
+        console.warn(f"{path}: {changed}; training continues with these. Are files missing?")
 
 
 def describe(args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: Compute) -> None:
@@ -206,7 +277,7 @@ def describe(args: argparse.Namespace, features: FeatureIndex, episodes: Trainin
     kinds = []
     if args.loss_type == "prototypical":
         kinds.append(("episodic", args.nb_class_train))
-    if args.loss_type == "softmax" or args.use_GC:
+    if trains_class_vectors(args):
         kinds.append(("global", episodes.n_classes))
     for kind, n_classes in kinds:
         print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
@@ -229,11 +300,10 @@ def report(folder: Path, epoch: int, result: EpochResult) -> None:
     """Print the epoch's line and put its row into log.csv; the first rank does."""
     if not ranks.is_first():
         return
-    print(
-        f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}, "
-        f"{result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data",
-        flush=True,
-    )
+    speed = f", {result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data"
+    if math.isnan(result.waiting):
+        speed = ""
+    print(f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}{speed}", flush=True)
     row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), logbook.EER: math.nan}
     del row["terms"]
     logbook.add_row(folder, row)

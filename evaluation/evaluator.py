@@ -2,7 +2,7 @@
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,8 +79,14 @@ def set_up(args: argparse.Namespace) -> Setting:
     trained_on = set(checkpoint.speakers)
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
         trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
-    unseen = np.array([s for s, name in enumerate(features.speakers) if name not in trained_on], np.int64)
+    unseen = unseen_speakers(features, trained_on)
     return Setting(checkpoint, path, checkpoint.encoder().folded(), features, unseen, compute)
+
+
+def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.ndarray:
+    """Return those of the features' speakers (S,) int64 that are not among the names `trained_on`."""
+    names = set(trained_on)
+    return np.array([s for s, name in enumerate(features.speakers) if name not in names], np.int64)
 
 
 class Task(NamedTuple):
@@ -139,10 +145,18 @@ def task_of(setting: Setting, trials: Trials, models: dict[str, list[str]] | Non
     return Task(trials, enrolled, model, of_trial, features.rows(trials.test))
 
 
-def of_seen_speakers(task: Task, setting: Setting) -> np.ndarray:
-    """Return which trials (n,) bool involve a speaker that the network was trained on."""
-    speaker = setting.features.speaker
-    return ~np.logical_and(*(np.isin(speaker[rows], setting.unseen) for rows in task.sides))
+def of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> np.ndarray:
+    """Return which trials (n,) bool have a speaker on either side that is not among the `unseen` (S,).
+
+    The sides are the rows (n,) of enrolment and test in the features.
+    """
+    return ~np.logical_and(*(np.isin(features.speaker[rows], unseen) for rows in sides))
+
+
+def warn_of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> None:
+    """Warn if trials are `of_seen_speakers`: their error rate says little about other speakers."""
+    if n_seen := of_seen_speakers(sides, features, unseen).sum():
+        console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
 
 
 def add_trial_arguments(common: argparse.ArgumentParser) -> None:
@@ -176,7 +190,7 @@ def verify(
     """
     if args.compare and args.save_scores and args.compare.resolve() == args.save_scores.resolve():
         raise UsageError(f"--save_scores {args.save_scores}: would replace the scores that --compare reads")
-    if args.calibrate and (n_seen := of_seen_speakers(task, setting).sum()):
+    if args.calibrate and (n_seen := of_seen_speakers(task.sides, setting.features, setting.unseen).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     compared = []
     if args.compare:

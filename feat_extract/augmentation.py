@@ -21,7 +21,7 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from feat_extract.disturbance import MAX_SNR, Sources, mix, reverberate
-from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
+from feat_extract.noise_folder import MUSIC, NOISE, SPEECH, check_recordings
 from system import console
 from system.console import UsageError, UserError
 
@@ -62,7 +62,7 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_augmentation(args: argparse.Namespace) -> Augmentation:
-    """Return what the flags ask for; UsageError if they contradict one another."""
+    """Return what the flags ask for; UsageError if they contradict, UserError for a folder without recordings."""
     for flag, of_kinds in (("noise_dir", {"noise", "babble"}), ("rir_dir", {"reverb"})):
         if getattr(args, flag) and not of_kinds.intersection(args.augment):
             raise UsageError(f"--{flag} means nothing without --augment {' or '.join(sorted(of_kinds))}")
@@ -72,6 +72,8 @@ def choose_augmentation(args: argparse.Namespace) -> Augmentation:
     for name, (least, greatest) in ranges.items():
         if not -MAX_SNR <= least <= greatest <= MAX_SNR:
             raise UsageError(f"--{name} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
+    for folder in filter(None, (args.noise_dir, args.rir_dir)):
+        check_recordings(Path(folder))
     return Augmentation(
         tuple(args.augment), args.augment_prob, **ranges, noise_dir=args.noise_dir, rir_dir=args.rir_dir
     )

@@ -58,10 +58,17 @@ def recordings(folder: Path, unknown: str, kinds: Collection[str] | None, root: 
     return {kind: _prepare(folder, found[kind], root) for kind in taken}
 
 
-def _files_by_kind(folder: Path, unknown: str) -> dict[str, list[Path]]:
-    """Return the files in a folder whose suffix is one of SUFFIXES by their kind; UserError if there are none."""
+def check_recordings(folder: Path) -> None:
+    """Raise UserError if a folder does not exist or contains no file whose suffix is one of SUFFIXES."""
     if not is_folder(folder):
         raise UserError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}; {FETCH}")
+    if not any(True for part in walk(folder) for _ in part.having(*SUFFIXES)):
+        raise UserError(f"{folder}: no recordings (such as .wav, .flac or .mp3 files) in this folder; {FETCH}")
+
+
+def _files_by_kind(folder: Path, unknown: str) -> dict[str, list[Path]]:
+    """Return the files in a folder whose suffix is one of SUFFIXES by their kind; UserError as check_recordings."""
+    check_recordings(folder)
     found: dict[str, list[Path]] = {}
     above = list(_known_above(folder))
     for part in walk(folder):
@@ -72,8 +79,6 @@ def _files_by_kind(folder: Path, unknown: str) -> dict[str, list[Path]]:
             if known == "real_rirs_isotropic_noises" and "_noise_" in name:
                 kind = NOISE
             found.setdefault(kind, []).append(folder / f"{name}{suffix}")
-    if not found:
-        raise UserError(f"{folder}: no recordings (such as .wav, .flac or .mp3 files) in this folder; {FETCH}")
     return found
 
 

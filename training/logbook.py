@@ -1,7 +1,9 @@
 """What a run's folder tells about the run: config.json (flags, versions, speakers) and log.csv (a row an epoch)."""
 
 import csv
+import itertools
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -18,29 +20,32 @@ DECISIVE = (  # the flags that a run's course depends on
 ).split()
 
 
-def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]) -> None:
-    """Write config.json: flags, ranks, versions and training speakers."""
+def write_config(folder: Path, arguments: dict[str, object], speakers: list[str], threads: int | None) -> None:
+    """Write config.json: flags, ranks, threads (None where they decide no result), versions and training speakers."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    content = {"arguments": arguments, "ranks": ranks.world_size(), "versions": versions, "speakers": speakers}
+    content = {"arguments": arguments, "ranks": ranks.world_size(), "threads": threads, "versions": versions}
+    content["speakers"] = speakers
     with replacing(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str))
 
 
-def flags_in_force(folder: Path, arguments: dict[str, object]) -> dict[str, object]:
+def flags_in_force(folder: Path, arguments: dict[str, object], threads: int | None) -> dict[str, object]:
     """Return the flags that a run goes on with: these, but for --lr, whose place the checkpoint's rate takes.
 
-    Says in one line which decisive flags are not those that config.json has; that it is damaged, if it is.
+    Warns of decisive flags, and of a number of threads, that are not those in config.json. A damaged config.json is
+    renamed, with a warning.
     """
     path = folder / CONFIG_NAME
     try:
         content = json.loads(path.read_text())
-        before, ranks_before = content["arguments"], content.get("ranks", 1)
+        before, ranks_before, threads_before = content["arguments"], content.get("ranks", 1), content.get("threads")
         changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
         in_force = arguments | {"lr": before["lr"]}
     except FileNotFoundError:  # a release's checkpoint has none beside it
         return arguments
     except (ValueError, KeyError, TypeError):
-        console.warn(f"{path}: damaged, so the flags cannot be compared with those before; it is written anew")
+        aside = _put_aside(path)
+        console.warn(f"{path}: damaged; it is renamed to {aside}, and the flags are not compared with those before")
         return arguments
     listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
     if ranks_before != ranks.world_size():
@@ -48,6 +53,11 @@ def flags_in_force(folder: Path, arguments: dict[str, object]) -> dict[str, obje
     if listed:
         changes = ", ".join(listed)
         console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")
+    if threads and threads_before and threads != threads_before:
+        console.warn(
+            f"{path}: threads {threads}, before {threads_before}: sums are rounded differently, so the weights will "
+            "not equal those of an uninterrupted run bit by bit; OMP_NUM_THREADS sets the number"
+        )
     return in_force
 
 
@@ -56,6 +66,11 @@ def add_row(folder: Path, row: dict[str, float]) -> None:
     log = folder / LOG_NAME
     rows = [old for old in _read_rows(log, list(row)) if int(old["epoch"]) < row["epoch"]]
     _write_rows(log, [*rows, {name: "" if value != value else value for name, value in row.items()}])
+
+
+def logged_epochs(folder: Path) -> set[int]:
+    """Return the epochs that have a row in log.csv: those that the run itself has trained."""
+    return {int(row["epoch"]) for row in _read_rows(folder / LOG_NAME)}
 
 
 def lacks_eer(folder: Path, epoch: int) -> bool:
@@ -89,7 +104,12 @@ def _read_rows(log: Path, columns: list[str] | None = None) -> list[dict[str, st
         return []
     except (ValueError, KeyError, csv.Error):
         pass
-    aside = log.with_name(f"{LOG_NAME}.damaged")
-    log.replace(aside)
-    console.warn(f"{log}: not a log of this training; it is put aside as {aside.name} and a new one begun")
+    console.warn(f"{log}: not a log of this training; it is renamed to {_put_aside(log)} and a new one is begun")
     return []
+
+
+def _put_aside(path: Path) -> str:
+    """Rename a damaged file to NAME.damaged or, where that exists, to NAME.damaged.2, .3, ...; return the new name."""
+    damaged = path.with_name(f"{path.name}.damaged")
+    names = itertools.chain([damaged], (damaged.with_name(f"{damaged.name}.{n}") for n in itertools.count(2)))
+    return path.rename(next(name for name in names if not os.path.lexists(name))).name

@@ -1,4 +1,8 @@
-"""The training loop: one run's network, optimiser and position, able to stop after any episode and go on exactly."""
+"""The training loop: one run's network, optimiser and position, which can be saved after any episode and resumed.
+
+On a CPU in float32, with the same number of threads and the same kind of processor, a resumed run ends with the same
+weights bit by bit as an uninterrupted one.
+"""
 
 import math
 import time
@@ -54,7 +58,7 @@ class EpochResult(NamedTuple):
 
     terms: Terms  # means over its episodes
     lr: float
-    utterances_per_second: float
+    utterances_per_second: float  # NaN, as `waiting`, where the run was stopped after the epoch's last episode
     waiting: float  # share of the time that went into waiting for data
 
 
@@ -196,6 +200,8 @@ class Run:
         self.scheduler.step(means.loss)
         self.epoch, self.episode = self.epoch + 1, 0
         self._sums.zero_()
+        if not utterances:  # all episodes were trained before the run was stopped: nothing was measured
+            return EpochResult(means, lr, math.nan, math.nan)
         return EpochResult(means, lr, utterances / seconds, waited / seconds)
 
     def mean_terms(self) -> Terms:

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import checkpoint_path, numbered_checkpoints, unfinished_path
+from evaluation.calibration import calibration_path
+from model.checkpoint import checkpoint_path, load_checkpoint, numbered_checkpoints, unfinished_path
 from system import console, ranks
-from training.logbook import LOG_NAME
+from system.console import UserError
+from training.logbook import LOG_NAME, logged_epochs
 from training.loop import Run
 
 
@@ -63,13 +65,11 @@ class Saver:
         self._leave_if(asked, f"after episode {self._run.episode}")
 
     def after_epoch(self) -> None:
-        """Write the epoch's checkpoint, and remove those that --keep_last does not want."""
+        """Write the epoch's checkpoint, and remove those of the run that --keep_last does not want."""
         self._run.save(checkpoint_path(self._folder, self._run.epoch), **self._facts)
         if ranks.is_first():
             unfinished_path(self._folder).unlink(missing_ok=True)
-            for epoch, path in numbered_checkpoints(self._folder).items():
-                if epoch <= self._run.epoch - self._keep_last:
-                    path.unlink()
+            remove_up_to(self._folder, self._run.epoch - self._keep_last)
         self._leave_if(ranks.all_reduce_max([self._signal])[0], f"after epoch {self._run.epoch}")
 
     def _leave_if(self, asked: int, when: str) -> None:
@@ -77,6 +77,26 @@ class Saver:
         if asked:
             _say_stopped(when)
             raise SystemExit(128 + asked)
+
+
+def remove_up_to(folder: Path, last: float) -> None:
+    """Remove the checkpoints that a run wrote up to an epoch, with the calibrations stored next to them.
+
+    They have a row in log.csv and list the training speakers. Others are not the run's and are kept: an official
+    checkpoint, or one of another run, that training was resumed from.
+    """
+    logged = logged_epochs(folder)
+    for epoch, path in numbered_checkpoints(folder).items():
+        if epoch <= last and epoch in logged and _lists_speakers(path):
+            calibration_path(path).unlink(missing_ok=True)  # first: a kill in between leaves none without checkpoint
+            path.unlink()
+
+
+def _lists_speakers(path: Path) -> bool:
+    try:
+        return bool(load_checkpoint(path).speakers)
+    except UserError:  # damaged: nobody can tell whose it is
+        return False
 
 
 def set_later_aside(folder: Path, epoch: int) -> None:

@@ -1,24 +1,30 @@
 """The error rate of a trial list while the network is being trained."""
 
+from collections.abc import Collection
 from pathlib import Path
+
+import torch
 
 from configure import EVALUATION_TREES, TREES
 from dataset.index import FeatureIndex
-from dataset.trials import read_trials
+from dataset.trials import Trials
 from evaluation.embedding import Segments, score
+from evaluation.evaluator import unseen_speakers, warn_of_seen_speakers
 from evaluation.metrics import verification_metrics
 from model.encoder import Encoder
 from system.compute import Compute
 
 
 class Validation:
-    """Scores a trial list's EER with the encoder as it is."""
+    """Scores a trial list as EER_full.py does by default: in float32, whatever the training's precision."""
 
-    def __init__(self, trials: Path, root: Path, compute: Compute):
-        self._trials, self._compute = read_trials(trials), compute
+    def __init__(self, trials: Trials, root: Path, compute: Compute, trained_on: Collection[str]):
+        """Find the utterances of the trials; UserError if one is missing. Warn of trials of speakers `trained_on`."""
+        self._trials, self._compute = trials, compute._replace(dtype=torch.float32)
         self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
-        sides = self._trials.enrol, self._trials.test
-        self._enrol, self._test = (Segments.whole(self._features, self._features.rows(side)) for side in sides)
+        enrol, test = (self._features.rows(side) for side in (trials.enrol, trials.test))
+        warn_of_seen_speakers((enrol, test), self._features, unseen_speakers(self._features, trained_on))
+        self._enrol, self._test = (Segments.whole(self._features, side) for side in (enrol, test))
 
     def __call__(self, encoder: Encoder) -> float:
         """Return the EER (fraction)."""

@@ -94,9 +94,9 @@ IDENTIFY = [*FULL, "--nb_class_test", "2", "--n_query", "1", "--nb_episode", "2"
 
 CASES = [
     # flags
-    ("train", [*TRAIN, "--nb_class_train", "100"], unchanged, 2, "needs 100 speakers with 2 or more utterances"),
+    ("train", [*NEW, "--nb_class_train", "100"], unchanged, 2, "needs 100 speakers with 2 or more utterances"),
     ("train", [*TRAIN, "--n_query", "0"], unchanged, 2, "--n_query 0: a prototypical episode needs queries"),
-    ("train", [*TRAIN, "--n_query", "9"], unchanged, 2, "the data has 0"),
+    ("train", [*NEW, "--n_query", "9"], unchanged, 2, "the data has 0"),
     ("train", [*TRAIN, "--n_shot", "0"], unchanged, 2, "--n_shot: 0 is below 1"),
     ("train", [*TRAIN, "--use_GC", "maybe"], unchanged, 2, "'maybe' is neither True nor False"),
     ("train", [*TRAIN, "--seed", "1" + 30 * "0"], unchanged, 2, "--seed: 1000000000000000000000000000000 is above"),
@@ -130,7 +130,7 @@ CASES = [
     ("train", TRAIN, unchanged, 1, "baseline_000: holds a run"),
     ("train", [*AGAIN, "--n_folder", "9"], unchanged, 1, "holds no checkpoint"),
     ("train", [*AGAIN, "--backbone", "resnet34"], unchanged, 1, "its backbone is resnet18; add --backbone resnet18"),
-    ("train", [*AGAIN, "--use_GC", "False"], unchanged, 1, "checkpoint_002.pth: does not fit these flags and data"),
+    ("train", [*AGAIN, "--use_GC", "False"], unchanged, 1, "checkpoint_002.pth: does not fit --loss_type and --use_GC"),
     ("train", [*AGAIN, "--cp_num", "77"], unchanged, 1, "checkpoint_077.pth: no such checkpoint"),
     ("train", [*NEW, "--init", "nowhere.pth"], unchanged, 1, "nowhere.pth: no such checkpoint"),
     ("train", [*NEW, "--init", str(CHECKPOINT), "--backbone", "resnet50"], unchanged, 2, "its backbone is resnet18"),
@@ -141,10 +141,12 @@ CASES = [
     ("EER_full", ["--cp_num", "44"], unchanged, 1, "checkpoint_044.pth: no such checkpoint"),
     ("EER_full", FULL, edited(lambda content: [1, 2]), 1, "checkpoint_002.pth: not a checkpoint: no state_dict"),
     ("EER_full", FULL, entry("epoch", "three"), 1, "not a checkpoint of this encoder: its epoch"),
-    ("EER_full", FULL, entry("epoch", -3), 1, "its epoch, episode or speakers make no sense"),
+    ("EER_full", FULL, entry("epoch", -3), 1, "its epoch, episode, n_utterances or speakers make no sense"),
     ("EER_full", FULL, entry("epoch", True), 1, "its epoch is no int"),
+    ("EER_full", FULL, entry("n_utterances", -1), 1, "n_utterances or speakers make no sense"),
+    ("EER_full", FULL, entry("n_utterances", 2.5), 1, "its n_utterances is no int"),
     ("EER_full", FULL, entry("speakers", "id1"), 1, "its speakers is no list"),
-    ("EER_full", FULL, entry("speakers", [1, 2]), 1, "its epoch, episode or speakers make no sense"),
+    ("EER_full", FULL, entry("speakers", [1, 2]), 1, "n_utterances or speakers make no sense"),
     ("EER_full", FULL, edited(lambda c: c["state_dict"].clear()), 1, "of none of resnet18"),
     ("EER_full", FULL, weight(torch.zeros(3, 3)), 1, "size mismatch"),
     ("EER_full", FULL, weight(torch.full((256, 256), float("nan"))), 1, "fc1 holds NaN or infinite values"),
@@ -219,7 +221,11 @@ def test_training_goes_on_beside_a_damaged_log_and_configuration(world: Path, tm
     put(home / RUN / "log.csv", b"\xff\x00\n1")
     put(home / RUN / "config.json", "")
     told = run_again(home)
-    assert "config.json: damaged" in told and "put aside as log.csv.damaged" in told
+    assert (
+        "config.json: damaged" in told
+        and "renamed to log.csv.damaged" in told
+        and "renamed to config.json.damaged" in told
+    )
     assert (home / RUN / "log.csv.damaged").read_bytes() == b"\xff\x00\n1"
     assert [row["epoch"] for row in csv.DictReader((home / RUN / "log.csv").open())] == ["3"]
 
@@ -247,13 +253,13 @@ def test_every_flag_that_a_run_depends_on_is_compared(tmp_path: Path, capsys: py
         "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
         "precision augment augment_prob noise_snr music_snr babble_snr noise_dir rir_dir"
     ).split()
-    write_config(tmp_path, dict.fromkeys(flags, 1), [])
-    assert flags_in_force(tmp_path, dict.fromkeys(flags, 2)) == dict.fromkeys(flags, 2) | {"lr": 1}
+    write_config(tmp_path, dict.fromkeys(flags, 1), [], None)
+    assert flags_in_force(tmp_path, dict.fromkeys(flags, 2), None) == dict.fromkeys(flags, 2) | {"lr": 1}
     told = capsys.readouterr().err
     assert all(f"--{flag} 2 (was 1)" in told for flag in flags) and told.count("(was") == len(flags)
     for damaged in ("", "[]", '{"arguments": []}', '{"arguments": {"seed": 1}}'):
         put(tmp_path / "config.json", damaged)
-        assert flags_in_force(tmp_path, dict.fromkeys(flags, 2)) == dict.fromkeys(flags, 2)
+        assert flags_in_force(tmp_path, dict.fromkeys(flags, 2), None) == dict.fromkeys(flags, 2)
         assert "config.json: damaged" in capsys.readouterr().err
 
 

@@ -1,9 +1,11 @@
 """Stopping while a validation runs, going back, and one command that begins or goes on."""
 
 import csv
+import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from conftest import present
 from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
 
 import train
-from configure import TRIALS_NAME
+from configure import TREES, TRIALS_NAME
 from model.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint, unfinished_path
 from model.encoder import Encoder
 from plotting.training import read_log
@@ -172,3 +174,86 @@ def test_an_epoch_to_go_on_from_needs_a_run_to_go_on_with(home: Path, other: lis
 def test_a_damaged_log_is_told_while_validating(home: Path) -> None:
     put(home / RUN / "log.csv", b"no,log\n1\n")
     assert not logbook.lacks_eer(home / RUN, 1) and (home / RUN / "log.csv.damaged").exists()
+
+
+AGAIN = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "3"]
+
+
+def test_an_epoch_stopped_after_its_last_episode_has_no_speed(
+    world: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "report", stopped)
+        outcome = in_process(train.main, [*AGAIN, "--save_every_minutes", "1e-9"], home)
+    assert outcome.status == 130 and load_checkpoint(unfinished_path(home / RUN)).episode == 4
+    outcome = in_process(train.main, AGAIN, home)
+    assert outcome.status == 0 and "2 epochs and 4 episodes are done" in outcome.stdout
+    (line,) = (line for line in outcome.stdout.splitlines() if line.startswith("epoch 3: "))
+    assert line.endswith("lr 0.01") and "nan" not in line
+    row = rows(home / RUN)[-1]
+    assert row["epoch"] == "3" and row["utterances_per_second"] == row["waiting"] == ""
+    assert float(row["loss"]) > 0 and all(float(of["utterances_per_second"]) > 0 for of in rows(home / RUN)[:-1])
+    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+    assert read_log(home / RUN)["epoch"].tolist() == [1, 2, 3]
+
+
+def test_a_state_within_an_epoch_is_left_for_the_checkpoint_of_that_epoch(world: Path, home: Path) -> None:
+    """As a kill leaves it that comes when the epoch's checkpoint is written."""
+    within = load_checkpoint(checkpoint_path(home / RUN, 1))
+    within.episode, within.sums = 3, [1.0] * 5
+    save_checkpoint(unfinished_path(home / RUN), within)
+    outcome = in_process(train.main, AGAIN, home)
+    assert outcome.status == 0 and "checkpoint_002.pth: 2 epochs and 0 episodes are done" in outcome.stdout
+    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+    assert not unfinished_path(home / RUN).exists()
+
+
+def test_data_that_lost_utterances_is_told(home: Path) -> None:
+    lost = sorted((home / "data" / TREES["vox2_dev"].feat).rglob("*.pkl"))[:16:2][:6]
+    for path in lost:
+        path.unlink()
+    outcome = in_process(train.main, AGAIN, home)
+    assert outcome.status == 0 and outcome.is_one_line()
+    assert "checkpoint_002.pth: trained on 16 utterances, the data now has 10; training continues" in outcome.stderr
+    assert load_checkpoint(checkpoint_path(home / RUN, 3)).n_utterances == 10
+    assert in_process(train.main, AGAIN, home).stderr == ""  # that number is the run's now
+    content = torch.load(checkpoint_path(home / RUN, 3), weights_only=True)
+    torch.save(content | {"n_utterances": 16, "episode": 4}, unfinished_path(home / RUN))
+    outcome = in_process(train.main, AGAIN, home)
+    told = "(4 episodes are done of an epoch of 2; trained on 16 utterances, the data now has 10)"
+    assert outcome.status == 1 and told in outcome.stderr and outcome.is_one_line()
+
+
+def test_another_number_of_threads_is_told(home: Path) -> None:
+    two = ("env", "OMP_NUM_THREADS=2", sys.executable)
+    outcome = finish(start("train.py", *AGAIN, "--max_epoch", 2, cwd=home, launcher=two))  # nothing to train
+    assert outcome.status == 0 and outcome.is_one_line(), outcome.stderr
+    assert "config.json: threads 2, before 1: " in outcome.stderr
+    assert json.loads((home / RUN / "config.json").read_text())["threads"] == 2
+
+
+def test_an_official_checkpoint_is_not_removed_by_keep_last(home: Path) -> None:
+    ours = torch.load(checkpoint_path(home / RUN, 2), weights_only=True)
+    shutil.rmtree(home / RUN)
+    (home / RUN).mkdir()
+    official = {"epoch": 101, "state_dict": ours["state_dict"], "optimizer": ours["optimizer"]}
+    torch.save(official, checkpoint_path(home / RUN, 100))
+    put(home / RUN / "checkpoint_100.calibration.json", "fitted on the official one")
+    before = files_of(home / RUN)
+    for last in ("101", "102", "103"):
+        outcome = in_process(train.main, [*AGAIN, "--keep_last", "1", "--max_epoch", last], home)
+        assert outcome.status == 0 and outcome.stderr == "", outcome.stderr
+    after = files_of(home / RUN)
+    assert after.keys() - before.keys() == {"checkpoint_103.pth", "config.json", "log.csv"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_too_little_memory_to_resume_is_not_told_as_a_checkpoint_that_does_not_fit(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.Run, "restore", lambda self, checkpoint: torch.empty(2**60))
+    outcome = in_process(train.main, AGAIN, home)
+    assert outcome.status == 1 and "out of memory" in outcome.stderr and "does not fit" not in outcome.stderr

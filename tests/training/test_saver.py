@@ -7,20 +7,25 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import torch
 
-from model.checkpoint import checkpoint_path, unfinished_path
+from model.checkpoint import Checkpoint, checkpoint_path, save_checkpoint, state_dict_of, unfinished_path
+from model.encoder import Encoder
 from training import saver as saver_module
+from training.logbook import add_row
 from training.loop import Run
 from training.saver import Saver
 
+STATE = state_dict_of(Encoder("resnet18"), None)
+
 
 class Saved:
-    """A run that is saved as its epoch's number."""
+    """A run that is saved with its epoch, of one training speaker."""
 
     epoch = episode = 0
 
     def save(self, path: Path, **facts: Any) -> None:
-        path.write_text(str(self.epoch))
+        save_checkpoint(path, Checkpoint(self.epoch, STATE, speakers=["anna"]))
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +46,33 @@ def test_an_epoch_leaves_the_last_checkpoints_and_nothing_unfinished(
     for run.epoch in range(1, 6):
         saver.after_episode()
         assert unfinished_path(tmp_path).exists()
+        add_row(tmp_path, {"epoch": run.epoch})  # as train.py does, before the checkpoint
         saver.after_epoch()
         assert not unfinished_path(tmp_path).exists()
-    assert sorted(tmp_path.iterdir()) == [checkpoint_path(tmp_path, epoch) for epoch in kept]
+    assert sorted(tmp_path.glob("*.pth")) == [checkpoint_path(tmp_path, epoch) for epoch in kept]
+
+
+def test_only_what_the_run_wrote_is_removed_with_its_calibrations(tmp_path: Path) -> None:
+    """A run of epochs 101 to 103, in a folder with files that others put there; row 7 of the log is an older run's."""
+    official = {"epoch": 101, "state_dict": STATE, "optimizer": {}}
+    for epoch in (7, 100):
+        torch.save(official, checkpoint_path(tmp_path, epoch))
+    save_checkpoint(checkpoint_path(tmp_path, 50), Checkpoint(50, STATE, speakers=["ben"]))  # another run's of ours
+    checkpoint_path(tmp_path, 8).write_bytes(b"damaged")
+    for name in ("100.calibration.json", "050.calibration.json", "101.onnx", "101_notes.txt"):
+        (tmp_path / f"checkpoint_{name}").write_text("a user's")
+    (tmp_path / "short_trials_seed100.txt").write_text("of all checkpoints")
+    for epoch in (7, 8):
+        add_row(tmp_path, {"epoch": epoch})
+    before = {path.name for path in tmp_path.iterdir()}
+    run = Saved()
+    for run.epoch in (101, 102, 103):
+        saver = Saver(cast(Run, run), tmp_path, {}, keep_last=1, every_minutes=None)  # stopped and resumed each time
+        add_row(tmp_path, {"epoch": run.epoch})
+        saver.after_epoch()
+        checkpoint_path(tmp_path, run.epoch).with_suffix(".calibration.json").write_text("fitted on it")
+    added = {"checkpoint_103.pth", "checkpoint_103.calibration.json"}
+    assert {path.name for path in tmp_path.iterdir()} == before | added
 
 
 def test_a_run_is_saved_within_an_epoch_once_in_so_many_minutes(
