@@ -1,13 +1,14 @@
 # make demo   the whole pipeline on synthetic voices (needs Python 3.10 or later and a package index, nothing else)
 # make test   the tests
 # make lint   style and types
+# make docs   regenerates docs/pipeline.png and docs/formats.md
 # make soak   faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint soak
+.PHONY: demo test lint docs soak
 
 demo: .venv/demo.installed
 	$(BIN)/python demo.py
@@ -17,6 +18,9 @@ test: .venv/dev.installed .venv/demo.installed
 
 soak: .venv/dev.installed
 	METASR_SOAK=1 $(BIN)/python -m pytest tests/faults -v
+
+docs: .venv/dev.installed
+	$(BIN)/python docs/generate.py
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
-"""The paper's comparison: three settings, fixed and variable queries, several seeds, in one table.
+"""Reproduce the paper's comparison: its three settings, fixed and variable queries, several seeds, in one table.
 
-    python -m benchmarks.paper_table --save_path DIR --output paper_table
-    python -m benchmarks.paper_table --save_path DIR --output quick_table --quick
+    python reproduce.py --save_path DIR --output paper_table
+    python reproduce.py --save_path DIR --output quick_table --quick
 
-Trains with train.py and scores with the evaluators: EER of whole, 5 s, 2 s and 1 s tests, and N-way 1-shot and 5-shot
-identification. Writes OUTPUT/table.md and OUTPUT/table.csv: mean and standard deviation over the seeds, and the number
-of trials. What is finished stays in OUTPUT, so the same command goes on where it was stopped. --quick is for a CPU and
-a small corpus: fewer epochs, speakers and ways, and scores in bfloat16 where the processor multiplies it.
+Trains with train.py and scores with the evaluators: the EER of full, 5 s, 2 s and 1 s tests, and N-way 1-shot and
+5-shot identification. Writes OUTPUT/table.md and OUTPUT/table.csv: mean and standard deviation over the seeds, and the
+number of trials. Finished runs and scores are kept in OUTPUT, so the same command resumes an interrupted comparison.
+--quick is for a CPU and a small corpus: fewer epochs, speakers and ways, and scores in bfloat16 where the processor
+supports it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from system.console import UserError
 from system.files import replacing
 from system.workers import cpu_count
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent
 SETTINGS = {
     "softmax": ["--loss_type", "softmax", "--use_GC", "False", "--n_query", "0", "--use_variable", "False"],
     "prototypical, fixed query": ["--use_GC", "False", "--use_variable", "False"],
@@ -67,24 +68,24 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Do what is not done yet, then write the table."""
+    """Train and score what is missing, then write the table."""
     args = parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     check_same_sizes(args)
     runs = [(number, name, seed) for number, name in enumerate(SETTINGS) for seed in args.seeds]
     measured = []
-    for number, name, seed in console.progress(runs, unit="run", desc="paper table"):
+    for number, name, seed in console.progress(runs, unit="run", desc="comparison"):
         measured += [{"setting": name, "seed": seed, **row} for row in measure(args, number, name, seed)]
         write_table(args, summarise(measured))  # after each run: the table so far
     print((args.output / "table.md").read_text())
 
 
 def check_same_sizes(args: argparse.Namespace) -> None:
-    """Keep what the folder's runs are made with; UserError if that differs from what they were begun with."""
+    """Store the sizes of the runs in the folder; UserError if its earlier runs have other sizes."""
     sizes = {name: getattr(args, name) for name in ("save_path", "data_type", "backbone", *FULL_SIZE)}
     kept = args.output / "sizes.json"
     if kept.exists() and json.loads(kept.read_text()) != sizes:
-        raise UserError(f"{kept}: the runs there were begun with other flags; repeat those, or name another --output")
+        raise UserError(f"{kept}: its runs were started with other flags; repeat those, or choose another --output")
     with replacing(kept) as temporary:
         temporary.write_text(json.dumps(sizes))
 
@@ -108,7 +109,7 @@ def measure(args: argparse.Namespace, number: int, name: str, seed: int) -> list
 
 
 def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
-    """Train a run to its last epoch, going on from what is there."""
+    """Train a run to its last epoch; resume it if it was interrupted."""
     run = run_folder(str(args.output / "saved_model"), folder)
     if checkpoint_path(run, args.max_epoch).exists():
         return
@@ -120,7 +121,7 @@ def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
 
 
 def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) -> dict:
-    """Return an evaluator's result, from the last time if there was one."""
+    """Return an evaluator's result; it is stored, and computed once."""
     kept = args.output / "results" / f"{folder:04d}_{name}.json"
     if not kept.exists():
         result = run_script(args, command).splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The paper's table: what is done is not done again, and the figures are means over seeds."""
+"""The paper's comparison: what is done is not repeated, and the figures are means over seeds."""
 
 import argparse
 import json
@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas
 import pytest
 
-from benchmarks import paper_table
+import reproduce
 from system.console import UserError
 
 
-def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_of_stubbed_runs_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
     def stub(args: argparse.Namespace, command: list) -> str:
@@ -24,32 +24,32 @@ def test_table_of_stubbed_runs_and_going_on(tmp_path: Path, monkeypatch: pytest.
         rates = {"eer": 5.0 + seed, "n_trials": 4000}
         return "text\n" + json.dumps({"lengths": [rates] * 3} if script == "EER_short.py" else rates)
 
-    monkeypatch.setattr(paper_table, "run_script", stub)
+    monkeypatch.setattr(reproduce, "run_script", stub)
     flags = ["--save_path", "data", "--output", str(tmp_path), "--quick", "--seeds", "1", "3", "--ways", "5"]
-    paper_table.main(flags)
+    reproduce.main(flags)
     table = pandas.read_csv(tmp_path / "table.csv").query("measure == 'EER, whole'")
-    assert table["setting"].tolist() == list(paper_table.SETTINGS)
+    assert table["setting"].tolist() == list(reproduce.SETTINGS)
     assert (table["mean"] == 7).all() and (table["seeds"] == 2).all() and (table["trials"] == 4000).all()
     assert "| EER, whole (%) | 4,000 | 7.00 ± 1.41 |" in (tmp_path / "table.md").read_text()
     n_done = len(commands)
-    paper_table.main(flags)
-    assert len(commands) - n_done == 2 * len(paper_table.SETTINGS)  # no checkpoint was written, so training only
-    with pytest.raises(UserError, match="begun with other flags"):
-        paper_table.main([*flags[:-1], "10"])
+    reproduce.main(flags)
+    assert len(commands) - n_done == 2 * len(reproduce.SETTINGS)  # no checkpoint was written, so training only
+    with pytest.raises(UserError, match="--output"):
+        reproduce.main([*flags[:-1], "10"])
 
 
-def test_a_run_is_begun_or_gone_on_with_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_command_starts_and_resumes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(paper_table, "run_script", lambda args, command: commands.append(list(map(str, command))))
-    args = paper_table.parse_args(["--save_path", "data", "--output", str(tmp_path), "--quick", "--max_epoch", "2"])
+    monkeypatch.setattr(reproduce, "run_script", lambda args, command: commands.append(list(map(str, command))))
+    args = reproduce.parse_args(["--save_path", "data", "--output", str(tmp_path), "--quick", "--max_epoch", "2"])
     folder = tmp_path / "saved_model" / "baseline_007"
     folder.mkdir(parents=True)
     for there in ((), ("config.json",), ("checkpoint_001.pth",), ("unfinished_epoch.pth",)):
         for name in there:
             (folder / name).touch()
-        paper_table.train(args, "softmax", 7, 100)
+        reproduce.train(args, "softmax", 7, 100)
         flags = commands[-1]
         assert flags[flags.index("--use_checkpoint") + 1] == "auto" and flags == commands[0]
     (folder / "checkpoint_002.pth").touch()
-    paper_table.train(args, "softmax", 7, 100)
+    reproduce.train(args, "softmax", 7, 100)
     assert len(commands) == 4

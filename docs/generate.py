@@ -1,13 +1,24 @@
-"""Draw docs/pipeline.png, the README's picture of how a recording becomes a decision.
+"""Generate the parts of docs/ that are made from code: pipeline.png and formats.md.
 
-python docs/pipeline.py
+    make docs
+
+pipeline.png is the README's picture of how a recording becomes a decision. formats.md lists the recordings and lists
+that the project reads, from the tables that the tests run through: every line of it is tested.
 """
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
+
+import audio_table  # noqa: E402  (a module of tests/)
+import list_table  # noqa: E402
 
 DATA, NETWORK, TRAINING, TEST = "#e8e8e8", "#cfe0f3", "#fbe3c8", "#d6ecd2"  # fills by what a box belongs to
 BOXES = {  # name: (x and y of the centre, width, height, fill, heading, text)
@@ -30,8 +41,14 @@ ARROWS = "wav-mel mel-support mel-query mel-enrol mel-test support-encoder query
 ARROWS += "encoder-episodic encoder-global encoder-score score-decision"
 
 
-def draw(output: Path) -> None:
-    """Draw the boxes and arrows and write the picture as PNG."""
+FORMATS_HEAD = """# What is read
+
+Written by `make docs` from the tables of the tests: every line is tested.
+"""
+
+
+def draw_pipeline() -> Figure:
+    """Return the picture of the boxes and arrows."""
     figure = Figure(figsize=(12, 5.2))
     axes = figure.subplots()
     axes.set(xlim=(0.1, 13.2), ylim=(0.4, 6.0), aspect="equal")
@@ -43,14 +60,14 @@ def draw(output: Path) -> None:
         axes.text(x, top, heading, ha="center", va="top", fontsize=9, weight="bold")
         axes.text(x, (top - 0.3 + y - height / 2) / 2 + 0.03, text, ha="center", va="center", fontsize=7.5)
     for pair in ARROWS.split():
-        arrow(axes, *pair.split("-"))
+        _arrow(axes, *pair.split("-"))
     for x, y, words in ((6.0, 5.72, "training: an episode"), (6.0, 2.82, "test: unseen speakers")):
         axes.text(x, y, words, ha="center", va="center", fontsize=9, style="italic")
-    figure.savefig(output, format="png", dpi=150, bbox_inches="tight")
+    return figure
 
 
-def arrow(axes: Axes, start: str, end: str) -> None:
-    """Draw an arrow between two boxes: from side to side, or downwards where they stand in one column."""
+def _arrow(axes: Axes, start: str, end: str) -> None:
+    """Draw an arrow between two boxes: from side to side, or downwards within a column."""
     (x0, y0, w0, h0, *_), (x1, y1, w1, h1, *_) = BOXES[start], BOXES[end]
     if x0 == x1:
         places = (x1, y1 + h1 / 2), (x0, y0 - h0 / 2)
@@ -60,5 +77,17 @@ def arrow(axes: Axes, start: str, end: str) -> None:
     axes.annotate("", *places, arrowprops={"arrowstyle": "-|>", "color": "#555555", "shrinkA": 0, "shrinkB": 1})
 
 
+def formats_page() -> str:
+    """Return docs/formats.md as Markdown."""
+    return "\n".join([FORMATS_HEAD, _section(audio_table), list_table.section()])
+
+
+def _section(table: ModuleType) -> str:
+    """Return a section from a table module: TITLE, TEXT before the table, and ROWS (what is given, what happens)."""
+    rows = "".join(f"| {given} | {outcome} |\n" for given, outcome in table.ROWS)
+    return f"## {table.TITLE}\n\n{table.TEXT}\n\n| given | what happens |\n| --- | --- |\n{rows}"
+
+
 if __name__ == "__main__":
-    draw(Path(__file__).with_name("pipeline.png"))
+    draw_pipeline().savefig(DOCS / "pipeline.png", dpi=150, bbox_inches="tight")
+    (DOCS / "formats.md").write_text(formats_page(), encoding="utf-8")
