@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG or SVG by the output's suffix.
+"""Pictures of results, as PNG, SVG or PDF by the output's suffix.
 
     python plots.py det baseline.csv gc.csv -o det.svg              DET curves with EER and minDCF points
     python plots.py scores scores.csv -o scores.png                 target and non-target scores with thresholds
@@ -10,7 +10,7 @@
 The first four read what --save_scores of the evaluators writes (the length curve that of EER_short.py with several
 lengths, the calibration one with LLRs; as-normed scores and LLRs that all trials of a file have are drawn as systems of
 their own), the fifth folders of runs, the last a folder of recognize.py enroll. NAME=PATH gives an input another name
-in the legend.
+in the legend; a path that exists is taken as one, also if it holds an equals sign.
 """
 
 import argparse
@@ -25,7 +25,11 @@ from system import console
 from system.console import UsageError
 from system.files import replacing
 
-FORMATS = (".png", ".svg")
+FORMATS = {  # suffix -> the entry for the date, which is left empty: equal data, equal file
+    ".png": {},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
 PICTURES = {
     "det": (verification.draw_det, "DET curves"),
     "scores": (verification.draw_scores, "score histograms"),
@@ -50,8 +54,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Draw the picture and write it."""
     args = parse_args(argv)
-    if args.output.suffix not in FORMATS:
-        raise UsageError(f"--output {args.output}: the name ends in {' or '.join(FORMATS)}")
+    suffix = console.suffix_of(args.output, *FORMATS)
     inputs = {as_text(name): path for name, path in args.inputs}
     if len(inputs) < len(args.inputs):
         raise UsageError("two inputs have one name in the legend; NAME=PATH gives one of them another")
@@ -62,14 +65,21 @@ def main(argv: list[str]) -> None:
         console.warn(f"no installed font has the letters {lacking}: they are drawn as boxes; install one, such as Noto")
     with replacing(args.output) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's own, one for each such letter
-        figure.savefig(temporary, format=args.output.suffix[1:], dpi=150, bbox_inches="tight")
+        figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=FORMATS[suffix])
     print(f"{args.output}: {args.picture}")
 
 
 def _named(text: str) -> tuple[str, Path]:
-    """Read [NAME=]PATH; without a name the path's own says whose it is."""
-    name, _, path = text.rpartition("=")
-    return name or Path(path).stem, Path(path)
+    """Read [NAME=]PATH; without a name the path's own says whose it is.
+
+    Names and paths may hold equals signs: the longest path that exists is taken, and else what follows the first sign,
+    or all if a folder stands before it.
+    """
+    parts = text.split("=")
+    splits = [("=".join(parts[:at]), Path("=".join(parts[at:]))) for at in range(len(parts))]
+    there = (split for split in splits if split[1].exists())
+    name, path = next(there, splits[0 if len(Path(parts[0]).parts) > 1 else min(1, len(parts) - 1)])
+    return name or path.stem, path
 
 
 if __name__ == "__main__":

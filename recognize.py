@@ -34,7 +34,7 @@ from recognition.export import export_onnx
 from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
 from recognition.utterance import STANDARD_INPUT, read_utterance, utterance_of
 from system import console
-from system.console import UsageError, UserError
+from system.console import UserError
 from system.files import replacing, replacing_table, sha256
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
@@ -151,10 +151,9 @@ def identify(args: argparse.Namespace) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Write the embeddings of recordings as arrays `files` (n,), `embeddings` (n, 256), or as a row for each file."""
-    if args.output.suffix not in (".npz", ".csv"):
-        raise UsageError(f"--output {args.output}: the name ends in .npz or .csv")
+    suffix = console.suffix_of(args.output, ".npz", ".csv")
     embeddings, _ = _read(args, _recognizer(args))
-    if args.output.suffix == ".npz":
+    if suffix == ".npz":
         with replacing(args.output) as temporary, open(temporary, "wb") as file:
             np.savez(file, files=np.array(args.files), embeddings=embeddings)
     else:
@@ -166,10 +165,9 @@ def embed(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write the encoder as ONNX, features (N, 1, 40, T) to embeddings (N, 256), or alone as a checkpoint (.pth)."""
-    if args.output.suffix not in (".onnx", ".pth"):
-        raise UsageError(f"{args.output}: the name ends in .onnx or .pth")
+    suffix = console.suffix_of(args.output, ".onnx", ".pth")
     path, checkpoint = _checkpoint(args)
-    if args.output.suffix == ".pth":
+    if suffix == ".pth":
         try:
             save_checkpoint(args.output, checkpoint.encoder_alone())
         except ValueError as error:

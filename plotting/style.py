@@ -1,20 +1,26 @@
 """What all pictures share: colours that colour-blind readers and printers tell apart, and plain axes."""
 
+import math
+from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")  # files only, no window
-matplotlib.rcParams.update({"svg.hashsalt": "meta-sr", "font.size": 10})  # the salt: equal data, equal file
+# The salt: equal data, equal file. Font type 42: letters in PDF are TrueType's, as publishers demand.
+matplotlib.rcParams.update({"svg.hashsalt": "meta-sr", "pdf.fonttype": 42, "font.size": 10})
 
 # Okabe and Ito's palette, without its yellow, which vanishes on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")  # tell curves apart in grey, too
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*X"  # one more than colours: no two of the first 56 systems share both
+MAX_ENTRIES = 8  # of a legend in or above the axes; a longer one is put on their right
+MAX_ROWS = 40  # of a legend on the right; a longer one has several columns
 
 
 def styles(n: int) -> list[dict[str, Any]]:
@@ -55,3 +61,30 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 6, height: float 
         of_part.set_axisbelow(True)
         of_part.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def add_legend(figure: Figure, axes: Axes, title: str, fontsize: float, **place: Any) -> None:
+    """Name the curves of a figure's only axes: at a place as matplotlib has it, or on their right if they are many."""
+    handles, _ = axes.get_legend_handles_labels()
+    if len(handles) > MAX_ENTRIES:
+        add_legend_on_the_right(figure, handles, title, fontsize)
+    else:
+        axes.legend(title=title, fontsize=fontsize, title_fontsize=8, frameon=False, **place)
+
+
+def add_legend_on_the_right(figure: Figure, handles: Sequence[Artist], title: str = "", fontsize: float = 8) -> None:
+    """Put a legend on the right of all axes; the figure grows by it, so that they keep their size."""
+    legend = figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        ncols=math.ceil(len(handles) / MAX_ROWS),
+        title=title,
+        fontsize=fontsize,
+        title_fontsize=8,
+        alignment="left",
+        frameon=False,
+    )
+    figure.draw_without_rendering()
+    extent = legend.get_window_extent()  # in pixels
+    figure.set_figwidth(figure.get_figwidth() + extent.width / figure.dpi)
+    figure.set_figheight(max(figure.get_figheight(), extent.height / figure.dpi + 0.2))

@@ -1,22 +1,25 @@
 """The course of training runs, from their log.csv."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from plotting.style import new_figure, styles
+from plotting.style import add_legend_on_the_right, new_figure, styles
 from system.console import UserError
 
-PARTS = (  # what is drawn together: the axis, its scale, and the columns with what to call them
+PARTS = (  # what is drawn together: the axis, its scale, and the columns with what they are of
     ("loss", "linear", {"loss": "total", "episodic_loss": "episodic", "global_loss": "global"}),
     ("accuracy (%)", "linear", {"episodic_accuracy": "episodic", "global_accuracy": "global"}),
-    ("learning rate", "log", {"lr": "learning rate"}),
-    ("validation EER (%)", "linear", {"val_eer": "validation EER"}),
+    ("learning rate", "log", {"lr": "total"}),
+    ("validation EER (%)", "linear", {"val_eer": "total"}),
 )
-COLUMN_DASHES = ("-", "--", ":")
+DASHES: dict[str, Any] = {"total": "-", "episodic": "--", "global": ":"}
+MARKED = 0.07  # of the axes' diagonal, between two marked epochs: more marks would hide the dashes
 AS_PERCENT = ("episodic_accuracy", "global_accuracy")  # fractions in the log
 
 
@@ -27,8 +30,12 @@ def draw_training(inputs: dict[str, Path]) -> Figure:
     rows = 2 if len(parts) == len(PARTS) else 1
     columns = len(parts) // rows
     figure, axes = new_figure(rows, columns, width=4 * columns, height=3.2 * rows)
+    looks = [{"color": look["color"], "marker": look["marker"], "markersize": 4} for look in styles(len(logs))]
     for of_part, part in zip(axes, parts, strict=True):
-        _draw_part(of_part, logs, *part)
+        _draw_part(of_part, list(logs.values()), looks, *part)
+    runs = [Line2D([], [], label=run, **look) for run, look in zip(logs, looks, strict=True)]
+    kinds = [Line2D([], [], color="0.4", linestyle=dash, label=kind) for kind, dash in DASHES.items()]
+    add_legend_on_the_right(figure, [*runs, *kinds] if len(runs) > 1 else kinds)
     return figure
 
 
@@ -48,16 +55,16 @@ def read_log(path: Path) -> pandas.DataFrame:
     return log
 
 
-def _draw_part(axes: Axes, logs: dict[str, pandas.DataFrame], label: str, scale: str, columns: dict[str, str]) -> None:
-    for (run, log), look in zip(logs.items(), styles(len(logs)), strict=True):
-        for (column, name), dash in zip(columns.items(), COLUMN_DASHES, strict=False):
+def _draw_part(
+    axes: Axes, logs: list[pandas.DataFrame], looks: list[dict], label: str, scale: str, columns: dict[str, str]
+) -> None:
+    """Draw some columns of all runs: colour and marker are the run's, the dashes say what a column is of."""
+    for log, look in zip(logs, looks, strict=True):
+        for column, kind in columns.items():
             present = log[log[column].notna()]
             if len(present):
-                words = ", ".join([run] * (len(logs) > 1) + [name] * (len(columns) > 1))
-                axes.plot(present["epoch"], present[column], dash, color=look["color"], marker=".", label=words)
+                axes.plot(present["epoch"], present[column], DASHES[kind], markevery=MARKED, **look)
     axes.set(xlabel="epoch", ylabel=label, yscale=scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if scale == "linear":
         axes.set_ylim(bottom=0)
-    if len(logs) > 1 or len(columns) > 1:
-        axes.legend(fontsize=8, frameon=False)

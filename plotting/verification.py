@@ -12,7 +12,7 @@ from scipy.stats import norm
 from configure import FRAMES_PER_SECOND
 from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
 from evaluation.score_file import SCORES, SPEAKERS, read_scores, speakers_of
-from plotting.style import COLOURS, new_figure, styles
+from plotting.style import COLOURS, add_legend, new_figure, styles
 from system import console
 from system.console import UserError
 
@@ -54,7 +54,7 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
     axes.set(xlim=limits[0], ylim=limits[1], xlabel="false acceptances (%)", ylabel="false rejections (%)")
     axes.set_aspect("equal")
     key = "circle: EER; triangles: minDCF at P(target) 0.01 (up) and 0.001 (down)"
-    axes.legend(title=key, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, title_fontsize=8, frameon=False)
+    add_legend(figure, axes, key, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -105,18 +105,19 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
         axis, label, systems = "length", "test length (s)", [part for system in systems for part in _by_snr(system)]
     values = sorted({value for system in systems for value in system.table[axis]}, key=_place)
     figure, (axes,) = new_figure()
+    gap = min(0.08, 0.8 / len(systems))  # between intervals, which are side by side
     for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
         parts = _parts(system, axis)
         eer, low, high = 100 * np.array([_eer(of_value) for _, of_value in parts]).T
         places = np.array([values.index(value) for value, _ in parts])
-        shifted = places + 0.08 * (at - (len(systems) - 1) / 2)  # intervals side by side, not on each other
+        shifted = places + gap * (at - (len(systems) - 1) / 2)
         known = np.isfinite(low).all()
         axes.plot(shifted, eer, label=f"{system.name}{'' if known else ' (no interval)'}", **look)
         if known:  # an interval need not hold the EER, so the bars are drawn around its middle
             axes.errorbar(shifted, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
     axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
     axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
-    axes.legend(title="bars: 95 % intervals", fontsize=9, title_fontsize=8, frameon=False)
+    add_legend(figure, axes, "bars: 95 % intervals", fontsize=9)
     return figure
 
 

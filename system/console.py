@@ -84,6 +84,14 @@ def positive(text: str) -> float:
     return value
 
 
+def suffix_of(path: Path, *known: str) -> str:
+    """Return a path's suffix in lower case; UsageError unless it is one of those known."""
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        raise UsageError(f"{path}: the name must end in {' or '.join(known)}")
+    return suffix
+
+
 def progress(*args: Any, **kwargs: Any) -> tqdm:
     """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first."""
     return tqdm(*args, disable=None if ranks.is_first() else True, dynamic_ncols=True, **kwargs)

@@ -1,5 +1,6 @@
 """plots.py: every picture from files as the scripts write them, and mistakes in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,13 @@ import pandas
 import pytest
 from conftest import present, run_script
 from matplotlib import rcParams
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.legend import Legend
+from matplotlib.transforms import Affine2D, Bbox
 
 import plots
+from evaluation import metrics
 from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
 from plotting.verification import draw_calibration, draw_det, draw_length, draw_scores, read_systems
@@ -185,8 +190,93 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         with pytest.raises(UserError, match=message) as error:
             plots.main([*arguments, "-o", "x.png"])
         assert type(error.value) is kind and "\n" not in str(error.value)
-    with pytest.raises(UsageError, match="ends in .png or .svg"):
+    with pytest.raises(UsageError, match="det.gif: the name must end in .png or .svg or .pdf"):
         plots.main(["det", "weak.csv", "-o", "det.gif"])
+
+
+@pytest.mark.parametrize(
+    "given, name, path",
+    [
+        ("runs/lr=0.1/full.csv", "full", "runs/lr=0.1/full.csv"),
+        ("a=runs/lr=0.1/full.csv", "a", "runs/lr=0.1/full.csv"),
+        ("lr=0.1=weak.csv", "lr=0.1", "weak.csv"),
+        ("weak.csv=strong.csv", "weak.csv", "strong.csv"),
+        ("x=1.csv", "x=1", "x=1.csv"),  # there are files x=1.csv and 1.csv
+        ("y=1.csv", "y", "1.csv"),
+        ("runs/lr=0.2/full.csv", "full", "runs/lr=0.2/full.csv"),  # of what is absent all of the path is named
+        ("a=b=absent.csv", "a", "b=absent.csv"),
+        ("absent.csv", "absent", "absent.csv"),
+        ("run", "run", "run"),
+    ],
+)
+def test_a_path_that_exists_wins_over_a_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str, path: str
+) -> None:
+    (home / "runs" / "lr=0.1").mkdir(parents=True, exist_ok=True)
+    for copy in ("runs/lr=0.1/full.csv", "x=1.csv", "1.csv"):
+        (home / copy).write_bytes((home / "weak.csv").read_bytes())
+    monkeypatch.chdir(home)
+    assert plots.parse_args(["det", given, "-o", "x.png"]).inputs == [(name, Path(path))]
+
+
+@pytest.mark.parametrize("suffix, start", [("PDF", b"%PDF"), ("pdf", b"%PDF"), ("Svg", b"<?xml"), ("PNG", b"\x89PNG")])
+def test_suffixes_in_any_case_and_equal_files_of_equal_data(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, start: bytes
+) -> None:
+    for year in ("1", "2"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", year + 9 * "0")  # what matplotlib takes for today
+        plots.main(["det", str(home / "weak.csv"), "-o", str(tmp_path / f"{year}.{suffix}")])
+    first, second = ((tmp_path / f"{year}.{suffix}").read_bytes() for year in ("1", "2"))
+    assert first == second and first.startswith(start)
+
+
+def extents(figure: Figure) -> tuple[Bbox, list[Bbox]]:
+    """Return where a figure's legend is, and its axes, in inches."""
+    figure.draw_without_rendering()
+    (legend,) = [legend for legend in figure.findobj(Legend) if legend.get_visible()]
+    scale = Affine2D().scale(1 / figure.dpi)
+    return legend.get_window_extent().transformed(scale), [
+        a.get_window_extent().transformed(scale) for a in figure.axes
+    ]
+
+
+@pytest.fixture
+def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw dozens of intervals in a second."""
+    monkeypatch.setattr(metrics, "BOOTSTRAP_REPLICATES", 20)
+
+
+@pytest.mark.parametrize("draw", [draw_det, draw_length])
+def test_the_legend_of_many_curves_is_outside_the_axes_which_keep_their_size(
+    home: Path, few_replicates: None, draw: Callable[[dict[str, Path]], Figure]
+) -> None:
+    few, many = ({f"system {at}": home / "curve.csv" for at in range(n)} for n in (1, 24))
+    _, (alone,) = extents(draw(few))
+    legend, (axes,) = extents(draw(many))
+    assert legend.x0 > axes.x1 and legend.y0 > 0
+    assert axes.width > 0.9 * alone.width and axes.height > 0.9 * alone.height
+
+
+def test_intervals_of_many_curves_stay_at_their_length(home: Path, few_replicates: None) -> None:
+    (axes,) = draw_length({str(at): home / "curve.csv" for at in range(24)}).axes
+    curves = [np.asarray(line.get_xdata()) for line in axes.lines if line.get_linestyle() != "None"]
+    places = np.array(curves)
+    assert places.shape == (24, 3) and np.abs(places - [0, 1, 2]).max() < 0.45
+    assert len(np.unique(places)) == 72
+
+
+@pytest.mark.parametrize("n_runs", [1, 2, 20])
+def test_the_legend_of_runs_is_beside_all_axes_and_names_runs_and_losses_once(home: Path, n_runs: int) -> None:
+    figure = draw_training({f"run {at}": home / "run" for at in range(n_runs)})
+    legend, axes = extents(figure)
+    assert all(legend.x0 > of_part.x1 for of_part in axes) and len(axes) == 4
+    (drawn,) = figure.legends
+    names = [text.get_text() for text in drawn.get_texts()]
+    assert names == [f"run {at}" for at in range(n_runs) if n_runs > 1] + ["total", "episodic", "global"]
+    looks = {(line.get_color(), line.get_marker()) for line in drawn.get_lines()[:-3]}
+    assert len(looks) == len(names) - 3
+    for part, kinds in zip(figure.axes, (["-", "--", ":"], ["--", ":"], ["-"], ["-"]), strict=True):
+        assert [line.get_linestyle() for line in part.lines] == n_runs * kinds
 
 
 def test_names_are_drawn_as_typed(tmp_path: Path) -> None:

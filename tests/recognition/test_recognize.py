@@ -328,9 +328,9 @@ def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path:
 def test_embed(home: Path, suffix: str) -> None:
     files = [wav(home, 30, 0), wav(home, 30, 2)]
     if suffix == ".npz":
-        done = run(home, "embed", *files, "-o", "vectors.npz")
-        assert done.stdout == "vectors.npz: 2 embeddings of 256 dimensions\n"
-        with np.load(home / "vectors.npz", allow_pickle=False) as content:
+        done = run(home, "embed", *files, "-o", "vectors.NPZ")
+        assert done.stdout == "vectors.NPZ: 2 embeddings of 256 dimensions\n"
+        with np.load(home / "vectors.NPZ", allow_pickle=False) as content:
             names, embeddings = content["files"], content["embeddings"]
     else:
         call(home, "embed", *files, "-o", home / "vectors.csv")
@@ -441,8 +441,8 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         ),
         (["list", "--voices", str(tmp_path / "negative")], UserError, "Eve.npz: not a voice file"),
         (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
-        (["embed", *network, good, "-o", "vectors.txt"], UsageError, "ends in .npz or .csv"),
-        (["export", *network, "model.pt"], UsageError, "ends in .onnx or .pth"),
+        (["embed", *network, good, "-o", "vectors.txt"], UsageError, "must end in .npz or .csv"),
+        (["export", *network, "model.pt"], UsageError, "must end in .onnx or .pth"),
     ):
         with pytest.raises(UserError, match=message) as error:
             recognize.main(arguments + (["--threshold", "0"] if "absent.wav" in arguments else []))
@@ -491,18 +491,18 @@ def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[s
     full.speakers, full.data_type, full.epoch = ["id00001", "id00002"], "vox2", 7
     full.state_dict["pretrained.bn1.running_var"] *= 1e6  # those of real features are beyond half precision
     save_checkpoint(home / "full.pth", full)
-    recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.pth")])
-    alone = load_checkpoint(home / "alone.pth")
+    recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.Pth")])
+    alone = load_checkpoint(home / "alone.Pth")
     assert (alone.speakers, alone.data_type, alone.epoch) == (full.speakers, "vox2", 7)  # left out of tests
     assert alone.optimizer == {} and alone.class_vectors is None
-    assert (home / "alone.pth").stat().st_size < 0.51 * (home / "model.pth").stat().st_size
+    assert (home / "alone.Pth").stat().st_size < 0.51 * (home / "model.pth").stat().st_size
     files = [wav(home, 30, 0), wav(home, 31, 1)]
-    whole, half = (Recognizer(home / name).embed_files(files) for name in ("full.pth", "alone.pth"))
+    whole, half = (Recognizer(home / name).embed_files(files) for name in ("full.pth", "alone.Pth"))
     np.testing.assert_allclose(half, whole, atol=1e-3)
     full.state_dict["fc1"][0, 0] = 1e6
     save_checkpoint(home / "full.pth", full)
     with pytest.raises(UserError, match="full.pth: cannot be halved: it has weights beyond half precision's 65,504"):
-        recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.pth")])
+        recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.Pth")])
 
 
 def test_the_projects_own_model_is_taken_where_none_is_named(
