@@ -18,6 +18,17 @@ def wavs(tree: str, speakers: int = 3, utterances: int = 3) -> Callable[[Path], 
     return lambda root: write_wavs(root, tree, range(speakers), utterances, seconds=0.3)
 
 
+def empty_wavs(tree: str, speakers: int, utterances: int) -> Callable[[Path], None]:
+    """Write empty files with the names that `wavs` gives."""
+
+    def write(root: Path) -> None:
+        for speaker in range(speakers):
+            for at in range(utterances):
+                file(f"{TREES[tree].wav}/id{speaker:05d}/video{at % 2}/{at:05d}.wav")(root)
+
+    return write
+
+
 def features(tree: str, speakers: int = 3, utterances: int = 3) -> Callable[[Path], None]:
     """Write features of the utterances that `wavs` writes."""
 
@@ -56,7 +67,7 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is
         "feat_extract/feature_extraction.py",
     ),
     "LibriSpeech, features": (
-        [wavs(TRAIN, 28), wavs(TEST), LIST, features(TRAIN, 28), features(TEST), file("dev-clean-2.tar.gz")],
+        [empty_wavs(TRAIN, 28, 3), wavs(TEST), LIST, features(TRAIN, 28), features(TEST), file("dev-clean-2.tar.gz")],
         "train.py --nb_class_train 28",
     ),
     "noise, begun": ([wavs(TEST), file("musan.tar.gz.partial")], "dataprep.py --musan"),
@@ -65,7 +76,10 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is
     "test wavs": ([wavs(TEST)], "feat_extract/feature_extraction.py"),
     "test features": ([features(TEST)], f"EER_short.py {MODEL}"),
     "test wavs and features": ([wavs(TEST), features(TEST)], "dataprep.py --make_trials 18"),  # 9 targets, 27 others
-    "many test wavs and features": ([wavs(TEST, 2, 101), features(TEST, 2, 101)], "dataprep.py --make_trials 10000"),
+    "many test wavs and features": (
+        [empty_wavs(TEST, 2, 101), features(TEST, 2, 101)],
+        "dataprep.py --make_trials 10000",
+    ),
     "test wavs, features and list": ([wavs(TEST), features(TEST), LIST], f"EER_full.py {MODEL}"),
     "test features and list": ([features(TEST), LIST], f"EER_full.py {MODEL}"),
     "a list that is none": (
@@ -153,6 +167,8 @@ def test_the_next_command_works(tmp_path: Path, state: str) -> None:
     script, *flags = next_command(root)
     if script == "train.py":
         flags += ["--max_epoch", "0", "--backbone", "resnet18", "--model_path", str(tmp_path / "saved_model")]
+    if script == "EER_short.py":
+        flags += ["--test_length", "20"]
     done = here(script, *flags, cwd=PROJECT, check=None)
     assert done.returncode == (state == "a wav without features"), done.stderr
     assert next_command(root)[0] != script or script in ("train.py", "EER_full.py", "EER_short.py")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from archive_set import run, tone, tree
-from conftest import HERE, run_script, voice
+from conftest import here, voice
 
 RATE = 16000
 STRICT = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -140,15 +140,15 @@ def numbers(root: Path) -> dict[str, int]:
 
 
 def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path: Path) -> None:
-    command = ("--save_path", tmp_path / "root", "--import_dir")
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir")
     write_tones(tmp_path / "in", {"anna/b.wav": 1, "anna/one.wav": 2, "anna/x y.wav": 3})
-    assert run(*command, tmp_path / "in").returncode == 0
+    assert here(*command, tmp_path / "in", cwd=tmp_path, check=None).returncode == 0
     first = {"anna/all/b.wav": 1, "anna/all/one.wav": 2, "anna/all/x_y.wav": 3}
     assert numbers(tmp_path / "root") == first
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / WAVS).rglob("*.wav")}
     # A copy that sorts before its original, and others of the same stem.
     write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/one.flac": 4, "anna/x-y.wav": 5, "anna/x:y.wav": 6})
-    output = run(*command, tmp_path / "in")
+    output = here(*command, tmp_path / "in", cwd=tmp_path, check=None)
     assert output.returncode == 0, output.stderr
     second = first | {"anna/all/one_flac.wav": 4, "anna/all/x-y.wav": 5, "anna/all/x_y_wav.wav": 6}
     assert numbers(tmp_path / "root") == second
@@ -157,21 +157,23 @@ def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path:
     assert (row["left_out"], row["detail"]) == ("same content as another", str(tmp_path / "in/anna/b.wav"))
     # The same recordings from elsewhere, under other names.
     write_tones(tmp_path / "other", {"anna/c.wav": 1, "anna/d.wav": 7, "ben/b.wav": 1})
-    output = run(*command, tmp_path / "other")
+    output = here(*command, tmp_path / "other", cwd=tmp_path, check=None)
     assert output.returncode == 0 and "left out, already in the tree under another name: 2" in output.stdout
     assert numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
     assert report(tmp_path / "root")["c.wav"]["detail"] == str(tmp_path / "root" / WAVS / "anna/all/b.wav")
     # Without the recordings that had the first choice of a name.
     for name in ("anna/one.wav", "anna/x y.wav"):
         (tmp_path / "in" / name).unlink()
-    output = run(*command, tmp_path / "in")
+    output = here(*command, tmp_path / "in", cwd=tmp_path, check=None)
     assert output.returncode == 0 and numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
 
 
 def test_two_copies_in_the_tree_both_stay(tmp_path: Path) -> None:
     write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/b.wav": 1})
     write_tones(tmp_path / "root" / WAVS, {"anna/all/a.wav": 1, "anna/all/b.wav": 1})
-    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    output = here(
+        "dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in", cwd=tmp_path, check=None
+    )
     assert output.returncode == 0 and "imported, but in the tree twice: 1" in output.stdout
     assert numbers(tmp_path / "root") == {"anna/all/a.wav": 1, "anna/all/b.wav": 1}
 
@@ -189,8 +191,8 @@ def test_an_interrupted_import_ends_like_another(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
-        run_script(*command, cwd=tmp_path, check=130, launcher=HERE)
-    run_script(*command, cwd=tmp_path, launcher=HERE)
+        here(*command, cwd=tmp_path, check=130)
+    here(*command, cwd=tmp_path)
     assert numbers(tmp_path / "root") == {"anna/all/a.wav": 1, "anna/all/a_wav.wav": 2, "ben/all/c.wav": 3}
     assert not list((tmp_path / "root").rglob("*.tmp"))
 
@@ -202,11 +204,21 @@ def test_names_keep_their_marks_in_composed_form(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         written = {unicodedata.normalize(form, f"{name}/{name} 1.wav"): at for at, name in enumerate(NAMES)}
         write_tones(tmp_path / form, written)
-        output = run("--save_path", tmp_path / f"root {form}", "--import_dir", tmp_path / form)
+        output = here(
+            "dataprep.py",
+            "--save_path",
+            tmp_path / f"root {form}",
+            "--import_dir",
+            tmp_path / form,
+            cwd=tmp_path,
+            check=None,
+        )
         assert output.returncode == 0, output.stderr
         expected = {unicodedata.normalize("NFC", f"{name}/all/{name}_1.wav"): at for at, name in enumerate(NAMES)}
         assert numbers(tmp_path / f"root {form}") == expected
-    output = run("--save_path", tmp_path / "root NFC", "--import_dir", tmp_path / "NFD")  # from another system
+    output = here(
+        "dataprep.py", "--save_path", tmp_path / "root NFC", "--import_dir", tmp_path / "NFD", cwd=tmp_path, check=None
+    )  # from another system
     assert output.returncode == 0 and numbers(tmp_path / "root NFC") == expected
 
 
@@ -215,7 +227,9 @@ def test_names_that_differ_in_their_normal_form_alone_are_told(tmp_path: Path, n
     write_tones(tmp_path / "in", {name: at for at, name in enumerate(names)})
     if len(tree(tmp_path / "in")) < 2:
         pytest.skip("one name to this file system")
-    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    output = here(
+        "dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in", cwd=tmp_path, check=None
+    )
     assert output.returncode == 1 and "differ in their Unicode normal form alone" in output.stderr
     assert output.stderr.count("\n") == 1 and "\\u03" in output.stderr and not tree(tmp_path / "root", ".wav")
 
@@ -223,10 +237,10 @@ def test_names_that_differ_in_their_normal_form_alone_are_told(tmp_path: Path, n
 def test_normal_forms_in_kaldi_lists(tmp_path: Path) -> None:
     composed, decomposed = "Zo\u00eb", "Zoe\u0308"
     write_tones(tmp_path, {"1.wav": 1, "2.wav": 2})
-    command = ("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
     (tmp_path / "wav.scp").write_text(f"{decomposed}-1 {tmp_path}/1.wav\n{composed}-2 {tmp_path}/2.wav\n")
     (tmp_path / "utt2spk").write_text(f"{composed}-1 {composed}\n{decomposed}-2 {composed}\n")
-    assert run(*command).returncode == 0
+    assert here(*command, cwd=tmp_path, check=None).returncode == 0
     assert numbers(tmp_path / "root") == {f"{composed}/all/{composed}-1.wav": 1, f"{composed}/all/{composed}-2.wav": 2}
     lists = {
         "two speakers": ("a 1.wav\nb 2.wav\n", f"a {composed}\nb {decomposed}\n", "utt2spk: rename a speaker"),
@@ -239,11 +253,11 @@ def test_normal_forms_in_kaldi_lists(tmp_path: Path) -> None:
     for scp, utt2spk, message in lists.values():
         (tmp_path / "wav.scp").write_text(scp)
         (tmp_path / "utt2spk").write_text(utt2spk)
-        output = run(*command)
+        output = here(*command, cwd=tmp_path, check=None)
         assert output.returncode == 1 and message in output.stderr and output.stderr.count("\n") == 1
         assert "'Zo\\xeb' and 'Zoe\\u0308' differ in their Unicode normal form alone" in output.stderr
     (tmp_path / "utt2spk").write_text("a anna\nb ben\na ben\n")
-    output = run(*command)
+    output = here(*command, cwd=tmp_path, check=None)
     assert (
         output.returncode == 1 and "utt2spk: line 3: 'a' has speaker 'ben', in an earlier line 'anna'" in output.stderr
     )

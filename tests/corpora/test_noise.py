@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from archive_set import run, tone, wav
+from conftest import here
 from mirror_server import Mirror
 
 FILES = {
@@ -126,7 +127,7 @@ def test_what_is_in_a_corpus_place_is_refused_before_anything_is_fetched(tmp_pat
     before = contents(tmp_path)
     with Mirror(tmp_path) as mirror:
         command = ("--save_path", root, "--librispeech", "dev-clean-2", "--musan", "--rirs", "--delete_archives")
-        output = run(*command, "--openslr_url", mirror.url)
+        output = here("dataprep.py", *command, "--openslr_url", mirror.url, cwd=tmp_path, check=None)
         assert mirror.requests == []
     (line,) = output.stderr.splitlines()
     assert output.returncode == 1 and str(root / FOLDERS[name]) in line
@@ -140,15 +141,17 @@ def test_a_complete_folder_of_openslrs_is_used_as_it_is(tmp_path: Path, name: st
     write_published(root, name)
     with Mirror(tmp_path) as mirror:
         command = (f"--{name}", "--openslr_url", mirror.url)
-        output = run("--save_path", root, *command)
+        output = here("dataprep.py", "--save_path", root, *command, cwd=tmp_path, check=None)
         assert output.returncode == 0 and output.stdout == f"{root / FOLDERS[name]}: complete\n", output.stderr
         (tmp_path / "linked").mkdir()
         (tmp_path / "linked" / FOLDERS[name]).symlink_to(root / FOLDERS[name])
-        assert run("--save_path", tmp_path / "linked", *command).returncode == 0
+        assert (
+            here("dataprep.py", "--save_path", tmp_path / "linked", *command, cwd=tmp_path, check=None).returncode == 0
+        )
         assert mirror.requests == []
         folder, count = next(iter(PUBLISHED[name].items()))
         (root / folder / "0.wav").unlink()
-        output = run("--save_path", tmp_path / "linked", *command)
+        output = here("dataprep.py", "--save_path", tmp_path / "linked", *command, cwd=tmp_path, check=None)
         assert output.returncode == 1 and f"{count - 1:,} of {count:,} wavs in " in output.stderr
         assert mirror.requests == []
 
