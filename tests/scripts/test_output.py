@@ -90,6 +90,7 @@ COMMANDS = {  # script -> flags of a run that prints, and what it leaves
     "recognize.py": (["list", "--voices", "voices"], None),
     "plots.py": (["scores", "scores.csv", "-o", "scores.png"], "scores.png"),
     "demo.py": (["--help"], None),
+    "reproduce.py": (["--help"], None),
 }
 
 
