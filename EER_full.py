@@ -5,6 +5,7 @@
 
 Every utterance of the list is embedded once, whole; a trial's score is the cosine of its two embeddings.
 --calibrate True keeps checkpoint_EEE.calibration.json as EER_short.py does, for whole utterances only.
+--trim_silence True cuts pauses out of them first, as recognize.py does; --calibrate True always does.
 --as_norm N scores the trials a second time, normalised by the N training speakers nearest to either side.
 """
 
@@ -22,7 +23,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = evaluator.parser(__doc__)
     parser.add_argument("--trials", type=Path, metavar="FILE", help=f"trial list ({TRIALS_NAME} in save_path)")
     evaluator.add_trial_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    evaluator.check_trial_arguments(args)
+    return args
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +34,7 @@ def main(argv: list[str]) -> None:
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
     with console.json_output(args.json) as publish:
         lists = evaluator.read_lists(path, args)
-        setting = evaluator.set_up(args)
+        setting = evaluator.set_up(args, args.trim_silence)
         task = evaluator.task_of(setting, *lists)
         evaluator.warn_of_seen_speakers(task.sides, setting.features, setting.unseen)
         tests = {evaluator.FULL: Segments.whole(setting.features, task.test)}

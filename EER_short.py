@@ -16,6 +16,9 @@ in noise both also have the `snr`.
 --calibrate True fits the log-likelihood ratio (LLR) that a score between so many seconds of speech stands for, and
 keeps it as checkpoint_EEE.calibration.json: recognize.py decides by it, and later evaluations report how good it is.
 Its own report is of held-out speakers: fitted on one half of them and measured on the other, both ways.
+recognize.py decides on speech without pauses, so --calibrate True cuts them out of the utterances before windows are
+taken; --trim_silence True does so without calibrating. A window that is longer than its utterance repeats it and counts
+as many seconds as the utterance has.
 """
 
 import argparse
@@ -50,6 +53,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--rir_dir", help="recorded room impulse responses for --reverb, such as RIRS_NOISES (computed rooms)")
     evaluator.add_trial_arguments(parser)
     args = parser.parse_args(argv)
+    evaluator.check_trial_arguments(args)
     args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
     if args.noise_dir and not args.noise_snr:
         raise UsageError("--noise_dir means nothing without --noise_snr")
@@ -57,6 +61,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         raise UsageError("--rir_dir means nothing without --reverb True")
     if args.calibrate and (args.noise_snr or args.reverb):
         raise UsageError("--calibrate True fits clean tests; leave out --noise_snr and --reverb")
+    if args.trim_silence and (args.noise_snr or args.reverb):
+        raise UsageError("--trim_silence True cuts clean utterances; leave out --noise_snr and --reverb")
     return args
 
 
@@ -87,7 +93,7 @@ def main(argv: list[str]) -> None:
         check_recordings(Path(folder))
     with console.json_output(args.json) as publish:
         lists = evaluator.read_lists(args.trials, args) if args.trials else None
-        setting = evaluator.set_up(args)
+        setting = evaluator.set_up(args, args.trim_silence)
         report.say_left_out(setting.features, setting.unseen)
         trials, models = lists or (_short_trials(setting, args), None)
         task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)

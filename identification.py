@@ -53,9 +53,10 @@ def identify(args: argparse.Namespace) -> dict:
     drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
     segments, at = unique_segments(drawn)
     n_speakers = len(np.unique(setting.features.speaker[segments.row]))
+    seconds = float(segments.seconds(setting.features).sum())
     print(
         f"scored: {args.nb_episode:,} episodes{' of each kind' if len(kinds) > 1 else ''}, "
-        f"{len(segments.row):,} windows of {n_speakers:,} speakers, {segments.seconds:,.0f} s of audio"
+        f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
     )
     embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
     results = []
@@ -70,7 +71,7 @@ def identify(args: argparse.Namespace) -> dict:
         )
         result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
         results.append(result | {"n_excluded": n_excluded[n_shot]})
-    common = {"n_speakers": n_speakers, "seconds": segments.seconds}
+    common = {"n_speakers": n_speakers, "seconds": seconds}
     return (results[0] if len(results) == 1 else {"settings": results}) | common
 
 

@@ -6,7 +6,7 @@ regression on the score, the logarithms of both durations and their products wit
 du Preez, 2006, for calibration; quality measures as in VoxSRC systems). The score goes in as Fisher's z, the inverse
 hyperbolic tangent of the cosine: cosines crowd together near 1, and z spreads them evenly. A calibration is fitted on
 trials of speakers that the network was not trained on, and kept beside the checkpoint as
-checkpoint_EEE.calibration.json.
+checkpoint_EEE.calibration.json. Scores and seconds are those of speech without pauses, in the fit as in recognition.
 """
 
 import dataclasses

@@ -34,18 +34,17 @@ class Segments(NamedTuple):
         """Return the whole utterances `rows` (n,)."""
         return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
-    @property
-    def seconds(self) -> float:
-        """How long they are together."""
-        return float(self.length.sum() / FRAMES_PER_SECOND)
+    def seconds(self, features: FeatureIndex) -> np.ndarray:
+        """Return how long the recording in each is (n,): no longer than its utterance, which a segment may repeat."""
+        return np.minimum(self.length, features.n_frames(self.row)) / FRAMES_PER_SECOND
 
 
 class Scores(NamedTuple):
     """The scores of n trials at one test length."""
 
     length: str  # in words
-    enrol_seconds: np.ndarray  # (n,) of the enrolments
-    test_seconds: np.ndarray  # (n,) of the test segments
+    enrol_seconds: np.ndarray  # (n,) of the enrolments: of speech if pauses are cut out, else of recording
+    test_seconds: np.ndarray  # (n,) of the test segments, no more than their utterances have
     plain: np.ndarray  # (n,) cosines
     normalised: np.ndarray | None  # (n,) as-norm
     seconds: float  # of audio, each segment once

@@ -19,6 +19,7 @@ from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, un
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import adaptive_norm
 from evaluation.score_file import read_compared, write_scores
+from evaluation.speech import SpeechIndex
 from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
 from system import console, ranks
@@ -69,13 +70,19 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     return newest_checkpoint(run_folder(args.model_path, args.n_folder), args.cp_num, within_epoch=False)
 
 
-def set_up(args: argparse.Namespace) -> Setting:
-    """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on."""
+def set_up(args: argparse.Namespace, trim_silence: bool = False) -> Setting:
+    """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on.
+
+    `trim_silence` removes the pauses from the utterances.
+    """
     compute = choose_compute(args)
     path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root = save_root(args.save_path)
-    features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
+    trees = [root / TREES[tree].feat for tree in EVALUATION_TREES]
+    features = SpeechIndex(trees) if trim_silence else FeatureIndex(trees)
+    if trim_silence:
+        print("pauses are cut out of the utterances, as recognize.py does")
     trained_on = set(checkpoint.speakers)
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
         trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
@@ -105,7 +112,7 @@ class Task(NamedTuple):
 
     @property
     def enrol_seconds(self) -> np.ndarray:
-        """The seconds (n,) of speech that the model of each trial is enrolled by."""
+        """The seconds (n,) of the utterances that the model of each trial is enrolled by."""
         return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
 
     def where(self, kept: np.ndarray) -> "Task":
@@ -172,6 +179,20 @@ def add_trial_arguments(common: argparse.ArgumentParser) -> None:
     )
     add("--compare", type=Path, metavar="FILE", help="another system's --save_scores: tell the EERs' difference")
     add("--calibrate", type=console.boolean, default=False, help="fit log-likelihood ratios and keep them (False)")
+    add(
+        "--trim_silence",
+        type=console.boolean,
+        help="cut pauses out of the utterances, as recognize.py does (False; True when calibrating)",
+    )
+
+
+def check_trial_arguments(args: argparse.Namespace) -> None:
+    """Set --trim_silence if it is not given; UsageError for flags that contradict each other."""
+    if args.calibrate and args.trim_silence is False:
+        raise UsageError(
+            "--calibrate True fits speech without pauses, as recognize.py decides; leave out --trim_silence"
+        )
+    args.trim_silence = bool(args.trim_silence or args.calibrate)
 
 
 def verify(
@@ -195,12 +216,13 @@ def verify(
     compared = []
     if args.compare:
         heard = itertools.product(tests, [condition.name for condition in noisy] or [""])
-        at_each = [(length, snr, tests[length].length / FRAMES_PER_SECOND) for length, snr in heard]
+        at_each = [(length, snr, tests[length].seconds(setting.features)) for length, snr in heard]
         compared = read_compared(args.compare, task.trials, task.enrol_seconds, at_each)
     norm = None
     if args.as_norm:
         tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
-        norm = adaptive_norm(setting.encoder, tree, set(setting.checkpoint.speakers), args.as_norm, setting.compute)
+        trained_on = set(setting.checkpoint.speakers)
+        norm = adaptive_norm(setting.encoder, tree, trained_on, args.as_norm, setting.compute, type(setting.features))
     scores = score_task(setting, task, tests, norm, noisy)
     report.say_scored(setting.features, task.trials, [task.enrolled, *tests.values()])
     labels, speakers = task.trials.label, [setting.features.speaker[rows] for rows in task.sides]
@@ -251,8 +273,8 @@ def score_task(
 
     A segment is embedded once for all trials, but in noise, of which each trial has its own.
     """
-    sides = [task.enrolled, *(() if noisy else tests.values())]
-    embeddings, (enrolled, *rights) = embed_once(setting.encoder, setting.features, sides, setting.compute)
+    features, sides = setting.features, [task.enrolled, *(() if noisy else tests.values())]
+    embeddings, (enrolled, *rights) = embed_once(setting.encoder, features, sides, setting.compute)
     left, enrol_seconds = len(embeddings) + torch.from_numpy(task.of_trial), task.enrol_seconds
     embeddings = torch.cat([embeddings, _means(embeddings[enrolled], task.model)])
 
@@ -260,10 +282,10 @@ def score_task(
         return Scores(
             length,
             enrol_seconds,
-            tests[length].length / FRAMES_PER_SECOND,
+            tests[length].seconds(features),
             cosine(embeddings, left, right),
             norm(embeddings, left, right) if norm else None,
-            unique_segments([task.enrolled, tests[length]])[0].seconds,
+            float(unique_segments([task.enrolled, tests[length]])[0].seconds(features).sum()),
             snr=snr,
         )
 

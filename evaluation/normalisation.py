@@ -39,13 +39,19 @@ def as_norm(
 
 
 def adaptive_norm(
-    encoder: Encoder, tree: Path, trained_on: set[str], size: int, compute: Compute
+    encoder: Encoder,
+    tree: Path,
+    trained_on: set[str],
+    size: int,
+    compute: Compute,
+    index: type[FeatureIndex] = FeatureIndex,
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], np.ndarray]:
     """Return `as_norm` by a cohort of the speakers of a feature tree that were trained on, all if none are named.
 
-    A few utterances of each are embedded. UsageError if they are fewer than `size`.
+    A few utterances of each are embedded, as the `index` of the tree gives them. UsageError if they are fewer than
+    `size`.
     """
-    features = FeatureIndex([tree])
+    features = index([tree])
     speakers = [s for s, name in enumerate(features.speakers) if name in trained_on or not trained_on]
     if len(speakers) < size:
         raise UsageError(f"--as_norm {size}: {tree} holds {len(speakers)} of the training speakers")

@@ -27,7 +27,7 @@ def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]
     each = f" at each of {len(sides) - 1} test lengths" if len(sides) > 2 else ""
     print(
         f"scored: {len(trials.enrol):,} trials ({targets}){each} of {n_speakers:,} speakers, "
-        f"{len(segments.row):,} segments, {segments.seconds:,.0f} s of audio"
+        f"{len(segments.row):,} segments, {segments.seconds(features).sum():,.0f} s of audio"
     )
 
 

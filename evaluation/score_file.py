@@ -2,7 +2,8 @@
 
 Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (if there are several test
 lengths), snr (in noise), score, score_as_norm (with --as_norm), enrol_seconds, test_seconds, llr (with a calibration;
-empty for trials that have none), enrol_speaker and test_speaker. The trials are repeated for each length and snr.
+empty for trials that have none), enrol_speaker and test_speaker. The trials are repeated for each length and snr. The
+seconds are of speech if pauses were cut out, otherwise of the recording, and no more than the utterance has.
 """
 
 import io

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import peak_memory, voice
 
-from feat_extract.silence import _loudest, cut_pauses
+from feat_extract.fbank import log_mel
+from feat_extract.silence import _loudest, cut_pauses, speech_of
 
 RATE = 16000
 ROOM = np.random.default_rng(0).normal(0, 60, 10 * RATE)  # the noise of a room, 42 dB below the voice's loudest
@@ -47,6 +48,31 @@ def test_faint_speech_is_no_silence() -> None:
     assert len(faint) - len(cut_pauses(faint)) < 0.1 * RATE
     for samples in ([1], [0, 0, 1, 0], np.ones(100), np.ones(RATE)):
         assert cut_pauses(np.array(samples, np.int16)).any()
+
+
+def test_speech_of_features_by_hand() -> None:
+    """Features are 20 log10(energy): 79 below the loudest are 39.5 dB, 81 are 40.5 dB."""
+    loud, soft, silent = 5.0, -74.0, -76.0
+    levels = [silent] * 3 + [loud] * 2 + [silent] * 10 + [soft] + [silent] * 14 + [loud] + [silent] * 12
+    features = np.repeat(np.array(levels, np.float32)[:, None], 40, axis=1)
+    features += np.linspace(-50, 50, 40, dtype=np.float32)  # equal in all frames, whatever the coefficients' levels
+    kept = np.r_[3:26, 30]
+    assert np.array_equal(speech_of(features), features[kept])
+    assert np.array_equal(speech_of(features[kept]), features[kept])
+    for equal in (features[:1], features[:3], features[3:5]):
+        assert np.array_equal(speech_of(equal), equal)
+
+
+@pytest.mark.parametrize("level", [0, 3])
+def test_features_lose_the_pauses_that_the_samples_lose(level: float) -> None:
+    for recording in (
+        SPEECH,
+        np.concatenate([silence(1.7, level), SPEECH, silence(0.8, level)]),
+        np.concatenate([SPEECH, silence(2.3, level), SPEECH, silence(0.5, level), SPEECH]),
+    ):
+        cut = log_mel(cut_pauses(recording))
+        found = speech_of(log_mel(recording))
+        assert len(found) == pytest.approx(len(cut), abs=5 + 0.01 * len(cut))
 
 
 def test_the_loudest_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

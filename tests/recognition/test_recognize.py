@@ -18,7 +18,7 @@ import pandas
 import pytest
 import soundfile
 import torch
-from conftest import HERE, PROJECT, PYTHON, present, run_script, voice, write_wavs
+from conftest import HERE, PROJECT, PYTHON, here, present, run_script, voice, write_wavs
 
 import recognize
 from configure import TREES
@@ -28,6 +28,7 @@ from feat_extract.fbank import log_mel
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition import recognizer as recognizer_module
+from recognition.recognizer import PRETRAINED
 from recognition.utterance import read_utterance, utterance_of
 from recognition.voices import load_voices
 from recognize import Recognizer
@@ -105,6 +106,37 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     scores = recognizer.score(enrol, test)
     np.testing.assert_allclose(scores, trials["score"], atol=1e-6)
     assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
+
+
+def test_evaluation_without_pauses_sees_what_recognition_sees(home: Path, tmp_path: Path) -> None:
+    """Scores, seconds of speech and LLRs of recordings with silence around the speech."""
+    rng, folder = np.random.default_rng(0), tmp_path / TREES["vox1_test"].wav
+    for path in sorted(wavs(home).rglob("*.wav")):
+        speech, _ = soundfile.read(path, dtype="int16")
+        before, after = (rng.normal(0, 3, rng.integers(4000, 30_000)).round() for _ in range(2))
+        samples = np.concatenate([before, speech, after]).astype(np.int16)
+        (folder / path.relative_to(wavs(home))).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / path.relative_to(wavs(home)), samples, 16000, subtype="PCM_16")
+    here("feat_extract/feature_extraction.py", "--save_path", tmp_path, "--num_workers", 1, cwd=home)
+    scored = {}
+    for trims in (False, True):
+        flags = ["--trials", "trials.txt", "--save_path", tmp_path, "--trim_silence", trims]
+        flags += ["--checkpoint", PRETRAINED, "--save_scores", tmp_path / "scores.csv"]
+        here("EER_full.py", *flags, cwd=home)
+        scored[trims] = pandas.read_csv(tmp_path / "scores.csv")
+    recognizer, trials = Recognizer(), scored[True]
+    names = sorted({*trials["enrol"], *trials["test"]})
+    utterances = dict(zip(names, [read_utterance(folder / name) for name in names], strict=True))
+    embeddings = dict(zip(names, recognizer.embed_utterances([*utterances.values()]), strict=True))
+    enrol, test = (np.stack([embeddings[name] for name in trials[side]]) for side in ("enrol", "test"))
+    speech = [np.array([utterances[name].speech for name in trials[side]]) for side in ("enrol", "test")]
+    for side, expected in zip(("enrol_seconds", "test_seconds"), speech, strict=True):
+        np.testing.assert_allclose(trials[side], expected, atol=0.04)  # of 0.9 s and more
+        assert (scored[False][side] > expected + 0.4).all()
+    scores, llr = recognizer.score(enrol, test), recognizer.llr(enrol, test, *speech)
+    for column, expected in (("score", scores), ("llr", llr)):
+        apart, untrimmed = (np.abs(table[column] - expected).mean() for table in (trials, scored[False]))
+        assert apart < 0.5 * untrimmed, f"{column}: {apart} and, with pauses, {untrimmed}"
 
 
 def ratio(score: float, enrolment: float, test: float) -> float:

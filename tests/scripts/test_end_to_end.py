@@ -10,10 +10,11 @@ import pandas
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, here, run_script, write_wavs
+from conftest import PROJECT, here, present, run_script, write_wavs
 
 from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
+from evaluation.calibration import load_calibration
 from evaluation.metrics import verification_metrics
 from model.checkpoint import load_checkpoint
 from system.files import sha256
@@ -189,6 +190,52 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
     ):
         done = here(*wrong, cwd=home, check=1)
         assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_calibration_is_of_speech_without_pauses(home: Path, tmp_path: Path) -> None:
+    """Silence around the recordings changes no calibration."""
+    for tree in ("vox1_dev", "vox1_test"):
+        source = home / "data" / TREES[tree].wav
+        for path in source.rglob("*.wav"):
+            copy = tmp_path / TREES[tree].wav / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            pauses = np.zeros(20_000 + 3000 * len(path.name), np.int16), np.zeros(35_000, np.int16)
+            soundfile.write(copy, np.concatenate([pauses[0], soundfile.read(path, dtype="int16")[0], pauses[1]]), 16000)
+    here("feat_extract/feature_extraction.py", "--save_path", tmp_path, "--num_workers", 1, cwd=home)
+    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in (20, 21, 30, 31, 32) for u in range(7)]
+    pairs = [(a, b) for a in names for b in names if a < b]
+    (home / "all.txt").write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs))
+    fitted = []
+    fits = ["--trials", "all.txt", "--test_length", "50", "full", "--calibrate", "True"]
+    for root in ("data", tmp_path):
+        done = here("EER_short.py", *fits, "--save_path", root, cwd=home)
+        assert "pauses are cut out of the utterances" in done.stdout
+        path = home / "saved_model" / "baseline_000" / "checkpoint_002.pth"
+        fitted.append(present(load_calibration(path, sha256(path))))
+    bare, padded = fitted
+    np.testing.assert_allclose(padded.enrol_seconds, bare.enrol_seconds, atol=0.04)
+    np.testing.assert_allclose(padded.test_seconds, bare.test_seconds, atol=0.04)
+    cosines, seconds = np.linspace(-0.5, 0.99, 20)[:, None], np.array([0.5, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(padded.llr(cosines, 2.8, seconds), bare.llr(cosines, 2.8, seconds), atol=0.3)
+    for flags, told in (
+        (["--calibrate", "True", "--trim_silence", "False"], "--calibrate True fits speech without pauses"),
+        (["--noise_snr", "5", "--trim_silence", "True"], "--trim_silence True cuts clean utterances"),
+        (["--reverb", "True", "--trim_silence", "True"], "--trim_silence True cuts clean utterances"),
+    ):
+        done = here("EER_short.py", *flags, cwd=home, check=2)
+        assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_repeated_utterance_counts_its_own_seconds(home: Path) -> None:
+    lengths = ["--trials", f"data/{TRIALS_NAME}", "--test_length", "1000", "full", "--save_scores", "repeated.csv"]
+    repeated, full = result_of(here("EER_short.py", *lengths, "--json", cwd=home))["lengths"]
+    scores = pandas.read_csv(home / "repeated.csv").groupby("length", sort=False)["test_seconds"]
+    of_length = {str(length): seconds.to_numpy() for length, seconds in scores}
+    assert 2.5 < of_length["full"].min() and of_length["full"].max() < 3.3  # as the wavs were written
+    np.testing.assert_array_equal(of_length["1000"], of_length["full"])
+    assert repeated["seconds"] < full["seconds"] + 200 * 3.3  # windows that start elsewhere, not 10 s each
+    episodes = ["--nb_class_test", "3", "--nb_episode", "2", "--enroll_length", "1000", "--test_length", "1000"]
+    assert result_of(here("identification.py", *episodes, "--json", cwd=home))["seconds"] < 36 * 3.3  # 36 windows
 
 
 def test_evaluation_in_noise(home: Path) -> None:

@@ -1,0 +1,42 @@
+"""Utterances without their pauses, as recognition hears them: what calibration is fitted on."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dataset.index import FeatureIndex
+from feat_extract.silence import speech_of
+from system import console
+
+READERS = 16  # threads that read utterances: most of their time goes into waiting for the disk
+
+
+class SpeechIndex(FeatureIndex):
+    """A FeatureIndex whose utterances have no pauses: lengths and frames are of speech."""
+
+    def __init__(self, trees: list[Path]):
+        """Load the trees as FeatureIndex does."""
+        super().__init__(trees)
+        self._n_speech = np.zeros(len(self), np.int64)  # frames of speech, 0 where not yet counted
+
+    def n_frames(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of speech (n,) int64 of rows (n,); each utterance is read once."""
+        new = np.unique(rows[self._n_speech[rows] == 0])
+        readers = ThreadPoolExecutor(READERS)
+        try:
+            counts = readers.map(lambda row: len(self.utterance(row)), new.tolist())
+            bar = console.progress(counts, total=len(new), unit="file", desc="finding pauses")
+            self._n_speech[new] = np.fromiter(bar, np.int64, len(new))
+        finally:
+            readers.shutdown(cancel_futures=True)
+        return self._n_speech[rows]
+
+    def utterance(self, row: int) -> np.ndarray:
+        """Return all frames of speech (T, 40) of a row."""
+        return speech_of(super().utterance(row))
+
+    def crop(self, row: int, start: int, length: int) -> np.ndarray:
+        """Return `length` frames of speech (length, 40) of a row from `start` on, repeated end to end."""
+        frames = self.utterance(row)
+        return frames[(start + np.arange(length)) % len(frames)]
