@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
     with console.json_output(args.json) as publish:
         lists = evaluator.read_lists(path, args)
-        setting = evaluator.set_up(args, args.trim_silence)
+        setting = evaluator.set_up(args)
         task = evaluator.task_of(setting, *lists)
         evaluator.warn_of_seen_speakers(task.sides, setting.features, setting.unseen)
         tests = {evaluator.FULL: Segments.whole(setting.features, task.test)}

@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
         check_recordings(Path(folder))
     with console.json_output(args.json) as publish:
         lists = evaluator.read_lists(args.trials, args) if args.trials else None
-        setting = evaluator.set_up(args, args.trim_silence)
+        setting = evaluator.set_up(args)
         report.say_left_out(setting.features, setting.unseen)
         trials, models = lists or (_short_trials(setting, args), None)
         task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)

@@ -27,6 +27,7 @@ from system import console
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = evaluator.parser(__doc__)
+    parser.set_defaults(trim_silence=False)
     add = parser.add_argument
     add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], help="speakers of an episode (50)")
     add("--n_shot", type=console.integer(1), nargs="+", default=[1], help="enrolment windows of a speaker (1)")

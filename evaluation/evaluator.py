@@ -70,18 +70,18 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     return newest_checkpoint(run_folder(args.model_path, args.n_folder), args.cp_num, within_epoch=False)
 
 
-def set_up(args: argparse.Namespace, trim_silence: bool = False) -> Setting:
+def set_up(args: argparse.Namespace) -> Setting:
     """Load the checkpoint and the index of VoxCeleb1's features, and find the speakers it was not trained on.
 
-    `trim_silence` removes the pauses from the utterances.
+    If args.trim_silence is true, the utterances have no pauses.
     """
     compute = choose_compute(args)
     path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root = save_root(args.save_path)
     trees = [root / TREES[tree].feat for tree in EVALUATION_TREES]
-    features = SpeechIndex(trees) if trim_silence else FeatureIndex(trees)
-    if trim_silence:
+    features = SpeechIndex(trees) if args.trim_silence else FeatureIndex(trees)
+    if args.trim_silence:
         print("pauses are cut out of the utterances, as recognize.py does")
     trained_on = set(checkpoint.speakers)
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
