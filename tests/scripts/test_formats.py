@@ -1,11 +1,8 @@
 """docs/formats.md is generated from the tables that the tests run through."""
 
-import sys
-
 from conftest import PROJECT
 
-sys.path.insert(0, str(PROJECT / "docs"))
-from generate import formats_page  # noqa: E402
+from docs.generate import formats_page
 
 
 def test_formats_page_is_up_to_date() -> None:
