@@ -39,6 +39,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
+    from benchmarks.decoding import in_process  # not this file's as a script, which worker processes do not run
+
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         files = real_files(args.folder, args.files) if args.folder else synthetic_files(Path(scratch), args.files)

@@ -8,7 +8,8 @@ whenever it is read.
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,10 @@ from dataset.features import Location, is_current, locate, read_frames
 from system import console, ranks
 from system.console import UserError
 from system.files import is_folder, replacing, walk
-from system.workers import unordered_map
 
 RACY_NS = 2 * 10**9  # what changed this shortly before it was read may change again without a new time stamp
-PARALLEL_FROM = 2000  # files: below, starting worker processes costs more than it saves
+READERS = 16  # threads that read the ends of files: most of their time goes into waiting for the disk or the network
+CHUNK = 256  # files a thread reads at a time
 
 
 class Table(NamedTuple):
@@ -244,9 +245,9 @@ def _scan(tree: Path, old: Table | None) -> Table:
         kept = (old.name[at] == names) & [os.path.dirname(name) in settled for name in names.tolist()]
         location[kept] = old.location[at[kept]]
     new = np.flatnonzero(location[:, 0] == 0)
-    paths = [(int(row), tree / os.fsdecode(names[row] + suffixes[row])) for row in new]
-    located = unordered_map(_locate, paths, chunk=256) if len(paths) >= PARALLEL_FROM else map(_locate, paths)
-    for row, where in console.progress(located, total=len(paths), unit="file", desc=f"indexing {tree.name}"):
+    paths = [tree / os.fsdecode(names[row] + suffixes[row]) for row in new]
+    located = console.progress(_locate(paths), total=len(paths), unit="file", desc=f"indexing {tree.name}")
+    for row, where in zip(new, located, strict=True):
         location[row] = where._replace(changed=_settled(where.changed))
     return Table(names, suffixes, location, np.array(list(folders)), np.array(list(folders.values()), np.int64))
 
@@ -256,6 +257,12 @@ def _settled(changed: int) -> int:
     return changed if time.time_ns() - changed > RACY_NS else 0
 
 
-def _locate(numbered: tuple[int, Path]) -> tuple[int, Location]:
-    row, path = numbered
-    return row, locate(path)
+def _locate(paths: list[Path]) -> Iterator[Location]:
+    """Yield where the frames of feature files are, in their order."""
+    chunks = [paths[at : at + CHUNK] for at in range(0, len(paths), CHUNK)]
+    readers = ThreadPoolExecutor(READERS)
+    try:
+        for locations in readers.map(lambda chunk: [locate(path) for path in chunk], chunks):
+            yield from locations
+    finally:
+        readers.shutdown(cancel_futures=True)

@@ -18,18 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
 
-from configure import SAMPLE_RATE, TREES, Tree, save_root  # noqa: E402
-from dataset.features import write_feature  # noqa: E402
-from feat_extract.audio import read_and_warn  # noqa: E402
-from feat_extract.fbank import log_mel  # noqa: E402
+from configure import TREES, Tree, save_root  # noqa: E402
+from feat_extract.extraction import Failure, Job, extract  # noqa: E402
 from system import console, ranks  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import is_folder, locked, remove_unfinished_below, replacing_table, utterances  # noqa: E402
 from system.workers import unordered_map  # noqa: E402
 
 ERRORS_NAME, LOCK_NAME = "feature_errors.csv", ".feature_extraction.lock"
-Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its speaker
-Failure = tuple[str, str]  # a wav file and what is wrong with it
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -103,20 +99,6 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
     if not jobs and not n_done:
         raise UserError(f"{root}: its wav folders hold no wav files; run dataprep.py --extract and --convert")
     return jobs, n_done
-
-
-def extract(job: Job) -> tuple[float, bool, Failure | None]:
-    """Write one feature file; return the seconds of audio, whether it was converted, and what is wrong with it."""
-    wav, feature, speaker = job
-    try:
-        samples, converted, _ = read_and_warn(Path(wav))
-        feat = log_mel(samples)
-    except UserError as error:
-        return 0.0, False, (wav, str(error))
-    except MemoryError:
-        return 0.0, False, (wav, f"{wav}: too long for this machine's memory")
-    write_feature(Path(feature), feat, speaker)
-    return len(samples) / SAMPLE_RATE, converted, None
 
 
 def report_errors(path: Path, failed: list[Failure]) -> int:

@@ -1,31 +1,29 @@
 """Work over many files in worker processes."""
 
-import atexit
 import itertools
-import multiprocessing
 import os
-import shutil
-import signal
+import pickle
+import queue
+import struct
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
-from system import console, ranks
+from system import ranks
 from system.console import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Tensors = TypeVar("Tensors", bound="tuple[Tensor, ...]")
-SHARED_MEMORY = Path("/dev/shm")  # through which a loader process hands its batches over, on Linux
 CHUNK = 16  # items a worker takes at a time, unless told otherwise
-PREFETCH = 4  # batches that a loader process has ready
+AHEAD = 2  # chunks that a worker has: one that it works on and one that waits
+PROJECT = str(Path(__file__).resolve().parent.parent)
+MAIN = "import sys; sys.path[:] = sys.argv[1:]; from system.workers import serve; serve()"  # what a worker runs
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+SIZE = struct.Struct("<Q")  # of a message in bytes, stands before it
 
 
 def cpu_count() -> int:
@@ -36,13 +34,16 @@ def cpu_count() -> int:
 
 def unordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, chunk: int = CHUNK
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield function(item) for every item, in the order they finish, from `workers` processes (default: all cores).
 
-    `function` and the items must be picklable. Each worker runs its linear algebra on one thread, ignores Ctrl-C
-    (the parent stops the work) and ends with its parent, however that dies. A worker that is killed ends the run
-    with a UserError; an exception inside `function` is raised here. Items that one worker would have to itself, since
-    there is one or they are one chunk, are worked on here: starting a process takes as long as hundreds of files.
+    `function` and the items must be picklable, and `function` defined in a module: a worker is a new Python that
+    imports the module, and does not run the script of this process again. Each worker runs its linear algebra on one
+    thread, does not receive the terminal's Ctrl-C (the parent stops the work) and ends with its parent, however that
+    dies. When the loop ends or is abandoned, the workers finish the items they are at and end. UserError if a worker
+    cannot start or is killed; an exception inside `function` is raised here. Items that one worker would have to
+    itself, since there is one or they are one chunk, are worked on here: starting a process takes as long as hundreds
+    of files.
     """
     workers, source = workers or cpu_count(), iter(items)
     first = list(itertools.islice(source, chunk + 1))
@@ -51,116 +52,163 @@ def unordered_map(
         yield from map(function, source)
         return
     chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
-    inherited = dict(os.environ)
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    answers: _Answers = queue.SimpleQueue()
+    program, pool, n_running = pickle.dumps(function), list[_Worker](), 0
     try:
-        running = {pool.submit(_run, function, batch) for batch in itertools.islice(chunks, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(_run, function, batch) for batch in itertools.islice(chunks, len(done))}
-            for future in done:
-                yield from future.result()
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed (out of memory?): run again, with fewer workers") from None
+        for batch in itertools.islice(chunks, workers):
+            pool.append(_Worker(program, answers))
+            pool[-1].send(pickle.dumps(batch))
+        for worker, batch in zip(pool * (AHEAD - 1), chunks, strict=False):
+            worker.send(pickle.dumps(batch))
+            n_running += 1
+        n_running += len(pool)
+        while n_running:
+            worker, answer = answers.get()
+            results, n_running = worker.results(answer), n_running - 1
+            for batch in itertools.islice(chunks, 1):
+                worker.send(pickle.dumps(batch))
+                n_running += 1
+            yield from results
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        os.environ.clear()
-        os.environ.update(inherited)
+        for worker in pool:
+            worker.send(b"")
+        for worker in pool:
+            worker.join()
 
 
-def from_loaders(loader: Iterable[Item]) -> Iterator[Item]:
-    """Yield a torch DataLoader's batches; UserError if one of its processes is killed.
+class Failure(NamedTuple):
+    """An exception raised in another process, as it is sent here."""
 
-    That is noticed where a batch is awaited, within the five seconds after which torch looks. torch's own handler of
-    SIGCHLD is taken off: it would raise wherever this process is, in a destructor or in the midst of an error message.
-    """
+    error: Exception
+    traceback: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Return what can be sent of an exception."""
+        text = "".join(traceback.format_exception(error))
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # whatever its class or what it holds may raise
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        return cls(error, text)
+
+    def reraise(self) -> NoReturn:
+        """Raise the exception; its cause shows the traceback of the other process."""
+        raise self.error from RuntimeError(f"in another process:\n{self.traceback}")
+
+
+_Answers = queue.SimpleQueue[tuple["_Worker", bytes | None]]  # None: the worker has ended
+
+
+class _Worker:
+    """A process that applies a function to chunks of items, seen from its parent."""
+
+    def __init__(self, program: bytes, answers: _Answers):
+        """Start the process; its answers are put to a queue that all workers share. UserError if it cannot start."""
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", MAIN, *sys.path, PROJECT],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | ONE_THREAD | {"PYTHONUTF8": str(sys.flags.utf8_mode)},
+                start_new_session=True,  # which the terminal's Ctrl-C does not reach
+            )
+        except OSError as error:
+            raise UserError(f"cannot start a worker process: {error.strerror}; run again, with fewer workers") from None
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._reader = threading.Thread(target=self._collect, args=(answers,), daemon=True)
+        self._reader.start()
+        self.send(program)
+
+    def send(self, request: bytes) -> None:
+        """Send the pickled function, then pickled chunks, at last nothing; the worker takes them up at once."""
+        try:
+            _write(self._requests, request)
+        except BrokenPipeError:  # it has ended: the end of its answers tells
+            pass
+
+    def _collect(self, answers: _Answers) -> None:
+        answer: bytes | None = b""
+        while answer is not None:
+            answer = _read(self._answers)
+            answers.put((self, answer))
+
+    def results(self, answer: bytes | None) -> list:
+        """Return the results in an answer; raises what the function raised, UserError if the worker has ended."""
+        if answer is None:
+            status = self._process.wait()
+            how = "was killed (out of memory?)" if status < 0 else f"ended with status {status}"
+            raise UserError(f"a worker process {how}: run again, with fewer workers")
+        results = pickle.loads(answer)
+        if isinstance(results, Failure):
+            results.reraise()
+        return results
+
+    def join(self) -> None:
+        """Wait until the worker, to which nothing was sent at last, has ended."""
+        self._process.wait()
+        self._reader.join()
+        self._requests.close()
+        self._answers.close()
+
+
+def serve() -> None:
+    """Apply the function that the parent sends to the chunks that it sends: what a worker runs."""
+    requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what is printed here is not to come between the answers
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    ending = threading.Event()
+    threading.Thread(target=_receive, args=(requests, waiting, ending), daemon=True).start()
     try:
-        batches = iter(loader)
-    except OSError as error:
-        raise UserError(f"cannot start a process that loads data: {error.strerror}; {_remedy()}") from None
-    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    processes = multiprocessing.active_children()
+        function = pickle.loads(waiting.get())
+    except Exception as error:  # whatever importing its module may raise
+        hint = "a worker's function is to be defined in a module, not in the script or notebook itself"
+        reason = f"a worker process cannot load its function ({type(error).__name__}: {error}); {hint}"
+        _write(answers, pickle.dumps(Failure.of(UserError(reason))))
+        return
+    while request := waiting.get():
+        answer = _work(function, request, ending)
+        try:
+            _write(answers, answer)
+        except BrokenPipeError:
+            os._exit(1)  # the parent has died
+
+
+def _receive(requests: IO[bytes], waiting: "queue.SimpleQueue[bytes]", ending: threading.Event) -> None:
+    while request := _read(requests):
+        waiting.put(request)
+    if request is None:
+        os._exit(1)  # the parent has died
+    ending.set()
+    waiting.put(request)
+
+
+def _work(function: Callable[[Any], Any], request: bytes, ending: threading.Event) -> bytes:
     try:
-        yield from batches
-    except (EOFError, OSError, RuntimeError) as error:  # the first two: it was handing a batch over
-        if isinstance(error, RuntimeError) and not any(process.exitcode for process in processes):
-            raise
-        raise UserError(f"a process that loads data was killed (out of memory?); {_remedy()}") from None
+        return pickle.dumps([function(item) for item in pickle.loads(request) if not ending.is_set()])
+    except Exception as error:  # the parent raises it
+        return pickle.dumps(Failure.of(error))
 
 
-def loader_options(workers: int, batch_bytes: int) -> dict:
-    """Return a torch DataLoader's options for so many processes, and batches of at most so many bytes.
-
-    Waiting batches lie in shared memory, of which containers often have 64 MB: where all would not fit, fewer wait
-    for each process and, if that is not enough, fewer processes load, with a warning.
-    """
-    room = workers * PREFETCH
-    if SHARED_MEMORY.exists():
-        free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
-        room = max(0, free // batch_bytes - 2)  # two more are in the main process's hands
-    fitting = min(workers, room)
-    if fitting < workers:
-        console.warn(
-            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
-            f"processes load data, not {workers}; docker's --shm-size enlarges it"
-        )
-    prefetch = min(PREFETCH, room // fitting) if fitting else None
-    atexit.register(_kill_children)
-    return {"num_workers": fitting, "prefetch_factor": prefetch, "worker_init_fn": leave_signals_to_parent}
+def _write(pipe: IO[bytes], message: bytes) -> None:
+    rest = memoryview(SIZE.pack(len(message)) + message)
+    while rest:
+        rest = rest[pipe.write(rest) :]
 
 
-def in_shared_memory(tensors: Tensors) -> Tensors:
-    """Return tensors, moved to shared memory where a loader process calls this.
-
-    UserError where that has no room; left to the thread that hands batches over, torch would wait for ever.
-    """
-    from torch.utils.data import get_worker_info
-
-    try:
-        if get_worker_info() is not None:
-            for tensor in tensors:
-                tensor.share_memory_()
-    except RuntimeError as error:
-        raise UserError(f"cannot share a batch: {str(error).splitlines()[0]}; {_remedy()}") from None
-    return tensors
+def _read(pipe: IO[bytes]) -> bytes | None:
+    """Return a message, None if the other side has ended."""
+    size = _read_exactly(pipe, SIZE.size)
+    return size and _read_exactly(pipe, *SIZE.unpack(size))
 
 
-def _remedy() -> str:
-    """Return what to do about loader processes that fail; that of containers is often shared memory's size."""
-    fewer = "run again, with fewer --num_workers"
-    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
-        return fewer
-    return f"{fewer}; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a loader process: a scheduler sends them to all, the parent ends its loaders.
-
-    The parent ends them when its loop over the loader ends. Persistent workers, which would go on, must not be used.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _kill_children() -> None:
-    """End the loader processes that an error left: they ignore the SIGTERM by which Python would, and then waits."""
-    for child in multiprocessing.active_children():
-        child.kill()
-
-
-def _run(function: Callable[[Item], Result], batch: list[Item]) -> list[Result]:
-    return [function(item) for item in batch]
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)
+def _read_exactly(pipe: IO[bytes], size: int) -> bytes | None:
+    message = bytearray()
+    while len(message) < size:
+        part = pipe.read(size - len(message))
+        if not part:
+            return None
+        message += part
+    return bytes(message)

@@ -1,24 +1,27 @@
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from conftest import PROJECT
-from torch.utils.data import DataLoader, Dataset
+import threadpoolctl
+from conftest import PROJECT, write_wavs
 
-from system import ranks
 from system.console import UserError
-from system.workers import CHUNK, SHARED_MEMORY, from_loaders, loader_options, unordered_map
+from system.workers import CHUNK, unordered_map
 
-MB = 2**20
+CHILDREN = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+lists_children = pytest.mark.skipif(not CHILDREN.exists(), reason="no list of child processes here")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join(map(str, [PROJECT, PROJECT / "tests", Path(__file__).parent]))
+}
 
 
 def worker(item: int) -> tuple[int, int]:
@@ -34,6 +37,186 @@ def test_what_one_worker_would_have_to_itself_starts_no_process(workers: int, n_
     assert all((process == os.getpid()) == here for _, process in done)
 
 
+def test_every_worker_works_and_no_more_start_than_there_are_chunks() -> None:
+    done = list(unordered_map(worker, range(1000), workers=3))
+    assert sorted(item for item, _ in done) == list(range(1000)) and len({process for _, process in done}) == 3
+    assert len({process for _, process in unordered_map(worker, range(CHUNK + 1), workers=100)}) <= 2
+
+
+def threads_of_libraries(item: int) -> list[int]:
+    np.ones((500, 500)) @ np.ones((500, 500))
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+
+
+def test_linear_algebra_in_a_worker_has_one_thread_and_the_environment_here_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "2")
+    before = dict(os.environ)
+    for n_threads in unordered_map(threads_of_libraries, range(3), workers=2, chunk=1):
+        assert n_threads and set(n_threads) == {1}
+        assert dict(os.environ) == before
+
+
+class Unsendable(Exception):
+    def __init__(self, *, reason: str):
+        super().__init__(f"for {reason}")
+
+
+def fails(item: int) -> int:
+    if item == 20:
+        raise UserError("speaker id10: bad")
+    if item == 120:
+        return dict[int, int]()[item]
+    if item == 220:
+        raise Unsendable(reason="its keyword")
+    return item
+
+
+@pytest.mark.parametrize(
+    "items, kind, words",
+    [
+        (range(100), UserError, "^speaker id10: bad$"),
+        (range(100, 200), KeyError, "120"),
+        (range(200, 300), RuntimeError, "^Unsendable: for its keyword$"),
+    ],
+)
+def test_an_exception_in_a_worker_is_raised_here(items: range, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as raised:
+        list(unordered_map(fails, items, workers=2))
+    assert "in fails" in str(raised.value.__cause__)  # the worker's traceback
+
+
+def wait_and_note(path: Path) -> None:
+    time.sleep(0.1)
+    path.touch()
+
+
+@lists_children
+def test_the_workers_of_an_abandoned_loop_finish_the_items_they_are_at_and_end(tmp_path: Path) -> None:
+    before = CHILDREN.read_text().split()
+    work = unordered_map(wait_and_note, [tmp_path / f"{n}" for n in range(100)], workers=2)
+    next(work)
+    assert len(CHILDREN.read_text().split()) == len(before) + 2
+    work.close()
+    assert CHILDREN.read_text().split() == before
+    assert CHUNK < len(list(tmp_path.iterdir())) < 60  # of the 64 that the workers had been given
+
+
+def run(code: str, **options: Any) -> subprocess.CompletedProcess:
+    """Run a script that can import this module, and must end within a minute."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, **options)
+
+
+def kill_one_while_they_start(delay: float) -> None:
+    def kill() -> None:
+        while not (started := CHILDREN.read_text().split()):
+            pass
+        time.sleep(delay)
+        os.kill(int(started[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(unordered_map(abs, range(10**7), workers=2))
+    killer.join()
+
+
+@lists_children
+def test_a_worker_killed_at_any_moment_of_its_start_is_told() -> None:
+    delays = [0, 0, 0, 0, 0, 0.001, 0.003, 0.01, 0.03, 0.06, 0.1]
+    done = run(f"from test_workers import *; [kill_one_while_they_start(delay) for delay in {delays}]")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("executable", ["/nowhere/python", os.devnull])
+def test_a_worker_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(UserError, match="cannot start a worker process: .*with fewer workers"):
+        list(unordered_map(worker, range(100), workers=2))
+
+
+@posix
+def test_a_worker_that_ends_while_it_starts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(UserError, match="a worker process ended with status 1"):
+        list(unordered_map(worker, range(100), workers=2))
+
+
+def test_a_function_of_the_script_itself_is_refused_and_the_script_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from system.workers import unordered_map\n"
+        "def work(item): return item\n"
+        "print('run')\n"
+        "list(unordered_map(work, range(100), workers=2))\n"
+    )
+    done = run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+    assert done.returncode == 1 and done.stdout == "run\n"
+    assert "a worker process cannot load its function" in done.stderr and "defined in a module, not in" in done.stderr
+
+
+def test_a_script_without_a_main_guard_extracts_features(tmp_path: Path) -> None:
+    write_wavs(tmp_path, "vox2_dev", range(2), 20, seconds=0.5)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from feat_extract.feature_extraction import extract_trees, find_trees\n"
+        f"extract_trees(Path({str(tmp_path)!r}), find_trees(Path({str(tmp_path)!r})), 2)\n"
+    )
+    done = subprocess.run([sys.executable, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("features: 40 files written") and done.stdout.count("\n") == 1
+
+
+SLEEPER = """
+import os, sys, time
+from system import console
+from system.workers import unordered_map
+from test_workers import tell_and_sleep
+
+def main(argv):
+    list(unordered_map(tell_and_sleep, [argv[0]] * 40, workers=2))
+
+console.run(main)
+"""
+
+
+def tell_and_sleep(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(0.5)
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, tmp_path], env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while len(workers := [int(file.name) for file in tmp_path.iterdir()]) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as the terminal does
+    else:
+        process.kill()
+    _, stderr = process.communicate(timeout=30)
+    assert stderr == (b"-c: interrupted\n" if number == signal.SIGINT else b"")
+    deadline = time.monotonic() + 10
+    while any(is_running(worker) for worker in workers):
+        time.sleep(0.01)
+        assert time.monotonic() < deadline
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     "script, not_needed",
     [
@@ -45,87 +228,3 @@ def test_workers_do_not_import_what_they_do_not_use(script: str, not_needed: str
     code = f"import sys, {script}; print([name for name in {not_needed.split()} if name in sys.modules])"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-@pytest.fixture
-def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
-    """A function that makes shared memory as large and as free as it is told."""
-
-    def of(total: int, free: int) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(total=total, free=free)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-
-    return of
-
-
-@pytest.mark.skipif(not SHARED_MEMORY.exists(), reason="no /dev/shm here")
-def test_waiting_batches_fit_in_shared_memory(
-    shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = 300 * 40 * 200 * 4  # bytes of a 100-way episode of 1 + 2 utterances
-    for total, workers, prefetch in ((24_000, 8, 4), (200, 8, 2), (100, 8, 1), (64, 4, 1), (30, 1, 1), (16, 0, None)):
-        shared_memory(total * MB, total * MB)
-        options = loader_options(8, batch)
-        assert (options["num_workers"], options["prefetch_factor"]) == (workers, prefetch)
-        assert (workers * (prefetch or 0) + 2) * batch <= total * MB or workers == 0
-        told = capsys.readouterr().err
-        assert (f"{workers} processes load data, not 8" in told) == (workers < 8) and told.count("\n") == (workers < 8)
-    shared_memory(200 * MB, 200 * MB)
-    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
-    assert loader_options(8, batch)["prefetch_factor"] == 1  # half is the other rank's
-    assert loader_options(0, batch)["num_workers"] == 0
-
-
-class DiesAtThree(Dataset):
-    """Data of which the fourth item ends its process: killed, told by the system that memory failed, or by a bug."""
-
-    def __init__(self, end: Callable[[], Any]):
-        self._end = end
-
-    def __len__(self) -> int:
-        return 9
-
-    def __getitem__(self, at: int) -> torch.Tensor:
-        if at == 3:
-            self._end()
-        return torch.full((2,), at)
-
-
-def bug() -> None:
-    torch.zeros(2) + torch.zeros(3)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-@pytest.mark.parametrize(
-    "end, total, told",
-    [(lambda: os.kill(os.getpid(), signal.SIGKILL), 64 * MB, True), (lambda: os._exit(1), 8192 * MB, False)],
-    ids=["killed", "exits"],
-)
-def test_a_killed_loader_raises_where_a_batch_is_awaited(
-    shared_memory: Callable[[int, int], None], end: Callable[[], None], total: int, told: bool
-) -> None:
-    shared_memory(total, 0)
-    batches = from_loaders(DataLoader(DiesAtThree(end), batch_size=None, num_workers=1, prefetch_factor=1))
-    assert [int(next(batches)[0]) for _ in range(3)] == [0, 1, 2]
-    deadline = time.monotonic() + 30
-    while multiprocessing.active_children():  # torch's handler of SIGCHLD would raise in this loop
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with pytest.raises(UserError, match="a process that loads data was killed") as raised:
-        list(batches)
-    assert ("/dev/shm is small, 67 MB: enlarge it" in str(raised.value)) == (told and SHARED_MEMORY.exists())
-
-
-@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
-def test_a_loader_that_is_killed_while_it_hands_a_batch_over_is_told(error: Exception) -> None:
-    def batches() -> Iterator[int]:  # the moment itself cannot be hit at will
-        yield 0
-        raise error
-
-    with pytest.raises(UserError, match="a process that loads data was killed"):
-        list(from_loaders(batches()))
-
-
-def test_an_error_of_the_program_in_a_loader_is_not_told_as_its_death() -> None:
-    with pytest.raises(RuntimeError, match="size of tensor a"):
-        list(from_loaders(DataLoader(DiesAtThree(bug), batch_size=None, num_workers=1)))

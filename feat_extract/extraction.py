@@ -1,0 +1,26 @@
+"""A wav file to its feature file: the work of a process of the extraction."""
+
+from pathlib import Path
+
+from configure import SAMPLE_RATE
+from dataset.features import write_feature
+from feat_extract.audio import read_and_warn
+from feat_extract.fbank import log_mel
+from system.console import UserError
+
+Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its speaker
+Failure = tuple[str, str]  # a wav file and what is wrong with it
+
+
+def extract(job: Job) -> tuple[float, bool, Failure | None]:
+    """Write one feature file; return the seconds of audio, whether it was converted, and what is wrong with it."""
+    wav, feature, speaker = job
+    try:
+        samples, converted, _ = read_and_warn(Path(wav))
+        feat = log_mel(samples)
+    except UserError as error:
+        return 0.0, False, (wav, str(error))
+    except MemoryError:
+        return 0.0, False, (wav, f"{wav}: too long for this machine's memory")
+    write_feature(Path(feature), feat, speaker)
+    return len(samples) / SAMPLE_RATE, converted, None
