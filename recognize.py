@@ -174,7 +174,7 @@ def export(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: cannot be halved: {error}") from None
         print(f"{args.output}: the encoder of {path} in half precision, {args.output.stat().st_size / 1e6:.1f} MB")
         return
-    export_onnx(checkpoint.encoder().folded(), args.output, sha256(path))
+    export_onnx(checkpoint.encoder().for_inference(), args.output, sha256(path))
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
 
 

@@ -66,8 +66,9 @@ def main(argv: list[str]) -> None:
         some = np.random.default_rng(args.seed).choice(len(rows), args.trials, replace=False)
         left, right = (Segments(*(column[some] for column in side)) for side in (enrol, test))
         scores: dict[str, np.ndarray] = {}
+        prepared = encoder.for_inference(compute.device)
         ways = {
-            "this project": lambda: scores.update(ours=score(encoder.folded(), features, enrol, test, compute)),
+            "this project": lambda: scores.update(ours=score(prepared, features, enrol, test, compute)),
             "one by one": lambda: scores.update(plain=one_by_one(encoder, features, left, right, compute.device)),
         }
         seconds = timing.measure(ways, args.repeats)
@@ -86,10 +87,10 @@ def compare_embedding(encoder: Encoder, features: FeatureIndex, compute: Compute
     """Measure embedding segments of 2 s and print."""
     rows = np.arange(len(features)).repeat(-(-N_SEGMENTS // len(features)))[:N_SEGMENTS]
     segments = Segments(rows, np.zeros_like(rows), np.full(N_SEGMENTS, TRAIN_FRAMES))
-    half = compute._replace(dtype=torch.bfloat16)
+    half, prepared = compute._replace(dtype=torch.bfloat16), encoder.for_inference(compute.device)
     ways = {
-        "this project, bfloat16": lambda: embed(encoder.folded(), features, segments, half),
-        "this project, float32": lambda: embed(encoder.folded(), features, segments, compute),
+        "this project, bfloat16": lambda: embed(prepared, features, segments, half),
+        "this project, float32": lambda: embed(prepared, features, segments, compute),
         "one by one, float32": lambda: embed_one_by_one(encoder, features, segments, compute.device),
     }
     timing.compare("embedding", "segments of 2 s", N_SEGMENTS, ways, args, device=str(compute.device))

@@ -87,7 +87,7 @@ def set_up(args: argparse.Namespace) -> Setting:
     if not trained_on and args.data_type == "vox1":  # a release's file does not list its speakers
         trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
     unseen = unseen_speakers(features, trained_on)
-    return Setting(checkpoint, path, checkpoint.encoder().folded(), features, unseen, compute)
+    return Setting(checkpoint, path, checkpoint.encoder().for_inference(compute.device), features, unseen, compute)
 
 
 def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.ndarray:

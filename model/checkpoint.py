@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES, Bottleneck
@@ -66,14 +67,14 @@ class Checkpoint:
 
     def encoder(self) -> Encoder:
         """Build the encoder with this checkpoint's weights; ValueError names what it lacks of them, or has beside."""
-        with torch.device("meta"):  # new weights would be drawn from the caller's random state
+        with _NothingDrawn():
             encoder = Encoder(self.backbone)
         ours = {_release_name(name): name for name in encoder.state_dict()}
         needed, given = set(ours), set(self.state_dict) - {CLASS_VECTORS}
         for words, names in (("lacks", needed - given), ("has, and this encoder has not,", given - needed)):
             if names:
                 raise ValueError(f"it {words} {len(names)} of its parameters: {', '.join(sorted(names)[:3])}")
-        encoder.to_empty(device="cpu").load_state_dict({ours[name]: self.state_dict[name] for name in given})
+        encoder.load_state_dict({ours[name]: self.state_dict[name] for name in given})
         return encoder
 
     def encoder_alone(self) -> "Checkpoint":
@@ -87,6 +88,16 @@ class Checkpoint:
         if not all(value.isfinite().all() for value in halved.values()):
             raise ValueError("it has weights beyond half precision's 65,504")
         return Checkpoint(self.epoch, halved, speakers=self.speakers, data_type=self.data_type)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves new weights undefined: drawing them would move on torch's generator, which the whole program shares."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def state_dict_of(encoder: Encoder, class_vectors: Tensor | None) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import itertools
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.resnet import ResNet
@@ -35,13 +36,17 @@ class Encoder(nn.Module):
         pooled = maps.to(x.dtype).mean(dim=(2, 3))
         return self.projection(torch.relu(self.norm(pooled)))
 
-    def folded(self) -> "Encoder":
-        """Return a copy for evaluation, its batch norms folded into the convolutions: the same map, a tenth faster."""
-        encoder = copy.deepcopy(self).eval()
+    def for_inference(self, device: torch.device | str = "cpu") -> "Encoder":
+        """Return a copy on `device` that computes the same embeddings a tenth faster, and cannot be trained.
+
+        Its batch norms are folded into the convolutions, its weights are frozen and laid out for the device. Nothing
+        is left to be changed at a call: threads may share it.
+        """
+        encoder = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(encoder.modules()):
             # In each of the trunk's modules a convolution is followed by its own batch norm.
             for (at, convolution), (behind, norm) in itertools.pairwise(list(module.named_children())):
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
                     setattr(module, at, fuse_conv_bn_eval(convolution, norm))
                     setattr(module, behind, nn.Identity())
-        return encoder
+        return convert_conv2d_weight_memory_format(encoder.to(device), torch.channels_last)

@@ -32,7 +32,7 @@ class Recognizer:
         """
         path = Path(checkpoint or PRETRAINED)
         self._compute = inference(device)
-        self.encoder = load_checkpoint(path).encoder().folded()  # in evaluation mode
+        self.encoder = load_checkpoint(path).encoder().for_inference(self._compute.device)
         self.digest = sha256(path)
         self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
 

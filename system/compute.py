@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,11 +37,17 @@ def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> No
 
 
 def choose_compute(args: argparse.Namespace) -> Compute:
-    """Choose device, precision and loader processes by the flags, join the other ranks, and seed torch."""
+    """Choose device, precision and loader processes by a script's flags, join the other ranks, and seed torch.
+
+    A CUDA device becomes the current one, and TF32 is switched off: of the script's whole process.
+    """
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, so set before
         torch.use_deterministic_algorithms(True)
     device = _select_device(args.device, args.use_cuda, args.gpu)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     ranks.init()
     torch.manual_seed(args.seed)
     workers = args.num_workers
@@ -48,15 +57,14 @@ def choose_compute(args: argparse.Namespace) -> Compute:
 
 
 def inference(device: str = "auto") -> Compute:
-    """Return the float32 setting for embedding on a device named as --device names it; nothing is seeded."""
+    """Return the float32 setting for embedding on a device named as --device names it; nothing else changes."""
     return Compute(_select_device(device), torch.float32, 0)
 
 
 def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.device:
     """Return the device that --device, --use_cuda and --gpu name; UsageError if it is not there.
 
-    Each rank of a machine has a GPU of its own. A CUDA device becomes the current one, and TF32 is switched off, so
-    that scores in float32 agree between devices.
+    Each rank of a machine has a GPU of its own.
     """
     several = ranks.local_world_size() > 1
     if several and name.startswith("cuda:"):
@@ -75,9 +83,50 @@ def _select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.devi
     if device.type == "cuda":
         if device.index >= torch.cuda.device_count():
             raise UsageError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
+
+
+_tf32_lock, _n_without_tf32 = threading.Lock(), 0  # threads that are in a block
+_tf32_before: list[tuple[Any, str, bool | str]] = []  # the settings that the first of them changed
+
+
+@contextmanager
+def without_tf32(device: torch.device) -> Iterator[None]:
+    """Compute float32 on CUDA without TF32 in the block, so that embeddings agree between devices.
+
+    torch has these settings for the whole process only; they are put back when the last thread leaves its block.
+    """
+    global _n_without_tf32
+    if device.type != "cuda":
+        yield
+        return
+    with _tf32_lock:
+        _n_without_tf32 += 1
+        if _n_without_tf32 == 1:
+            for owner, name, off in _tf32_settings():
+                if (before := getattr(owner, name)) != off:
+                    _tf32_before.append((owner, name, before))
+                    setattr(owner, name, off)
+    try:
+        yield
+    finally:
+        with _tf32_lock:
+            _n_without_tf32 -= 1
+            while _tf32_before and not _n_without_tf32:
+                setattr(*_tf32_before.pop())
+
+
+def _tf32_settings() -> list[tuple[Any, str, bool | str]]:
+    """Return torch's settings of TF32: their owner, name and the value that switches it off."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    settings: list[tuple[Any, str, bool | str]] = [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
+    try:
+        for owner, name, _ in settings:
+            getattr(owner, name)
+    except RuntimeError:  # the program uses the settings that torch 2.9 brought, beside which these cannot be read
+        return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
+    return settings
 
 
 def _select_precision(choice: str, device: torch.device) -> torch.dtype:

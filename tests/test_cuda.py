@@ -68,13 +68,15 @@ class TestCuda(unittest.TestCase):
                 feat = 5 * rng.normal(size=(210 + 17 * u, 40)) + s
                 write_feature(cls.folder / "feat" / f"s{s}" / "v" / f"{u}.pkl", feat, f"s{s}")
         cls.features = FeatureIndex([cls.folder / "feat"])
-        cls.compute = inference(DEVICE)  # float32, without TF32
+        cls.compute = inference(DEVICE)  # float32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as train.py has it
 
     def embeddings(self, encoder: Encoder, compute: Compute) -> torch.Tensor:
         rows = np.arange(len(self.features))
         torch.manual_seed(0)
         whole, windows = Segments.whole(self.features, rows), Segments(rows, rows % 7, np.full(len(rows), 100))
-        both = [embed(encoder.folded(), self.features, segments, compute) for segments in (whole, windows)]
+        prepared = encoder.for_inference(compute.device)
+        both = [embed(prepared, self.features, segments, compute) for segments in (whole, windows)]
         return torch.nn.functional.normalize(torch.cat(both), dim=1)
 
     def assert_embeddings_agree(self, encoder: Encoder) -> None:

@@ -28,5 +28,6 @@ class Validation:
 
     def __call__(self, encoder: Encoder) -> float:
         """Return the EER (fraction)."""
-        scores = score(encoder.folded(), self._features, self._enrol, self._test, self._compute)
+        prepared = encoder.for_inference(self._compute.device)
+        scores = score(prepared, self._features, self._enrol, self._test, self._compute)
         return verification_metrics(scores, self._trials.label).eer

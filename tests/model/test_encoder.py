@@ -141,7 +141,7 @@ def test_folded_batch_norms_leave_the_embeddings_as_they_are() -> None:
                     present(module.running_var).uniform_(0.5, 2)
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(0, 0.2)
-            folded, x = encoder.folded(), 20 * torch.randn(3, 1, 40, 57)
+            folded, x = encoder.for_inference(), 20 * torch.randn(3, 1, 40, 57)
             assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
             expected = encoder.eval()(x)
             assert float((folded(x) - expected).norm() / expected.norm()) < 1e-5

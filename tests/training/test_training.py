@@ -241,4 +241,4 @@ def test_nothing_is_float64_before_it_is_on_the_cpu(features: FeatureIndex, tmp_
         run.save(tmp_path / "x.pth")
         new_run(features).restore(load_checkpoint(tmp_path / "x.pth"))
         whole = Segments.whole(features, rows)
-        score(run.model.encoder.folded(), features, whole, whole, CPU)
+        score(run.model.encoder.for_inference(), features, whole, whole, CPU)
