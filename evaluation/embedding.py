@@ -6,16 +6,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.utils import convert_conv2d_weight_memory_format
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from configure import FRAMES_PER_SECOND, N_MELS
 from dataset.index import FeatureIndex
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
-from system.compute import Compute
+from system.compute import Compute, without_tf32
 from system.console import UserError
-from system.workers import from_loaders, in_shared_memory, loader_options
+from system.loading import Loader
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
@@ -74,24 +73,25 @@ class _SegmentData(Dataset):
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
+    The encoder, as Encoder.for_inference returns it for this device, stays as it is, so threads may share one.
     Segments of equal length share a batch; none is padded, so the result does not depend on the batches. Ranks share
     the batches and all return all embeddings. UserError if an embedding is not finite.
     """
+    if encoder.training:
+        raise ValueError("the encoder is in training mode; embed with Encoder.for_inference()")
     batches = ranks.shard(equal_length_batches(segments.length, BATCH_FRAMES.get(compute.device.type, 20_000)))
     max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
-    loader = DataLoader(
-        _SegmentData(features, segments),
-        batch_size=None,
-        sampler=batches,
-        collate_fn=in_shared_memory,
-        pin_memory=compute.device.type == "cuda",
-        **loader_options(compute.num_workers, max_bytes),
-    )
+    on_cuda = compute.device.type == "cuda"
+    loader = Loader(_SegmentData(features, segments), compute.num_workers, max_bytes, pin_memory=on_cuda)
     embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE)
-    encoder = convert_conv2d_weight_memory_format(encoder.to(compute.device), torch.channels_last).eval()
     n_own = sum(map(len, batches))
-    with torch.inference_mode(), console.progress(total=n_own, unit="segment", desc="embedding") as bar:
-        for at, batch in from_loaders(loader):
+    with (
+        torch.inference_mode(),
+        without_tf32(compute.device),
+        console.progress(total=n_own, unit="segment", desc="embedding") as bar,
+        loader.batches(batches) as loaded,
+    ):
+        for at, batch in loaded:
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
             embeddings[at] = encoder(batch, compute.dtype).cpu()
             bar.update(len(at))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -92,9 +93,18 @@ def suffix_of(path: Path, *known: str) -> str:
     return suffix
 
 
+class Bar(tqdm):
+    """A tqdm bar that leaves the process as it is: tqdm's own starts a thread and settles multiprocessing's method."""
+
+    monitor_interval = 0
+
+
+Bar.set_lock(threading.RLock())
+
+
 def progress(*args: Any, **kwargs: Any) -> tqdm:
     """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first."""
-    return tqdm(*args, disable=None if ranks.is_first() else True, dynamic_ncols=True, **kwargs)
+    return Bar(*args, disable=None if ranks.is_first() else True, miniters=1, dynamic_ncols=True, **kwargs)
 
 
 def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
@@ -105,7 +115,7 @@ def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
 def warn(message: str) -> None:
     """Print one line to standard error, above any progress bar; of the ranks, the first does."""
     if ranks.is_first():
-        tqdm.write(one_line(message), file=sys.stderr)
+        Bar.write(one_line(message), file=sys.stderr)
 
 
 @contextmanager
@@ -178,8 +188,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         ranks.barrier()
         sys.stdout.flush()
     except UserError as error:
-        # From a torch loader process the error comes with that process's traceback before it.
-        message, status = str(error).rpartition(f".{type(error).__name__}: ")[2].strip(), error.status
+        message, status = str(error), error.status
     except SystemExit as leaving:
         message, status = (leaving.code, 1) if isinstance(leaving.code, str) else (None, leaving.code)
     except KeyboardInterrupt:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import convert_conv2d_weight_memory_format
-from torch.utils.data import DataLoader
 
 from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from loss import Objective, Terms
@@ -23,7 +22,7 @@ from model.encoder import Encoder
 from system import console, ranks
 from system.compute import Compute
 from system.console import UserError
-from system.workers import from_loaders, in_shared_memory, loader_options
+from system.loading import Loader
 
 SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
 SETTLE_EVERY = 20  # episodes between two readings of the losses, each of which waits for the device
@@ -86,7 +85,8 @@ class Run:
         # Each rank normalises by its own batch, as the paper's one GPU; the first rank's running statistics are kept.
         self._replica = DistributedDataParallel(model) if ranks.world_size() > 1 else model
         self._rest_of_epoch()  # refuses too many ranks
-        self._loader_options = loader_options(compute.num_workers, episodes.max_bytes)
+        on_cuda = compute.device.type == "cuda"
+        self._loader = Loader(episodes, compute.num_workers, episodes.max_bytes, pin_memory=on_cuda)
         self._sums = torch.zeros(len(Terms._fields), dtype=torch.float64)
         self._unsettled: list[tuple[tuple[int, int], Tensor]] = []  # episodes whose terms are not in _sums yet
         self._last = (0, 0)  # the episode that this rank trained last
@@ -171,20 +171,14 @@ class Run:
     def train_epoch(self, after_episode: Callable[[], None]) -> EpochResult:
         """Train the rest of the epoch after `self.epoch`; `after_episode` may save, or raise to stop."""
         self.model.train()
-        loader = DataLoader(
-            self._episodes,
-            batch_size=None,
-            sampler=self._rest_of_epoch(),
-            collate_fn=in_shared_memory,
-            pin_memory=self._compute.device.type == "cuda",
-            **self._loader_options,
-        )
         lr, utterances, waited = self.optimizer.param_groups[0]["lr"], 0, 0.0
         started = asked = time.perf_counter()
-        with console.progress(
-            total=self._episodes.per_epoch, initial=self.episode, unit="episode", desc=f"epoch {self.epoch + 1}"
-        ) as bar:
-            for episode in from_loaders(loader):
+        per_epoch, desc = self._episodes.per_epoch, f"epoch {self.epoch + 1}"
+        with (
+            console.progress(total=per_epoch, initial=self.episode, unit="episode", desc=desc) as bar,
+            self._loader.batches(self._rest_of_epoch()) as loaded,
+        ):
+            for episode in loaded:
                 waited += time.perf_counter() - asked
                 self._train_episode(episode)
                 utterances += (len(episode.support) + len(episode.query)) * len(episode.speaker) * ranks.world_size()

@@ -1,0 +1,176 @@
+"""Batches loaded by processes of their own, next to training and evaluation."""
+
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from system import console, ranks
+from system.console import UserError
+from system.workers import Failure
+
+Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
+SHARED_MEMORY = Path("/dev/shm")  # through which a loader process hands its batches over, on Linux
+PREFETCH = 4  # batches that a loader process has ready
+
+
+class Loader(Generic[Tensors]):
+    """Loads the batches of a dataset, in processes of its own or in this one."""
+
+    def __init__(self, dataset: "Dataset[Tensors]", num_workers: int, batch_bytes: int, pin_memory: bool):
+        """Load by so many processes, 0 for none, batches of at most so many bytes; pin_memory is DataLoader's.
+
+        Waiting batches lie in shared memory, of which containers often have 64 MB: where all would not fit, fewer wait
+        for each process and, if that is not enough, fewer processes load, with a warning.
+        """
+        self._dataset = dataset
+        self._options: dict[str, Any] = {"batch_size": None, "pin_memory": pin_memory}
+        workers, prefetch = _fitting(num_workers, batch_bytes)
+        if workers:
+            self._dataset = _InProcess(dataset)
+            self._options |= {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": _begin}
+
+    @contextmanager
+    def batches(self, order: Sequence[Any]) -> Iterator[Iterator[Tensors]]:
+        """Give an iterator over dataset[item] for the items of `order`; the processes live as long as the block.
+
+        The iterator raises what the dataset raises, and UserError if a process is killed. The process that this is
+        called in keeps its signal handlers, exit handlers and random states.
+        """
+        options, in_processes = self._options, "num_workers" in self._options
+        if in_processes:  # DataLoader would settle the start method for the whole program
+            method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+            options = options | {"multiprocessing_context": method}
+        generator = torch.Generator()  # else DataLoader draws a number from the program's
+        loader = DataLoader(self._dataset, sampler=order, collate_fn=_unchanged, generator=generator, **options)
+        if not in_processes:
+            yield iter(loader)
+            return
+        batches = _Batches[Tensors](loader)
+        try:
+            yield batches
+        finally:
+            batches.close()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
+    """Return how many processes load and how many batches each may have ready, so that shared memory holds all."""
+    room = workers * PREFETCH
+    if SHARED_MEMORY.exists():
+        free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
+        room = max(0, free // batch_bytes - 2)  # two more are in the main process's hands
+    fitting = min(workers, room)
+    if fitting < workers:
+        console.warn(
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
+            f"processes load data, not {workers}; docker's --shm-size enlarges it"
+        )
+    return fitting, min(PREFETCH, room // fitting) if fitting else None
+
+
+class _Batches(Iterator[Tensors]):
+    """The iterator of a DataLoader with processes."""
+
+    def __init__(self, loader: "DataLoader[Tensors]"):
+        """Start the processes, in a thread: only in the main one can torch set its handler of SIGCHLD.
+
+        That would raise wherever this process is, in a destructor or in the midst of an error message. UserError if a
+        process cannot start.
+        """
+        made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def start() -> None:
+            try:
+                made.put(iter(loader))
+            except Exception as error:  # raised below
+                made.put(error)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        self._iterator = made.get()
+        thread.join()
+        if isinstance(self._iterator, OSError):
+            reason = self._iterator.strerror
+            raise UserError(f"cannot start a process that loads data: {reason}; {_remedy()}") from None
+        if isinstance(self._iterator, Exception):
+            raise self._iterator
+
+    def __next__(self) -> Tensors:
+        """Return the next batch; a process that was killed is noticed within the five seconds after which torch looks.
+
+        An exception would keep torch's iterator, which it passes through, and so its processes: those that leave here
+        have not passed through it.
+        """
+        try:
+            batch = next(self._iterator)
+        except (EOFError, OSError, RuntimeError):  # the first two: it was handing a batch over
+            batch = None
+        except BaseException as error:  # Ctrl-C's
+            raise error.with_traceback(None)  # noqa: B904
+        if batch is None:
+            raise UserError(f"a process that loads data was killed (out of memory?); {_remedy()}")
+        if isinstance(batch, Failure):
+            batch.reraise()
+        return batch
+
+    def close(self) -> None:
+        """End the processes, as torch's iterator does when nothing refers to it."""
+        self._iterator = None
+
+
+class _InProcess(Dataset):
+    """A dataset in a loader process: moves its batches to shared memory and returns what it raises."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    def __getitem__(self, item: Any) -> tuple[torch.Tensor, ...] | Failure:
+        try:
+            tensors = self._dataset[item]
+        except Exception as error:
+            return Failure.of(error)
+        try:  # here: torch would wait for ever where the thread that hands batches over finds no room for one
+            for tensor in tensors:
+                tensor.share_memory_()
+        except RuntimeError as error:
+            return Failure.of(UserError(f"cannot share a batch: {str(error).splitlines()[0]}; {_remedy()}"))
+        return tensors
+
+
+def _begin(worker: int) -> None:
+    """Let the parent alone end a loader process: Ctrl-C and a scheduler's SIGTERM are sent to all processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    """Wait for the SIGTERM by which the parent ends its children."""
+    if sys.platform == "linux":
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+
+def _remedy() -> str:
+    """Return what to do about loader processes that fail; that of containers is often shared memory's size."""
+    fewer = "run again, with fewer --num_workers"
+    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
+        return fewer
+    return f"{fewer}; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"

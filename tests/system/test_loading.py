@@ -1,0 +1,220 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PROJECT
+from torch.utils.data import Dataset
+
+from system import ranks
+from system.console import UserError
+from system.loading import SHARED_MEMORY, Loader
+
+MB = 2**20
+posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+
+
+@pytest.fixture
+def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
+    """A function that makes shared memory as large and as free as it is told."""
+
+    def of(total: int, free: int) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(total=total, free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    return of
+
+
+class Items(Dataset):
+    """Data of which item n holds n; the fourth is not given before something happens: an error, the process's end."""
+
+    def __init__(self, happens: Callable[[], Any] = lambda: None):
+        self._happens = happens
+
+    def __getitem__(self, at: int) -> tuple[torch.Tensor]:
+        if at == 3:
+            self._happens()
+        return (torch.full((2,), at),)
+
+
+def loader(happens: Callable[[], Any] = lambda: None, num_workers: int = 1, batch_bytes: int = 16) -> Loader:
+    return Loader(Items(happens), num_workers, batch_bytes, pin_memory=False)
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.exists(), reason="no /dev/shm here")
+def test_waiting_batches_fit_in_shared_memory(
+    shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Order(list[int]):  # of which DataLoader takes as many items at once as may wait
+        taken = 0
+
+        def __iter__(self) -> Iterator[int]:
+            for item in super().__iter__():
+                self.taken += 1
+                yield item
+
+    batch = 300 * 40 * 200 * 4  # bytes of a 100-way episode of 1 + 2 utterances
+
+    def loaded(n_workers: int) -> tuple[int, int]:
+        """Return how many processes load and how many batches wait, each process's first being on its way."""
+        order = Order([0] * 99)
+        with loader(num_workers=n_workers, batch_bytes=batch).batches(order) as batches:
+            processes = len(multiprocessing.active_children())
+            waiting = order.taken
+            next(batches)
+        return processes, waiting
+
+    for total, workers, waiting in ((24_000, 8, 32), (200, 8, 16), (100, 8, 8), (64, 4, 4), (30, 1, 1), (16, 0, 0)):
+        shared_memory(total * MB, total * MB)
+        assert loaded(8) == (workers, waiting)
+        assert (waiting + 2) * batch <= total * MB or workers == 0
+        told = capsys.readouterr().err
+        assert (f"{workers} processes load data, not 8" in told) == (workers < 8) and told.count("\n") == (workers < 8)
+    shared_memory(200 * MB, 200 * MB)
+    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
+    assert loaded(8) == (8, 8)  # half is the other rank's
+    assert loaded(0) == (0, 0)
+
+
+@posix
+@pytest.mark.parametrize(
+    "end, total, told",
+    [(lambda: os.kill(os.getpid(), signal.SIGKILL), 64 * MB, True), (lambda: os._exit(1), 8192 * MB, False)],
+    ids=["killed", "exits"],
+)
+def test_a_killed_loader_raises_where_a_batch_is_awaited(
+    shared_memory: Callable[[int, int], None], end: Callable[[], None], total: int, told: bool
+) -> None:
+    shared_memory(total, 48)  # one batch waits
+    with (
+        pytest.raises(UserError, match="a process that loads data was killed") as raised,
+        loader(end).batches(range(9)) as batches,
+    ):
+        assert [int(next(batches)[0][0]) for _ in range(3)] == [0, 1, 2]
+        deadline = time.monotonic() + 30
+        while multiprocessing.active_children():  # torch's handler of SIGCHLD would raise in this loop
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        list(batches)
+    assert ("/dev/shm is small, 67 MB: enlarge it" in str(raised.value)) == (told and SHARED_MEMORY.exists())
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
+def test_a_loader_that_is_killed_while_it_hands_a_batch_over_is_told(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying:  # the moment itself cannot be hit at will
+        def __init__(self, *args: object, **options: object):
+            pass
+
+        def __iter__(self) -> Iterator[int]:
+            yield 0
+            raise error
+
+    monkeypatch.setattr("system.loading.DataLoader", Dying)
+    with loader().batches(range(9)) as batches, pytest.raises(UserError, match="a process that loads data was killed"):
+        list(batches)
+
+
+def add_sizes() -> None:
+    torch.zeros(2) + torch.zeros(3)
+
+
+def damaged() -> None:
+    raise UserError("id1/v/0.pkl: not a feature file")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "happens, kind, words", [(add_sizes, RuntimeError, "size of tensor a"), (damaged, UserError, "^id1/v/0.pkl: not a")]
+)
+def test_what_the_data_raises_is_raised_here_and_is_not_told_as_a_loaders_death(
+    happens: Callable[[], None], kind: type[Exception], words: str, workers: int
+) -> None:
+    with loader(happens, workers).batches(range(9)) as batches:
+        with pytest.raises(kind, match=words) as raised:
+            list(batches)
+        assert workers == 0 or happens.__name__ in str(raised.value.__cause__)  # the loader's traceback
+
+
+def interrupt_soon() -> None:
+    threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+
+
+def fail() -> None:
+    raise ValueError("in the loop")
+
+
+@posix
+@pytest.mark.parametrize(
+    "in_data, in_loop, error",
+    [
+        (lambda: None, lambda: None, None),
+        (lambda: None, fail, ValueError),
+        (damaged, lambda: None, UserError),
+        (lambda: time.sleep(600), interrupt_soon, KeyboardInterrupt),  # in the midst of a batch that takes long
+    ],
+    ids=["break", "error", "error of the data", "interrupt"],
+)
+def test_the_processes_end_with_the_loop_however_that_ends(
+    in_data: Callable[[], Any], in_loop: Callable[[], Any], error: type[BaseException] | None
+) -> None:
+    held = None  # as a program that logs it later holds an error, and what it came through
+    try:
+        with loader(in_data, num_workers=2).batches(range(99)) as batches:
+            for (batch,) in batches:
+                processes = multiprocessing.active_children()
+                if int(batch[0]) == 2:
+                    in_loop()
+                if int(batch[0]) == 4:
+                    break
+    except BaseException as raised:
+        held = raised
+    assert (held and type(held)) == error
+    assert len(processes) == 2 and not any(process.is_alive() for process in processes)
+
+
+@posix
+def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal() -> None:
+    with loader(num_workers=1).batches(range(99)) as batches:
+        next(batches)
+        (process,) = multiprocessing.active_children()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)  # a sender that is not the parent
+        assert len(list(batches)) == 98
+    with loader(num_workers=1).batches(range(99)) as batches:
+        next(batches)
+        (process,) = multiprocessing.active_children()
+        process.terminate()  # as Python does with processes that are left when it exits
+        process.join(20)
+        assert process.exitcode is not None
+
+
+def test_a_loop_that_a_daemon_thread_is_in_does_not_keep_the_program_from_its_end() -> None:
+    code = """
+import threading, time
+from test_loading import loader
+
+def loop():
+    with loader(num_workers=2).batches(range(10**4)) as batches:
+        next(batches)
+        started.set()
+        time.sleep(600)
+
+started = threading.Event()
+threading.Thread(target=loop, daemon=True).start()
+assert started.wait(60)
+"""
+    folders = PROJECT, PROJECT / "tests", PROJECT / "tests" / "system"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

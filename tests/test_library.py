@@ -1,0 +1,112 @@
+"""Used from Python, the project leaves the program that uses it as it is."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, voice, write_features, write_wavs
+
+from dataset.index import FeatureIndex
+from evaluation.embedding import Segments, embed
+from model.encoder import Encoder
+from recognition.recognizer import Recognizer
+from system.compute import inference, without_tf32
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the program reads /proc")
+def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
+    write_features(tmp_path / "many", 50, 50, n_frames=60)
+    write_wavs(tmp_path, "vox2_dev", range(2), 20, seconds=0.5)
+    command = [sys.executable, str(PROJECT / "tests" / "host_program.py"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+    assert done.stderr == ""
+    assert (tmp_path / "lived").exists()  # its own child was let live to its end
+
+
+def in_threads(work: Callable[[int], np.ndarray], n_threads: int = 4) -> list[np.ndarray]:
+    """Return what work(0), work(1), ... give, begun at the same time in a thread each."""
+    gate = threading.Barrier(n_threads)
+
+    def begin(number: int) -> np.ndarray:
+        gate.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        return list(threads.map(begin, range(n_threads)))
+
+
+def test_threads_that_share_a_recognizer_get_the_embeddings_of_one_thread() -> None:
+    recognizer = Recognizer(device="cpu")
+    waves = [voice(n, 1 + n / 10, n) for n in range(6)]
+    expected = np.stack([recognizer.embed(wave, 16000) for wave in waves])
+
+    def work(number: int) -> np.ndarray:
+        mine = np.roll(np.arange(len(waves)), number).repeat(3)
+        found = np.stack([recognizer.embed(waves[at], 16000) for at in mine])
+        return found - expected[mine]
+
+    assert np.abs(in_threads(work)).max() < 1e-6
+
+
+def test_threads_that_share_an_encoder_get_the_embeddings_of_one_thread(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", 4, 4, n_frames=60)
+    features, compute = FeatureIndex([tmp_path / "feat"]), inference("cpu")
+    encoder = Encoder("resnet18").for_inference()
+    segments = Segments.whole(features, np.arange(len(features)))
+
+    def facts() -> list[tuple[int, tuple[int, ...], bool]]:
+        weights = [*encoder.parameters(), *encoder.buffers()]
+        return [(weight.data_ptr(), weight.stride(), weight.requires_grad) for weight in weights]
+
+    expected, before = embed(encoder, features, segments, compute), facts()
+
+    def work(number: int) -> np.ndarray:
+        return np.stack([embed(encoder, features, segments, compute).numpy() for _ in range(10)])
+
+    assert np.abs(np.stack(in_threads(work)) - expected.numpy()).max() < 1e-5
+    assert facts() == before
+
+
+def test_an_encoder_in_training_is_not_embedded_with(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", 1, 1)
+    features = FeatureIndex([tmp_path / "feat"])
+    with pytest.raises(ValueError, match="for_inference"):
+        embed(Encoder("resnet18"), features, Segments.whole(features, np.arange(1)), inference("cpu"))
+
+
+def tf32() -> list[bool]:
+    return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+
+
+def test_tf32_is_off_while_a_thread_embeds_on_cuda_and_then_as_it_was() -> None:
+    before, cuda = tf32(), torch.device("cuda:0")  # the settings need no GPU
+    assert before == [True, False]
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with without_tf32(cuda):
+            entered.set()
+            leave.wait(10)
+
+    with without_tf32(cuda):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert entered.wait(10)
+        assert tf32() == [False, False]
+    assert tf32() == [False, False]  # the other thread still computes
+    leave.set()
+    thread.join()
+    assert tf32() == before
+    with without_tf32(torch.device("cpu")):
+        assert tf32() == before
