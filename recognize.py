@@ -4,13 +4,16 @@
     python recognize.py enroll --voices voices Anna anna.flac       add or extend a speaker
     python recognize.py identify --voices voices clip.mp3 ...       who speaks? "unknown" if nobody enrolled
     python recognize.py list --voices voices
-    python recognize.py remove --voices voices Anna
+    python recognize.py rename --voices voices Anna Anne
+    python recognize.py remove --voices voices Anne [anna.flac]     a speaker, or a recording of one
     python recognize.py embed *.wav -o embeddings.npz               unit-length embeddings
     python recognize.py export model.onnx                           the network for ONNX runtimes
     python recognize.py export model.pth                            the checkpoint's encoder alone, in half precision
 
 Recordings may have any rate, length and format that FFmpeg's libraries read; "-" is standard input. Pauses are cut
-out of them (--trim_silence False leaves them in); --channel takes one side of a call.
+out of them (--trim_silence False leaves them in); --channel takes one side of a call. Except for compare, a folder
+stands for all recordings in it, and @LIST for the paths in a text file, one a line (@/dev/stdin: from a pipe). The
+recordings that cannot be used are named at the end, and the exit status is 1; the others are identified or embedded.
 The checkpoint is pretrained/open_speech.pth, which comes with the project, unless --checkpoint, or --n_folder,
 --cp_num or --model_path, name another.
 Decisions go by probabilities: the log-likelihood ratio (LLR) that the checkpoint's calibration gives a score between so
@@ -19,9 +22,10 @@ the enrolled. EER_short.py --calibrate True keeps a calibration; --threshold dec
 """
 
 import argparse
-import csv
+import inspect
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,16 @@ import numpy as np
 
 from evaluation import evaluator
 from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
+from model.encoder import EMBEDDING_SIZE
 from recognition import voices
+from recognition.batch import Embedded, Failed, embed_each, find_candidates, save_embeddings
+from recognition.enrolment import enrol
 from recognition.export import export_onnx
-from recognition.recognizer import PRETRAINED, Recognizer, Rule, unknown
-from recognition.utterance import STANDARD_INPUT, read_utterance, utterance_of
+from recognition.recognizer import PRETRAINED, Recognizer, Rule
+from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance, utterance_of
 from system import console
 from system.console import UserError
-from system.files import replacing, replacing_table, sha256
+from system.files import sha256
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
@@ -45,7 +52,7 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    file, folder, rule = (console.Parser(add_help=False) for _ in range(3))  # flags of several subcommands
+    file, folder, rule, output = (console.Parser(add_help=False) for _ in range(4))  # flags of several subcommands
     evaluator.add_checkpoint_arguments(file)
     file.set_defaults(n_folder=None, model_path=None)
     network = console.Parser(add_help=False, parents=[file])
@@ -54,25 +61,31 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     basis = rule.add_mutually_exclusive_group()
     basis.add_argument("--prior", type=_prior, default=0.5, help="probability before listening, 0..1 (0.5)")
     basis.add_argument("--threshold", type=float, help="decide at this cosine score instead")
-    rule.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    output.add_argument("--json", action="store_true", help="print the result as one line of JSON")
 
     parser = console.Parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable, purpose: str, *parents: console.Parser) -> console.Parser:
-        name = run.__name__.removesuffix("_voices")
-        added = commands.add_parser(name, help=purpose, description=run.__doc__, parents=parents)
+        name = run.__name__.partition("_")[0]
+        added = commands.add_parser(name, help=purpose, description=inspect.getdoc(run), parents=parents)
         added.set_defaults(run=run)
         return added
 
-    _add_files(command(compare, "score two recordings", network, rule), nargs=2)
-    enrolment = command(enroll, "add a speaker, or recordings to one", network, folder)
+    _add_files(command(compare, "score two recordings", network, rule, output), nargs=2)
+    enrolment = command(enroll, "add a speaker, or recordings to one", network, folder, output)
     enrolment.add_argument("name", metavar="NAME")
     _add_files(enrolment)
-    command(list_voices, "name the enrolled speakers", folder)
-    command(remove, "forget a speaker", folder).add_argument("name", metavar="NAME")
-    _add_files(command(identify, "name the speakers of recordings", network, folder, rule))
-    vectors = command(embed, "write embeddings", network)
+    enrolment.add_argument("--force", type=console.boolean, default=False, help="enrol without comparing (False)")
+    command(list_voices, "name the enrolled speakers", folder, output)
+    renamed = command(rename, "give a speaker another name", folder)
+    renamed.add_argument("name", metavar="OLD")
+    renamed.add_argument("new", metavar="NEW")
+    removed = command(remove, "forget a speaker, or recordings of one", folder)
+    removed.add_argument("name", metavar="NAME")
+    removed.add_argument("recordings", nargs="*", metavar="FILE", help="recordings to remove (the speaker)")
+    _add_files(command(identify, "name the speakers of recordings", network, folder, rule, output))
+    vectors = command(embed, "write embeddings", network, output)
     _add_files(vectors)
     vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     model = command(export, "write the network as ONNX, or as a smaller checkpoint", file)
@@ -92,75 +105,101 @@ def main(argv: list[str]) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Print score, LLR, probability, decision and seconds of speech of two recordings."""
     rule = _rule(args)
-    (a, b), seconds = _read(args, rule.recognizer)
+    utterances = list(map(_reader(args, rule.recognizer), args.files))
+    a, b = rule.recognizer.embed_utterances(utterances)
+    seconds = np.array([utterance.speech for utterance in utterances])
     figures = rule.figures(b, seconds[1], a[None], seconds[:1])
     same = rule.accepts(figures)
     values = {name: float(column[0]) for name, column in figures.items()} | rule.setting
-    if args.json:
-        print(json.dumps({"same_speaker": same} | values | {"seconds": seconds.tolist()}))
-        return
     words = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     verdict = "one speaker" if same else "two speakers"
-    print(f"{verdict}: {words}; {seconds[0]:.2f} s and {seconds[1]:.2f} s of speech")
+    words = f"{verdict}: {words}; {seconds[0]:.2f} s and {seconds[1]:.2f} s of speech"
+    _report(args, {"same_speaker": same} | values | {"seconds": seconds.tolist()}, words)
 
 
 def enroll(args: argparse.Namespace) -> None:
-    """Add recordings to a speaker's voice file, which is made if need be."""
-    path = voices.voice_path(args.voices, args.name)
+    """Add recordings to a speaker's voice file, which is made if need be; all of them, or none if one is bad.
+
+    They are compared with each other, with the speaker's voice and with the other voices in the folder; those that
+    are probably another speaker's are enrolled with a warning. The comparison needs the checkpoint's calibration.
+    """
+    voices.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
-    embeddings, seconds = _read(args, recognizer)
-    with voices.changing(args.voices):
-        voice = voices.load_voice(path) if path.exists() else voices.new_voice(args.name, recognizer.digest)
-        voices.check_owner(voice, recognizer.digest)
-        voice = voice.extended(embeddings, args.files, seconds)
-        voices.save_voice(args.voices, voice)
-    print(f"{voice} enrolled")
+    results = list(_embed_files(args, recognizer))
+    recordings = [result for result in results if isinstance(result, Embedded)]
+    files = {"files": [result.as_json() for result in results]}
+    if len(recordings) < len(results):
+        _report(args, {"speaker": args.name} | files)
+    _refuse_failed(results, "; nothing was enrolled")
+    voice, doubts = enrol(args.voices, args.name, recordings, recognizer, compare=not args.force)
+    for doubt in doubts:
+        console.warn(doubt.text)
+    if any(doubt.is_of_speaker for doubt in doubts):
+        given = shlex.join(["recognize.py", "remove", "--voices", str(args.voices), voice.name])
+        console.warn(f"{given} FILE takes a recording back")
+    _report(args, voice.as_json() | files | {"warnings": [doubt.as_json() for doubt in doubts]}, f"{voice} enrolled")
 
 
 def list_voices(args: argparse.Namespace) -> None:
     """Print the speakers of a folder, how many recordings each has and how much speech."""
-    for voice in voices.load_voices(args.voices):
-        print(f"{voice}, checkpoint {voice.digest[:12]}")
+    enrolled = voices.load_voices(args.voices)
+    lines = (f"{voice}, checkpoint {voice.digest[:12]}" for voice in enrolled)
+    _report(args, {"voices": [voice.as_json() for voice in enrolled]}, *lines)
+
+
+def rename(args: argparse.Namespace) -> None:
+    """Give a speaker another name."""
+    voices.enrolled_path(args.voices, args.name)
+    with voices.changing(args.voices):
+        voices.rename_voice(args.voices, args.name, args.new)
+    print(f"{args.name}: renamed to {args.new}")
 
 
 def remove(args: argparse.Namespace) -> None:
-    """Delete a speaker's voice file."""
-    path = voices.voice_path(args.voices, args.name)
-    if not path.exists():
-        raise UserError(f"{args.name}: not enrolled in {args.voices}")
+    """Delete a speaker's voice file, or recordings from it; the file goes with the last of them."""
+    voices.enrolled_path(args.voices, args.name)
     with voices.changing(args.voices):
-        path.unlink(missing_ok=True)
-    print(f"{args.name}: removed")
+        left = voices.remove_recordings(args.voices, args.name, args.recordings)
+    print(f"{left} left" if left else f"{args.name}: removed")
 
 
 def identify(args: argparse.Namespace) -> None:
-    """Print for each recording who speaks, or that it is nobody enrolled, and the likeliest speakers."""
+    """Print for each recording who speaks, or that it is nobody enrolled, and the likeliest speakers.
+
+    The prior is shared evenly by the enrolled speakers: with many of them, recordings are often "unknown" at 0.5 though
+    the right speaker ranks first. --prior 0.95 names more, also of people who are not enrolled.
+    """
     rule = _rule(args)
     enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
     prototypes = np.stack([voice.prototype for voice in enrolled])
-    seconds, names = np.array([voice.seconds.sum() for voice in enrolled]), [voice.name for voice in enrolled]
-    answers = []
-    for file, embedding, speech in zip(args.files, *_read(args, rule.recognizer), strict=True):
-        figures = rule.figures(embedding, speech, prototypes, seconds)
-        answers.append({"file": file, "seconds": float(speech)} | _answer(figures, names, rule))
+    seconds, names = np.array([voice.speech for voice in enrolled]), [voice.name for voice in enrolled]
+    results, answers = [], []
+    for result in _embed_files(args, rule.recognizer):
+        results.append(result)
+        answer = result.as_json()
+        if isinstance(result, Embedded):
+            answer |= rule.answer(rule.figures(result.embedding, result.seconds, prototypes, seconds), names)
+        if args.json:
+            answers.append(answer)
+        elif isinstance(result, Embedded):
+            console.say(_in_words(answer))
     if args.json:
         print(json.dumps(rule.setting | {"files": answers}))
-    else:
-        print(*map(_in_words, answers), sep="\n")
+    _refuse_failed(results)
 
 
 def embed(args: argparse.Namespace) -> None:
     """Write the embeddings of recordings as arrays `files` (n,), `embeddings` (n, 256), or as a row for each file."""
-    suffix = console.suffix_of(args.output, ".npz", ".csv")
-    embeddings, _ = _read(args, _recognizer(args))
-    if suffix == ".npz":
-        with replacing(args.output) as temporary, open(temporary, "wb") as file:
-            np.savez(file, files=np.array(args.files), embeddings=embeddings)
+    console.suffix_of(args.output, ".npz", ".csv")
+    results = list(_embed_files(args, _recognizer(args)))
+    files = {"files": [result.as_json() for result in results]}
+    if recordings := [result for result in results if isinstance(result, Embedded)]:
+        save_embeddings(args.output, recordings)
+        words = f"{args.output}: {len(recordings)} embeddings of {EMBEDDING_SIZE} dimensions"
+        _report(args, {"output": str(args.output)} | files, words)
     else:
-        with replacing_table(args.output) as table:
-            rows = ([name, *map(str, e)] for name, e in zip(args.files, embeddings, strict=True))
-            csv.writer(table).writerows([["file", *(f"e{i}" for i in range(embeddings.shape[1]))], *rows])
-    print(f"{args.output}: {len(embeddings)} embeddings of {embeddings.shape[1]} dimensions")
+        _report(args, {"output": None} | files)
+    _refuse_failed(results)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -179,7 +218,8 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
-    parser.add_argument("files", nargs=nargs, metavar="FILE")
+    several = "" if nargs == 2 else ", a folder of recordings, or @LIST, a text file of paths"
+    parser.add_argument("files", nargs=nargs, metavar="FILE", help=f"a recording, - (standard input){several}")
     parser.add_argument("--channel", type=console.integer(1), metavar="N", help="of several, counted from 1 (the mean)")
     parser.add_argument("--trim_silence", type=console.boolean, default=True, help="cut pauses (True)")
 
@@ -212,34 +252,50 @@ def _prior(text: str) -> float:
     return value
 
 
-def _read(args: argparse.Namespace, recognizer: Recognizer) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings (n, 256) and seconds of speech (n,) of the recordings.
-
-    A recording with less speech than scores are known to be good for is warned of.
-    """
-    utterances = []
+def _reader(args: argparse.Namespace, recognizer: Recognizer) -> Callable[[str], Utterance]:
+    """Return a function that reads a recording, and warns of less speech than scores are known to be good for."""
     least = recognizer.calibration.test_seconds[0] if recognizer.calibration else MIN_SPEECH
-    for file in console.progress(args.files, unit="file", desc="reading"):
-        utterances.append(read_utterance(file, args.channel, args.trim_silence))
-        if utterances[-1].speech < least:
-            console.warn(f"{file}: {utterances[-1].speech:.2f} s of speech; below {least:.2f} s a score says little")
-    return recognizer.embed_utterances(utterances), np.array([utterance.speech for utterance in utterances])
+
+    def read(file: str) -> Utterance:
+        utterance = read_utterance(file, args.channel, args.trim_silence)
+        if utterance.speech < least:
+            console.warn(f"{file}: {utterance.speech:.2f} s of speech; below {least:.2f} s a score says little")
+        return utterance
+
+    return read
 
 
-def _answer(figures: dict[str, np.ndarray], names: list[str], rule: Rule) -> dict[str, Any]:
-    """Return who a recording is of, None for nobody enrolled, and the speakers ranked, as --json prints it.
+def _embed_files(args: argparse.Namespace, recognizer: Recognizer) -> Iterator[Embedded | Failed]:
+    """Yield the embeddings of the recordings that the user named, or why one has none."""
+    others: list[str] = []
+    candidates = console.progress(find_candidates(args.files), unit="file", desc="reading")
+    for result in embed_each(candidates, _reader(args, recognizer), recognizer):
+        if isinstance(result, Failed) and result.is_other:
+            others.append(result.file)
+        else:
+            yield result
+    if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        console.warn(f"{others[0]}{more}: not recordings, skipped")
 
-    `figures` (S,) are the rule's for the voices of these names (S,).
-    """
-    ranking: list[dict[str, Any]] = [
-        {"speaker": speaker} | {name: float(column[at]) for name, column in figures.items()}
-        for at, speaker in enumerate(names)
-    ]
-    ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
-    answer: dict[str, Any] = {"speaker": ranking[0]["speaker"] if rule.accepts(figures) else None}
-    if rule.threshold is None:
-        answer["unknown"] = unknown(figures)
-    return answer | {"ranking": ranking}
+
+def _refuse_failed(results: list[Embedded | Failed], consequence: str = "") -> None:
+    """Raise UserError naming the files that cannot be used, if any; also if there are no recordings."""
+    errors = [result.error for result in results if isinstance(result, Failed)]
+    if not results:
+        raise UserError("no recordings were found")
+    if len(errors) > 1:
+        for error in errors:
+            console.warn(error)
+        raise UserError(f"{len(errors):,} of {len(results):,} recordings cannot be used{consequence}")
+    if errors:
+        raise UserError(errors[0] + consequence)
+
+
+def _report(args: argparse.Namespace, result: dict[str, Any], *lines: str) -> None:
+    """Print a result as one line of JSON with --json, else in words."""
+    for line in [json.dumps(result)] if args.json else lines:
+        print(line)
 
 
 def _in_words(answer: dict) -> str:

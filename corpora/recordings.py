@@ -26,7 +26,7 @@ from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, Sile
 from feat_extract.silence import cut_pauses
 from system import console
 from system.console import UsageError, UserError
-from system.files import remove_unfinished_below, replacing_table, walk
+from system.files import files_below, remove_unfinished_below, replacing_table
 from system.workers import unordered_map
 
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
@@ -119,7 +119,7 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     inside, outside = tree.resolve(), folder.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise UserError(f"--import_dir {folder}: it and {tree} overlap; choose a --save_path apart from the recordings")
-    found = [folder / place.name / name for place in walk(folder) for name in place.files if not name.startswith(".")]
+    found = files_below(folder)
     if not found:
         raise UserError(f"--import_dir {folder}: holds no files")
     return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))

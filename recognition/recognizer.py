@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -123,6 +123,21 @@ class Rule(NamedTuple):
         if self.threshold is None:
             return bool(figures["probability"].max() >= unknown(figures))
         return bool(figures["score"].max() >= self.threshold)
+
+    def answer(self, figures: dict[str, np.ndarray], names: list[str]) -> dict[str, Any]:
+        """Return who a recording is of, None for nobody enrolled, and the speakers ranked, as --json prints it.
+
+        `figures` (S,) are those for the voices of these names (S,).
+        """
+        ranking: list[dict[str, Any]] = [
+            {"speaker": speaker} | {name: float(column[at]) for name, column in figures.items()}
+            for at, speaker in enumerate(names)
+        ]
+        ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
+        answer: dict[str, Any] = {"speaker": ranking[0]["speaker"] if self.accepts(figures) else None}
+        if self.threshold is None:
+            answer["unknown"] = unknown(figures)
+        return answer | {"ranking": ranking}
 
     @property
     def setting(self) -> dict[str, float]:

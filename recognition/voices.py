@@ -1,16 +1,18 @@
 """The voices of enrolled speakers: one small file each, NAME.npz, holding arrays only and tied to a checkpoint."""
 
 import os
+import unicodedata
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from corpora.naming import refuse_same_forms
 from model.encoder import EMBEDDING_SIZE
-from system import console
 from system.console import UserError
 from system.files import locked, replacing
 
@@ -33,29 +35,58 @@ class Voice(NamedTuple):
 
     def __str__(self) -> str:
         n = len(self.files)
-        return f"{self.name}: {n} recording{'s' * (n != 1)}, {self.seconds.sum():.2f} s of speech"
+        return f"{self.name}: {n} recording{'s' * (n != 1)}, {self.speech:.2f} s of speech"
+
+    @property
+    def speech(self) -> float:
+        """Seconds of speech in all recordings."""
+        return float(self.seconds.sum())
 
     @property
     def prototype(self) -> np.ndarray:
         """The mean (256,) of the unit-length embeddings (paper, section 3.2)."""
         return self.embeddings.mean(axis=0)
 
-    def extended(self, embeddings: np.ndarray, files: Sequence[str], seconds: Iterable[float]) -> "Voice":
-        """Return the voice with n further recordings; one that is enrolled already is left out, with a warning.
+    def as_json(self) -> dict[str, Any]:
+        """Return what --json prints of it."""
+        recordings = [
+            {"file": file, "seconds": seconds}
+            for file, seconds in zip(self.files.tolist(), self.seconds.tolist(), strict=True)
+        ]
+        return {"speaker": self.name, "seconds": self.speech, "checkpoint": self.digest, "recordings": recordings}
 
-        They have embeddings (n, 256) of length one, names, and seconds of speech.
+    def file_of(self, embedding: np.ndarray) -> str | None:
+        """Return the name of the recording that has an embedding (256,) of length one; None if there is none."""
+        found = np.flatnonzero(self.embeddings @ embedding > SAME_RECORDING)
+        return str(self.files[found[0]]) if len(found) else None
+
+    def rows(self, rows: Sequence[int]) -> "Voice":
+        """Return the voice with some of its recordings."""
+        at = np.array(rows, int)
+        return self._replace(embeddings=self.embeddings[at], files=self.files[at], seconds=self.seconds[at])
+
+    def extended(self, embeddings: np.ndarray, files: ArrayLike, seconds: ArrayLike) -> "Voice":
+        """Return the voice with n further recordings: embeddings (n, 256) of length one, files, seconds of speech."""
+        return self._replace(
+            embeddings=np.concatenate([self.embeddings, embeddings]),
+            files=np.concatenate([self.files, np.asarray(files, "U")]),
+            seconds=np.concatenate([self.seconds, seconds]),
+        )
+
+    def without(self, files: Sequence[str]) -> "Voice":
+        """Return the voice without some recordings; UserError naming one that it does not have.
+
+        A recording is named as it was enrolled, or by another path to the same file. Of several recordings of one
+        name the latest is removed first.
         """
-        voice = self
-        for embedding, file, speech in zip(embeddings, files, seconds, strict=True):
-            if (voice.embeddings @ embedding > SAME_RECORDING).any():
-                console.warn(f"{file}: enrolled for {self.name} already, left out")
-                continue
-            voice = voice._replace(
-                embeddings=np.concatenate([voice.embeddings, embedding[None]]),
-                files=np.append(voice.files, file),
-                seconds=np.append(voice.seconds, speech),
-            )
-        return voice
+        kept = list(range(len(self.files)))
+        for file in files:
+            same = [row for row in kept if self.files[row] == file]
+            same = same or [row for row in kept if os.path.abspath(self.files[row]) == os.path.abspath(file)]
+            if not same:
+                raise UserError(f"{self.name}: has no recording {file}; 'recognize.py list --json' names what it has")
+            kept.remove(same[-1])
+        return self.rows(kept)
 
 
 def new_voice(name: str, digest: str) -> Voice:
@@ -64,12 +95,47 @@ def new_voice(name: str, digest: str) -> Voice:
 
 
 def voice_path(folder: Path, name: str) -> Path:
-    """Return the file of a speaker; UserError if the name cannot be a file's on every system."""
+    """Return the file of a speaker, which may not exist yet; UserError if the name is not valid on every system.
+
+    Names that differ in their Unicode normal form alone are one name. New files are named in NFC.
+    """
+    name = unicodedata.normalize("NFC", name)
     if not name.isprintable() or set(name) & set('/\\:*?"<>|') or name != name.strip(" .") or len(name) > MAX_NAME:
         raise UserError(f"speaker '{name}': a name has printable characters, none of /\\:*?\"<>|, and up to {MAX_NAME}")
     if name in ("", UNKNOWN):
         raise UserError(f"speaker '{name}': not a name for a speaker")
-    return folder / f"{name}{SUFFIX}"
+    path = folder / f"{name}{SUFFIX}"
+    return _files(folder).get(name, path) if folder.is_dir() else path
+
+
+def enrolled_path(folder: Path, name: str) -> Path:
+    """Return the file of an enrolled speaker; UserError if there is none."""
+    path = voice_path(folder, name)
+    if not path.exists():
+        raise UserError(f"{name}: not enrolled in {folder}")
+    return path
+
+
+def rename_voice(folder: Path, old: str, new: str) -> None:
+    """Give a speaker another name; UserError if nobody has the old name or somebody else has the new one."""
+    path, target = enrolled_path(folder, old), voice_path(folder, new)
+    if target.exists() and not target.samefile(path):
+        raise UserError(f"{new}: enrolled in {folder} already; choose another name, or remove that voice first")
+    path.rename(target)
+
+
+def remove_recordings(folder: Path, name: str, files: Sequence[str]) -> Voice | None:
+    """Remove recordings of a speaker, or without any the speaker, who is removed with the last recording, too.
+
+    Returns the voice if it is still there; UserError as enrolled_path and Voice.without.
+    """
+    path = enrolled_path(folder, name)
+    voice = load_voice(path).without(files) if files else None
+    if voice is None or not len(voice.files):
+        path.unlink()
+        return None
+    save_voice(folder, voice)
+    return voice
 
 
 def save_voice(folder: Path, voice: Voice) -> None:
@@ -104,20 +170,50 @@ def load_voice(path: Path) -> Voice:
         raise UserError(f"{path}: not a voice file (embeddings {embeddings.dtype} {embeddings.shape})")
     if not (np.isfinite(embeddings).all() and np.isfinite(seconds).all() and (seconds >= 0).all()):
         raise UserError(f"{path}: not a voice file (it holds NaN, infinite values or negative durations)")
-    return Voice(path.name.removesuffix(SUFFIX), embeddings, files, seconds, str(digest))
+    return Voice(_name_of(path), embeddings, files, seconds, str(digest))
+
+
+def find_voice(folder: Path, name: str, digest: str) -> Voice:
+    """Return the voice of a speaker, without recordings if there is none yet; UserError as voice_path and check_owner.
+
+    `digest` is the SHA-256 of the checkpoint.
+    """
+    path = voice_path(folder, name)
+    voice = load_voice(path) if path.exists() else new_voice(_name_of(path), digest)
+    check_owner(voice, digest)
+    return voice
 
 
 def load_voices(folder: Path, digest: str | None = None) -> list[Voice]:
     """Return the voices of a folder by name; UserError if there are none or, given a digest, one is of another."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of voices; 'recognize.py enroll' makes it")
-    files = [name for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX) and not name.startswith(".")]
-    voices = [load_voice(folder / name) for name in files]
+    voices = [load_voice(path) for path in _files(folder).values()]
     if not voices:
         raise UserError(f"{folder}: holds no voices; 'recognize.py enroll' adds them")
     for voice in voices:
         check_owner(voice, digest or voice.digest)
     return voices
+
+
+def load_others(folder: Path, name: str, digest: str) -> tuple[list[Voice], list[str]]:
+    """Return the voices of a folder but for one of this name, and what is wrong with those that cannot be compared.
+
+    These are damaged, or of another checkpoint than that of this SHA-256.
+    """
+    others: list[Voice] = []
+    troubles: list[str] = []
+    for path in _files(folder).values():
+        if _name_of(path) == name:
+            continue
+        try:
+            voice = load_voice(path)
+            check_owner(voice, digest)
+        except UserError as error:
+            troubles.append(str(error))
+        else:
+            others.append(voice)
+    return others, troubles
 
 
 def check_owner(voice: Voice, digest: str) -> None:
@@ -127,3 +223,15 @@ def check_owner(voice: Voice, digest: str) -> None:
             f"voice '{voice.name}': enrolled with another checkpoint (SHA-256 {voice.digest[:12]}, not {digest[:12]}); "
             "name that one, or remove the voice and enrol the speaker again"
         )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the voice files of a folder by speaker; UserError if two names differ in Unicode normal form alone."""
+    files = [name for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX) and not name.startswith(".")]
+    refuse_same_forms(files, folder)
+    paths = {_name_of(path): path for path in map(folder.joinpath, files)}
+    return dict(sorted(paths.items()))
+
+
+def _name_of(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.name.removesuffix(SUFFIX))

@@ -118,6 +118,11 @@ def warn(message: str) -> None:
         Bar.write(one_line(message), file=sys.stderr)
 
 
+def say(line: str) -> None:
+    """Print one line to standard output, above any progress bar."""
+    tqdm.write(line, file=sys.stdout)
+
+
 @contextmanager
 def json_output(wanted: bool) -> Iterator[Callable[[dict], None]]:
     """Yield a function that prints a result as one line of JSON if `wanted`, and otherwise does nothing.

@@ -70,6 +70,11 @@ def walk(tree: Path) -> Iterator[Folder]:
         waiting += [(folder, above | {here}) for folder in reversed(folders)]
 
 
+def files_below(tree: Path) -> list[Path]:
+    """Return the files of a tree in walk's order, hidden ones left out; UserError as walk."""
+    return [tree / folder.name / file for folder in walk(tree) for file in folder.files if not file.startswith(".")]
+
+
 def _leads_to_folder(entry: os.DirEntry) -> bool:
     if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links to nowhere
         entry.stat()  # raises if the link leads nowhere; is_dir() would return False

@@ -19,14 +19,13 @@ import pytest
 import soundfile
 import torch
 from conftest import HERE, PROJECT, PYTHON, here, present, run_script, voice, write_wavs
+from networks import CALIBRATION, ratio, write_checkpoint
 
 import recognize
 from configure import TREES
 from evaluation.calibration import Calibration, save_calibration
 from evaluation.metrics import verification_metrics
-from feat_extract.fbank import log_mel
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_dict_of
-from model.encoder import Encoder
+from model.checkpoint import load_checkpoint, save_checkpoint
 from recognition import recognizer as recognizer_module
 from recognition.recognizer import PRETRAINED
 from recognition.utterance import read_utterance, utterance_of
@@ -35,21 +34,6 @@ from recognize import Recognizer
 from system.console import UsageError, UserError
 
 SPEAKERS = range(30, 33)
-CALIBRATION = Calibration(-2.0, (2.5, -0.2, 0.1, 0.4, 0.5), (0.8, 2.0), (0.6, 1.5), 9000, 9000)
-
-
-def write_checkpoint(path: Path, seed: int, spread: bool = False) -> None:
-    """Write an untrained network; with `spread`, embeddings of SPEAKERS point in all directions, not nearly in one."""
-    torch.manual_seed(seed)
-    encoder = Encoder("resnet18")
-    if spread:
-        for module in encoder.modules():
-            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        features = np.stack([log_mel(voice(speaker, 0.9, at)).T for speaker in SPEAKERS for at in range(3)])
-        with torch.inference_mode():
-            encoder.train()(torch.from_numpy(features[:, None]))
-    save_checkpoint(path, Checkpoint(1, state_dict_of(encoder, None), speakers=["id00001"], data_type="vox2"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("recognize")
     write_checkpoint(home / "model.pth", 0)
     write_checkpoint(home / "other.pth", 1)
-    write_checkpoint(home / "calibrated.pth", 2, spread=True)
+    spread = [voice(speaker, 0.9, at) for speaker in SPEAKERS for at in range(3)]
+    write_checkpoint(home / "calibrated.pth", 2, spread)
     save_calibration(home / "calibrated.pth", CALIBRATION)
     write_wavs(home / "data", "vox1_test", SPEAKERS, 3, seconds=0.9)
     run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=home)
@@ -137,16 +122,6 @@ def test_evaluation_without_pauses_sees_what_recognition_sees(home: Path, tmp_pa
     for column, expected in (("score", scores), ("llr", llr)):
         apart, untrimmed = (np.abs(table[column] - expected).mean() for table in (trials, scored[False]))
         assert apart < 0.5 * untrimmed, f"{column}: {apart} and, with pauses, {untrimmed}"
-
-
-def ratio(score: float, enrolment: float, test: float) -> float:
-    """Return the LLR by CALIBRATION, worked out from its figures."""
-    z, e, t = (
-        np.arctanh(np.clip(score, -0.999, 0.999)),
-        np.log(np.clip(enrolment, 0.8, 2)),
-        np.log(np.clip(test, 0.6, 1.5)),
-    )
-    return float(np.clip(-2 + 2.5 * z - 0.2 * e + 0.1 * t + 0.4 * z * e + 0.5 * z * t, -np.log(9001), np.log(9001)))
 
 
 def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path
     names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in range(30, 34) for u in range(7)]
     trials = [f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names[::2] for b in names[1::2]]
     (home / "data" / TRIALS_NAME).write_text("".join(trials))
+    (home / "clips.txt").write_text("clip1.mp3\nrecordings\n")
     write_lists(home, [trial.split() for trial in trials])
     disturbances = [f"data/{folder}/a.wav" for folder in ("musan/noise", "musan/music", "RIRS_NOISES/simulated_rirs")]
     own = [f"recordings/{split}/{speaker}/1.wav" for split in ("train", "test") for speaker in "123"]

@@ -1,0 +1,273 @@
+"""Enrolled voices: what makes a recording doubtful, names, and taking recordings back."""
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import here, voice
+from networks import CALIBRATION, ratio, write_checkpoint
+
+from evaluation.calibration import save_calibration
+from recognition.enrolment import Doubt, doubts, enrol
+from recognition.recognizer import Recognizer
+from recognition.voices import Voice, load_voices, save_voice, voice_path
+from system.console import UserError
+
+ANNA, BORIS, CLARA = np.eye(256)[:3]
+SPEAKERS = {"anna": 30, "boris": 31, "clara": 32}
+NETWORK, VOICES = ["--checkpoint", "calibrated.pth"], ["--voices", "voices"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, calibrated or not, and three takes of each of three voices, alike but for noise."""
+    world = tmp_path_factory.mktemp("enrolment")
+    rng = np.random.default_rng(0)
+    write_checkpoint(world / "calibrated.pth", 2, [voice(s, 0.9, at) for s in SPEAKERS.values() for at in range(3)])
+    (world / "plain.pth").write_bytes((world / "calibrated.pth").read_bytes())
+    save_calibration(world / "calibrated.pth", CALIBRATION)
+    for name, speaker in SPEAKERS.items():
+        for take in (1, 2, 3):
+            samples = voice(speaker, 0.9, 0) + rng.normal(0, 5, int(0.9 * 16000))
+            soundfile.write(world / f"{name}{take}.wav", samples.astype(np.int16), 16000)
+    return world
+
+
+@pytest.fixture
+def home(world: Path, tmp_path: Path) -> Path:
+    """The same in a folder of the test's own, without voices."""
+    for file in world.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def recognizer(world: Path) -> Recognizer:
+    return Recognizer(world / "calibrated.pth")
+
+
+def unit(*directions: np.ndarray) -> np.ndarray:
+    stacked = np.stack(directions)
+    return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
+
+
+def enrolled(name: str, embeddings: np.ndarray, files: Iterable[str] = (), seconds: float = 1.0) -> Voice:
+    names = np.array([*files] or [f"{name}{at}.wav" for at in range(len(embeddings))], "U9")
+    return Voice(name, embeddings, names, np.full(len(embeddings), seconds), "ab")
+
+
+def nobody(name: str) -> Voice:
+    return enrolled(name, np.zeros((0, 256), np.float32))
+
+
+def kinds(found: list[Doubt]) -> list[tuple[str | None, str, object]]:
+    return [(doubt.file, doubt.kind, doubt.details.get("speaker")) for doubt in found]
+
+
+def test_somebody_elses_recording_is_doubtful(recognizer: Recognizer) -> None:
+    """By hand: a recording of 1 s has a cosine of 0 with Anna (2 s), and one of 0.8 with Boris (1 s)."""
+    anna, boris = enrolled("Anna", unit(ANNA, ANNA)), enrolled("Boris", unit(BORIS), seconds=1.0)
+    new = enrolled("Anna", unit(4 * BORIS + 3 * CLARA, ANNA + 0.1 * CLARA), ["wrong", "right"])
+    found = doubts(anna, new, [boris], recognizer)
+    assert kinds(found) == [("wrong", "different_speaker", "Anna"), ("wrong", "better_match", "Boris")]
+    assert found[0].details["llr"] == pytest.approx(ratio(0, 2, 1)) and ratio(0, 2, 1) < 0
+    assert found[1].details["llr"] == pytest.approx(ratio(0.8, 1, 1)) and ratio(0.8, 1, 1) > 0
+    assert f"LLR {ratio(0, 2, 1):+.2f}" in found[0].text and "Anna" in found[0].text
+    assert f"Boris (LLR {ratio(0.8, 1, 1):+.2f})" in found[1].text
+
+
+def test_a_better_match_need_not_be_a_bad_one(recognizer: Recognizer) -> None:
+    anna, boris = enrolled("Anna", unit(ANNA)), enrolled("Boris", unit(BORIS))
+    between = enrolled("Anna", unit(8 * ANNA + 9 * BORIS))
+    assert ratio(8 / 145**0.5, 1, 1) > 0
+    assert kinds(doubts(anna, between, [boris], recognizer)) == [("Anna0.wav", "better_match", "Boris")]
+    assert not doubts(anna, enrolled("Anna", unit(9 * ANNA + 8 * BORIS)), [boris], recognizer)
+    more = [enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13)]  # of five the best is often better
+    assert ratio(9 / 145**0.5, 1, 1) - ratio(8 / 145**0.5, 1, 1) < math.log(5)
+    assert not doubts(anna, between, [boris, *more], recognizer)
+
+
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_first_recordings_are_compared_with_each_other(recognizer: Recognizer, odd: int) -> None:
+    """The one that differs from the most is doubtful, not those that it is mixed with; by hand: against 3 s."""
+    rows = [ANNA, ANNA + 0.1 * CLARA, ANNA + 0.2 * CLARA]
+    rows.insert(odd, BORIS)
+    (doubt,) = doubts(nobody("Anna"), enrolled("Anna", unit(*rows)), [], recognizer)
+    assert kinds([doubt]) == [(f"Anna{odd}.wav", "different_speaker", "Anna")]
+    assert doubt.details["llr"] == pytest.approx(ratio(0, 3, 1))
+
+
+def test_of_two_first_recordings_the_second_is_doubtful(recognizer: Recognizer) -> None:
+    assert not doubts(nobody("Anna"), enrolled("Anna", unit(ANNA, ANNA + BORIS)), [], recognizer)
+    (doubt,) = doubts(nobody("Anna"), enrolled("Anna", unit(ANNA, BORIS)), [], recognizer)
+    assert doubt.file == "Anna1.wav" and not doubts(nobody("Anna"), enrolled("Anna", unit(ANNA)), [], recognizer)
+
+
+def test_a_first_recording_of_somebody_enrolled(recognizer: Recognizer) -> None:
+    """As `identify` decides: the more voices, the larger the LLR that names one; at 0.5 it is log(number of voices)."""
+    score = 0.862
+    assert math.log(3) < ratio(score, 1, 1) < math.log(5)
+    new = enrolled("Anna", unit(score * BORIS + (1 - score**2) ** 0.5 * ANNA))
+    others = [enrolled("Boris", unit(BORIS)), *(enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13))]
+    (doubt,) = doubts(nobody("Anna"), new, others[:3], recognizer)
+    assert kinds([doubt]) == [("Anna0.wav", "better_match", "Boris")]
+    assert doubt.details["llr"] == pytest.approx(ratio(score, 1, 1), abs=1e-5)
+    assert not doubts(nobody("Anna"), new, others, recognizer)
+
+
+def test_one_recording_under_two_names(recognizer: Recognizer, world: Path) -> None:
+    boris = enrolled("Boris", unit(BORIS, CLARA), ["one", "two"])
+    found = doubts(nobody("Anna"), enrolled("Anna", unit(CLARA)), [boris], recognizer)
+    assert kinds(found) == [("Anna0.wav", "same_recording", "Boris")] and found[0].details["recording"] == "two"
+    uncalibrated = Recognizer(world / "plain.pth")
+    assert doubts(nobody("Anna"), enrolled("Anna", unit(CLARA, BORIS)), [boris], uncalibrated)[0] == found[0]
+    assert not doubts(enrolled("Anna", unit(ANNA)), enrolled("Anna", unit(BORIS + CLARA)), [boris], uncalibrated)
+
+
+def enroll(home: Path, name: str, *files: str, json_too: bool = True) -> tuple[dict, list[str]]:
+    """Return what enroll prints as JSON and its warnings."""
+    done = here("recognize.py", "enroll", *NETWORK, *VOICES, name, *files, "--json", cwd=home)
+    return json.loads(done.stdout), done.stderr.splitlines()
+
+
+def test_enroll_warns_of_somebody_elses_recording(home: Path) -> None:
+    for name, file in (("Anna", "anna1.wav"), ("Boris", "boris1.wav")):
+        told, warnings = enroll(home, name, file)
+        assert told["warnings"] == [] and not warnings
+    told, warnings = enroll(home, "Anna", "anna2.wav", "boris2.wav")
+    assert [(w["file"], w["warning"], w["speaker"]) for w in told["warnings"]] == [
+        ("boris2.wav", "different_speaker", "Anna"),
+        ("boris2.wav", "better_match", "Boris"),
+    ]
+    assert told["warnings"][0]["llr"] < 0 < told["warnings"][1]["llr"]
+    assert [entry["file"] for entry in told["recordings"]] == ["anna1.wav", "anna2.wav", "boris2.wav"]
+    assert all(line.startswith("boris2.wav: ") and "LLR" in line for line in warnings[:2]) and len(warnings) == 3
+    assert "remove --voices voices Anna FILE" in warnings[2]
+
+    done = here("recognize.py", "remove", *VOICES, "Anna", "boris2.wav", cwd=home)
+    assert done.stdout == "Anna: 2 recordings, 1.80 s of speech left\n"
+    done = here("recognize.py", "enroll", *NETWORK, *VOICES, "Anna", "boris2.wav", "--force", "True", cwd=home)
+    assert done.stderr == "" and done.stdout == "Anna: 3 recordings, 2.70 s of speech enrolled\n"
+
+
+def test_enroll_warns_of_two_speakers_among_first_recordings(home: Path) -> None:
+    told, _ = enroll(home, "Anna", "anna1.wav", "clara1.wav", "anna2.wav")
+    assert [(w["file"], w["warning"]) for w in told["warnings"]] == [("clara1.wav", "different_speaker")]
+
+
+def test_enroll_warns_of_a_recording_enrolled_before(home: Path) -> None:
+    enroll(home, "Boris", "boris1.wav")
+    told, _ = enroll(home, "Anna", "boris1.wav", "boris1.wav")
+    assert told["warnings"] == [
+        {"file": "boris1.wav", "warning": "enrolled_already", "recording": "boris1.wav"},
+        {"file": "boris1.wav", "warning": "same_recording", "speaker": "Boris", "recording": "boris1.wav"},
+    ]
+    assert len(told["recordings"]) == 1
+
+
+def test_what_cannot_be_compared_is_named(home: Path) -> None:
+    done = here("recognize.py", "enroll", "--checkpoint", "plain.pth", *VOICES, "Anna", "anna1.wav", cwd=home)
+    assert "no calibration" in done.stderr and done.stdout.startswith("Anna: 1 recording")
+    (home / "voices" / "Eve.npz").write_bytes(b"PK junk")
+    save_voice(home / "voices", enrolled("Old", unit(BORIS)))
+    told, warnings = enroll(home, "Boris", "boris1.wav")
+    assert [w["warning"] for w in told["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
+    assert "Eve.npz: not a voice file" in warnings[0] and "'Old': enrolled with another checkpoint" in warnings[1]
+
+
+def test_list_as_json(home: Path) -> None:
+    enroll(home, "Clara", "clara1.wav")
+    enroll(home, "Anna", "anna1.wav", "anna2.wav")
+    anna, clara = json.loads(here("recognize.py", "list", *VOICES, "--json", cwd=home).stdout)["voices"]
+    assert (anna["speaker"], clara["speaker"]) == ("Anna", "Clara")
+    assert [entry["file"] for entry in anna["recordings"]] == ["anna1.wav", "anna2.wav"]
+    assert anna["seconds"] == pytest.approx(sum(entry["seconds"] for entry in anna["recordings"]))
+    assert anna["checkpoint"] == Recognizer(home / "calibrated.pth").digest
+
+
+def test_rename(home: Path) -> None:
+    enroll(home, "Anna", "anna1.wav")
+    enroll(home, "Boris", "boris1.wav")
+    before = load_voices(home / "voices")[0]
+    assert here("recognize.py", "rename", *VOICES, "Anna", "Zoë", cwd=home).stdout == "Anna: renamed to Zoë\n"
+    boris, zoe = load_voices(home / "voices")
+    assert zoe.name == "Zoë" and zoe.files.tolist() == ["anna1.wav"]
+    np.testing.assert_array_equal(zoe.embeddings, before.embeddings)
+    for old, new, message in (
+        ("Anna", "Eve", "Anna: not enrolled in voices"),
+        ("Zoë", "Boris", "Boris: enrolled in voices already"),
+        ("Zoë", "a/b", "a name has"),
+        ("Zoë", "unknown", "not a name"),
+    ):
+        done = here("recognize.py", "rename", *VOICES, old, new, cwd=home, check=1)
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [voice.name for voice in load_voices(home / "voices")] == ["Boris", "Zoë"]
+    done = here("recognize.py", "rename", "--voices", "absent", "Anna", "Eve", cwd=home, check=1)
+    assert "not enrolled in absent" in done.stderr and not (home / "absent").exists()
+
+
+def test_remove_takes_recordings_back(home: Path) -> None:
+    _, warnings = enroll(home, "Anna", "anna1.wav", "anna2.wav", "anna3.wav")
+    assert not warnings
+    (before,) = load_voices(home / "voices")
+    done = here("recognize.py", "remove", *VOICES, "Anna", "anna2.wav", "absent.wav", cwd=home, check=1)
+    assert "Anna: has no recording absent.wav" in done.stderr and len(load_voices(home / "voices")[0].files) == 3
+    here("recognize.py", "remove", *VOICES, "Anna", home / "anna2.wav", cwd=home)  # another path to the same file
+    (left,) = load_voices(home / "voices")
+    assert left.files.tolist() == ["anna1.wav", "anna3.wav"]
+    np.testing.assert_array_equal(left.embeddings, before.embeddings[[0, 2]])
+    np.testing.assert_array_equal(left.seconds, before.seconds[[0, 2]])
+    done = here("recognize.py", "remove", *VOICES, "Anna", "anna3.wav", "anna1.wav", cwd=home)
+    assert done.stdout == "Anna: removed\n" and not (home / "voices" / "Anna.npz").exists()
+
+
+def test_of_recordings_of_one_name_the_latest_is_removed() -> None:
+    voice_ = enrolled("Anna", unit(ANNA, BORIS, CLARA), ["-", "-", "x.wav"])
+    np.testing.assert_array_equal(voice_.without(["-"]).embeddings, unit(ANNA, CLARA))
+    assert voice_.without(["-", "-"]).files.tolist() == ["x.wav"]
+    with pytest.raises(UserError, match="has no recording -"):
+        voice_.without(["-"] * 3)
+
+
+def test_a_name_is_one_in_every_unicode_form(home: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    enroll(home, decomposed, "anna1.wav")
+    assert [path.name for path in (home / "voices").glob("[!.]*")] == [f"{composed}.npz"]
+    (home / "voices" / f"{composed}.npz").rename(home / "voices" / f"{decomposed}.npz")  # as earlier versions wrote it
+    told, _ = enroll(home, composed, "anna2.wav")
+    assert told["speaker"] == composed and len(told["recordings"]) == 2
+    clip = ["identify", *NETWORK, *VOICES, "anna3.wav", "--json"]
+    assert json.loads(here("recognize.py", *clip, cwd=home).stdout)["files"][0]["speaker"] == composed
+    assert here("recognize.py", "rename", *VOICES, composed, "Eva", cwd=home).stdout.endswith("renamed to Eva\n")
+    here("recognize.py", "rename", *VOICES, "Eva", decomposed, cwd=home)
+    here("recognize.py", "remove", *VOICES, composed, cwd=home)
+    assert not list((home / "voices").glob("[!.]*"))
+
+
+def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
+    """On macOS they cannot be."""
+    for form in ("NFC", "NFD"):
+        (tmp_path / f"{unicodedata.normalize(form, 'José')}.npz").write_bytes(b"")
+    if len(list(tmp_path.iterdir())) == 2:
+        with pytest.raises(UserError, match=r"rename or remove one of two files: 'Jose.*' and 'Jos.xe9.npz'"):
+            voice_path(tmp_path, "José")
+
+
+def test_enrol_from_python_says_nothing(
+    recognizer: Recognizer, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recognition.batch import Candidate, Embedded, embed_each
+    from recognition.utterance import read_utterance
+
+    files = [Candidate(str(world / name), True) for name in ("anna1.wav", "anna1.wav", "boris1.wav")]
+    recordings = [r for r in embed_each(files, read_utterance, recognizer) if isinstance(r, Embedded)]
+    capsys.readouterr()
+    anna, found = enrol(tmp_path, "Anna", recordings, recognizer)
+    assert [doubt.kind for doubt in found] == ["enrolled_already", "different_speaker"] and len(anna.files) == 2
+    assert capsys.readouterr() == ("", "")
