@@ -103,8 +103,12 @@ Bar.set_lock(threading.RLock())
 
 
 def progress(*args: Any, **kwargs: Any) -> tqdm:
-    """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first."""
-    return Bar(*args, disable=None if ranks.is_first() else True, miniters=1, dynamic_ncols=True, **kwargs)
+    """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first.
+
+    One that ends while another runs is cleared.
+    """
+    disable = None if ranks.is_first() else True
+    return Bar(*args, disable=disable, miniters=1, dynamic_ncols=True, leave=None, **kwargs)
 
 
 def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
@@ -120,7 +124,7 @@ def warn(message: str) -> None:
 
 def say(line: str) -> None:
     """Print one line to standard output, above any progress bar."""
-    tqdm.write(line, file=sys.stdout)
+    Bar.write(line, file=sys.stdout)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the command line accepts, and what is told in its one line."""
 
 import argparse
+import io
 import math
 import os
 import socket
@@ -94,3 +95,17 @@ def test_a_rank_that_ends_within_a_message_is_told_in_one_line(tmp_path: Path) -
     _, error = first.communicate(timeout=60)
     second.communicate()
     assert first.returncode == 1 and error == f"script.py: {console.RANK_ENDED}\n"
+
+
+def test_of_bars_within_one_another_the_outer_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, where every group of recordings would leave a line."""
+    terminal, results = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.stdout", results)
+    for at in console.progress(range(3), desc="outer"):
+        list(console.progress(range(2), desc="inner"))
+        console.say(f"result {at}")
+    assert results.getvalue() == "result 0\nresult 1\nresult 2\n"
+    left = [line.rpartition("\r")[2] for line in terminal.getvalue().splitlines()]
+    assert left[-1].startswith("outer: 100%") and not [line for line in left if "inner" in line]
