@@ -98,10 +98,16 @@ def test_a_folder_stands_for_its_recordings(home: Path, tmp_path: Path) -> None:
     expected = [*(str(folder / name) for name in ("a/deep/x.wav", "b/10.wav", "b/2.WAV", "call 7")), "a.wav"]
     assert [answer["file"] for answer in json.loads(done.stdout)["files"]] == expected
     assert done.stderr == f"{folder / 'b' / 'notes.txt'} and 1 more: not recordings, skipped\n"
-    (folder / "b" / "bad.flac").write_bytes(b"fLaC, truncated")
+    (folder / "b" / "bad.WAV").write_text("no sound")
     done = here("recognize.py", *IDENTIFY, folder, "--json", cwd=home, check=1)
     (bad,) = (answer for answer in json.loads(done.stdout)["files"] if "error" in answer)
-    assert bad["file"] == str(folder / "b" / "bad.flac")
+    assert bad["file"] == str(folder / "b" / "bad.WAV")
+
+
+def test_a_name_that_no_file_can_have_is_one_bad_recording(home: Path) -> None:
+    done = here("recognize.py", *IDENTIFY, "a.wav", "x" * 300, "--json", cwd=home, check=1)
+    good, bad = json.loads(done.stdout)["files"]
+    assert good["speaker"] == "Ana" and bad["error"].startswith("x" * 300 + ": ")
 
 
 def test_a_folder_of_other_files_and_an_empty_one_are_named(home: Path, tmp_path: Path) -> None:

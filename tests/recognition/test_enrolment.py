@@ -246,7 +246,8 @@ def test_a_name_is_one_in_every_unicode_form(home: Path) -> None:
     assert json.loads(here("recognize.py", *clip, cwd=home).stdout)["files"][0]["speaker"] == composed
     assert here("recognize.py", "rename", *VOICES, composed, "Eva", cwd=home).stdout.endswith("renamed to Eva\n")
     here("recognize.py", "rename", *VOICES, "Eva", decomposed, cwd=home)
-    here("recognize.py", "remove", *VOICES, composed, cwd=home)
+    assert [path.name for path in (home / "voices").glob("[!.]*")] == [f"{composed}.npz"]
+    here("recognize.py", "remove", *VOICES, decomposed, cwd=home)
     assert not list((home / "voices").glob("[!.]*"))
 
 
