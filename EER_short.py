@@ -52,13 +52,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--noise_dir", help="recordings of noise, such as MUSAN, or of music or speech (babble of other speakers)")
     add("--rir_dir", help="recorded room impulse responses for --reverb, such as RIRS_NOISES (computed rooms)")
     evaluator.add_trial_arguments(parser)
+    parser.needs("enroll", "trials")
+    parser.works_if(
+        "noise_dir", lambda args: any(snr is not None for snr in args.noise_snr), "without --noise_snr in dB"
+    )
+    parser.works_if("rir_dir", lambda args: args.reverb, "without --reverb True")
     args = parser.parse_args(argv)
     evaluator.check_trial_arguments(args)
     args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
-    if args.noise_dir and not args.noise_snr:
-        raise UsageError("--noise_dir means nothing without --noise_snr")
-    if args.rir_dir and not args.reverb:
-        raise UsageError("--rir_dir means nothing without --reverb True")
     if args.calibrate and (args.noise_snr or args.reverb):
         raise UsageError("--calibrate True fits clean tests; leave out --noise_snr and --reverb")
     if args.trim_silence and (args.noise_snr or args.reverb):

@@ -33,9 +33,12 @@ from system.console import UsageError, UserError
 from system.files import locked
 
 NEEDS = {  # flag -> flags of which one or more must be given with it
+    "jobs": ["download", "librispeech", "musan", "rirs"], "retries": ["download", "librispeech", "musan", "rirs"],
+    "num_workers": ["convert", "librispeech", "import_dir", "import_list"],
+    "seed": ["demo", "librispeech", "make_trials"], "parts": ["download", "extract", "check"],
     "source": ["download"], "key": ["download"], "user": ["download"], "password": ["download"],
     "parts_list": ["download", "extract", "check"], "zip_list": ["download", "extract", "check"],
-    "delete_archives": ["extract", "librispeech", "musan", "rirs"], "delete_m4a": ["convert"],
+    "delete_archives": ["extract", "librispeech", "musan", "rirs"],
     "openslr_url": ["librispeech", "musan", "rirs"], "speaker_from": ["import_dir"], "utt2spk": ["import_list"],
     **dict.fromkeys(("split", "channel", "trim_silence"), ["import_dir", "import_list"]),
 }  # fmt: skip
@@ -57,13 +60,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_voxceleb(parser)
     add_other_speech(parser)
     parser.add_argument("--check", action="store_true", help="tell what is there and what to do next")
+    for flag, others in NEEDS.items():
+        parser.needs(flag, *others)
+    parser.works_if("key", lambda args: args.source != "huggingface", "with --source huggingface")
+    parser.works_if("user", lambda args: args.source not in ("official", "huggingface"), "unless --source is a mirror")
+    parser.works_if("user", lambda args: not args.key, "with --key")
+    parser.needs("password", "user")
+    parser.works_if("delete_m4a", lambda args: args.convert or not args.delete_m4a, "without --convert")
     args = parser.parse_args(argv)
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     if not given.intersection(ACTIONS):
         raise UsageError(f"say what to do: {', '.join('--' + name for name in ACTIONS)} (--help describes them)")
-    for flag in NEEDS.keys() & given:
-        if not given.intersection(NEEDS[flag]):
-            raise UsageError(f"--{flag} means nothing without {' or '.join('--' + name for name in NEEDS[flag])}")
     if args.make_trials and args.make_trials % 2:
         raise UsageError("--make_trials: an even number, half of the trials are targets")
     return args

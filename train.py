@@ -78,6 +78,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
     add_augmentation_arguments(parser)
     add_compute_arguments(parser, precision="auto")
+    parser.needs("val_every", "val_trials")
+    parser.works_if("val_trials", lambda args: args.max_epoch, "with --max_epoch 0")
+    parser.works_if("use_GC", lambda args: not args.use_GC or args.loss_type != "softmax", "with --loss_type softmax")
+    parser.works_if(
+        "use_variable", lambda args: not args.use_variable or args.loss_type != "softmax", "with --loss_type softmax"
+    )
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
         raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")

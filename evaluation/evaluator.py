@@ -46,7 +46,7 @@ def parser(description: str | None) -> console.Parser:
     common = console.Parser(description)
     add_checkpoint_arguments(common)
     add = common.add_argument
-    add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="what a release's checkpoint learnt from")
+    add("--data_type", choices=sorted(TRAINING_TREE), help="what a release's checkpoint learnt from (vox2)")
     add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
     add("--seed", type=console.integer(0), default=100, help="of whatever is drawn (100)")
     add("--json", action="store_true", help="print the result as one line of JSON and all else to standard error")
@@ -54,13 +54,15 @@ def parser(description: str | None) -> console.Parser:
     return common
 
 
-def add_checkpoint_arguments(common: argparse.ArgumentParser) -> None:
+def add_checkpoint_arguments(common: console.Parser) -> None:
     """Add the flags that name a checkpoint."""
     add = common.add_argument
     add("--n_folder", type=console.integer(0), default=0, help="number of the run's folder, baseline_NNN (0)")
     add("--cp_num", type=console.integer(0), help="epoch of the checkpoint (the newest)")
     add("--checkpoint", type=Path, metavar="FILE", help="a checkpoint anywhere, in place of --n_folder and --cp_num")
     add("--model_path", default=MODEL_PATH, help=f"folder of all runs ({MODEL_PATH})")
+    for flag in ("n_folder", "cp_num", "model_path"):
+        common.works_if(flag, lambda args: not args.checkpoint, "with --checkpoint")
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
@@ -77,6 +79,8 @@ def set_up(args: argparse.Namespace) -> Setting:
     """
     compute = choose_compute(args)
     path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
+    if args.data_type and checkpoint.data_type not in ("", args.data_type):
+        raise UsageError(f"--data_type {args.data_type}: {path} was trained on {checkpoint.data_type}; omit the flag")
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root = save_root(args.save_path)
     trees = [root / TREES[tree].feat for tree in EVALUATION_TREES]
@@ -166,7 +170,7 @@ def warn_of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: Featur
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")
 
 
-def add_trial_arguments(common: argparse.ArgumentParser) -> None:
+def add_trial_arguments(common: console.Parser) -> None:
     """Add the flags of the two evaluators that score trials."""
     add = common.add_argument
     add("--enroll", type=Path, metavar="FILE", help="lines MODEL UTTERANCE...: the trials' left sides are such models")
@@ -220,7 +224,8 @@ def verify(
         compared = read_compared(args.compare, task.trials, task.enrol_seconds, at_each)
     norm = None
     if args.as_norm:
-        tree = save_root(args.save_path) / TREES[TRAINING_TREE[setting.checkpoint.data_type or args.data_type]].feat
+        data_type = setting.checkpoint.data_type or args.data_type or "vox2"
+        tree = save_root(args.save_path) / TREES[TRAINING_TREE[data_type]].feat
         trained_on = set(setting.checkpoint.speakers)
         norm = adaptive_norm(setting.encoder, tree, trained_on, args.as_norm, setting.compute, type(setting.features))
     scores = score_task(setting, task, tests, norm, noisy)

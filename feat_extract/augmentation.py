@@ -27,6 +27,10 @@ from system.console import UsageError, UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
 SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
+USED_BY = {  # flag -> the kinds of which at least one must be chosen with it
+    "augment_prob": {"noise", "reverb", "babble"}, "noise_snr": {"noise"}, "music_snr": {"noise"},
+    "babble_snr": {"babble"}, "noise_dir": {"noise", "babble"}, "rir_dir": {"reverb"},
+}  # fmt: skip
 SPEEDS = (10, 9, 11)  # in tenths of the recorded one
 MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
 
@@ -44,7 +48,7 @@ class Augmentation(NamedTuple):
     codec_prob: float = 0.3  # that a crop passes a codec, whether or not it is disturbed
 
 
-def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
+def add_augmentation_arguments(parser: console.Parser) -> None:
     """Add the flags of augmentation."""
     add, default = parser.add_argument, Augmentation()
     add("--augment", type=_kinds, default=[], metavar="KINDS", help=f"some of {','.join(KINDS)} (none)")
@@ -59,13 +63,13 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of noise recordings; its folders music and speech, as in MUSAN, are music and babble",
     )
     add("--rir_dir", help="folder of recorded room impulse responses, such as RIRS_NOISES")
+    for flag, kinds in USED_BY.items():
+        parser.works_if(flag, partial(_chooses, kinds), f"without --augment {' or '.join(sorted(kinds))}")
+    parser.works_if("music_snr", lambda args: args.noise_dir, "without --noise_dir, which may hold music")
 
 
 def choose_augmentation(args: argparse.Namespace) -> Augmentation:
     """Return what the flags ask for; UsageError if they contradict, UserError for a folder without recordings."""
-    for flag, of_kinds in (("noise_dir", {"noise", "babble"}), ("rir_dir", {"reverb"})):
-        if getattr(args, flag) and not of_kinds.intersection(args.augment):
-            raise UsageError(f"--{flag} means nothing without --augment {' or '.join(sorted(of_kinds))}")
     if args.augment_prob > 1:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
     ranges: dict[str, Any] = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
@@ -77,6 +81,10 @@ def choose_augmentation(args: argparse.Namespace) -> Augmentation:
     return Augmentation(
         tuple(args.augment), args.augment_prob, **ranges, noise_dir=args.noise_dir, rir_dir=args.rir_dir
     )
+
+
+def _chooses(kinds: set[str], args: argparse.Namespace) -> bool:
+    return not kinds.isdisjoint(args.augment)
 
 
 def _kinds(text: str) -> list[str]:

@@ -24,7 +24,7 @@ class Compute(NamedTuple):
     num_workers: int  # processes that load features
 
 
-def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
+def add_compute_arguments(parser: console.Parser, precision: str) -> None:
     """Add the flags that choose device and precision, the latter with its default for this script."""
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
@@ -34,6 +34,11 @@ def add_compute_arguments(parser: argparse.ArgumentParser, precision: str) -> No
     parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
     parser.add_argument("--deterministic", type=console.boolean, default=False,
                         help="on CUDA too, the same bits in every run on one kind of GPU; slower (False)")  # fmt: skip
+    parser.works_if("use_cuda", lambda args: args.device == "auto", "unless --device is auto")
+    parser.works_if("gpu", lambda args: args.device in ("auto", "cuda"), "unless --device is auto or cuda")
+    parser.works_if("gpu", lambda args: args.use_cuda, "with --use_cuda False")
+    parser.works_if("gpu", lambda _: ranks.local_world_size() == 1, "under torchrun, which gives each process its GPU")
+    parser.works_if("gpu", lambda _: torch.cuda.is_available(), "on a machine without CUDA devices")
 
 
 def choose_compute(args: argparse.Namespace) -> Compute:

@@ -39,10 +39,36 @@ class UsageError(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows the script's docstring as help and reports a mistake in one line."""
+    """An argument parser that shows the script's docstring as help and reports a mistake in one line.
+
+    It also refuses flags that have no effect beside the other ones.
+    """
 
     def __init__(self, description: str | None = None, **kwargs: Any):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self._conditions = [condition for parent in kwargs.get("parents", []) for condition in parent._conditions]
+
+    def needs(self, flag: str, *others: str) -> None:
+        """Let a flag be given with one of the others only; the names are without dashes."""
+        words = " or ".join(f"--{name}" for name in others)
+        self.works_if(flag, lambda args: any(getattr(args, name) for name in others), f"without {words}")
+
+    def works_if(self, flag: str, condition: Callable[[argparse.Namespace], object], otherwise: str) -> None:
+        """Let a flag, named without dashes, be given only where a condition on all arguments holds.
+
+        The error is `--FLAG has no effect OTHERWISE`. A flag's default is no flag that is given.
+        """
+        self._conditions.append((flag, condition, otherwise))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the command line as argparse does; UsageError for a flag that has no effect."""
+        read, rest = super().parse_known_args(args, namespace)
+        absent = object()
+        marked, _ = super().parse_known_args(args, argparse.Namespace(**dict.fromkeys(vars(read), absent)))
+        for flag, condition, otherwise in self._conditions:
+            if getattr(marked, flag) is not absent and not condition(read):
+                raise UsageError(f"--{flag} has no effect {otherwise}")
+        return read, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line and leave with status 2."""

@@ -135,7 +135,7 @@ def test_identification_is_the_papers(
 def test_defaults_that_every_evaluator_has() -> None:
     for script in (EER_full, EER_short, identification):
         args = script.parse_args([])
-        assert (args.seed, args.n_folder, args.data_type, args.precision) == (100, 0, "vox2", "fp32")
+        assert (args.seed, args.n_folder, args.precision) == (100, 0, "fp32")
 
 
 def test_error_rates_are_those_of_the_definitions() -> None:

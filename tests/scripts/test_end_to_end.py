@@ -268,8 +268,8 @@ def test_evaluation_in_noise(home: Path) -> None:
     room = here("EER_short.py", *trials, "--reverb", True, "--test_length", 100, cwd=home)
     assert "test sides in rooms (computed)\n" in room.stderr
     for wrong, told in (
-        (["--noise_dir", "x"], "--noise_dir means nothing without --noise_snr"),
-        (["--rir_dir", "x"], "--rir_dir means nothing without --reverb True"),
+        (["--noise_dir", "x"], "--noise_dir has no effect without --noise_snr in dB"),
+        (["--rir_dir", "x"], "--rir_dir has no effect without --reverb True"),
         (["--noise_snr", "5", "--calibrate", "True"], "--calibrate True fits clean tests"),
         (["--reverb", "True", "--calibrate", "True"], "--calibrate True fits clean tests"),
         (["--noise_snr", "1e9"], "'1e9' is neither clean nor a number from -100 to 100"),
@@ -350,7 +350,7 @@ def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None
     folder.mkdir()
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, folder / "release.pth")
     flags = ["--checkpoint", folder / "release.pth", "--test_length", 20, "--json"]
-    everyone = here("EER_short.py", *flags, "--data_type", "vox2", cwd=home)
+    everyone = here("EER_short.py", *flags, cwd=home)  # by default it was trained on VoxCeleb2
     assert result_of(everyone)["n_speakers"] == 5
     unseen = here("EER_short.py", *flags, "--data_type", "vox1", cwd=home)
     assert result_of(unseen)["n_speakers"] == 3 and "drawn anew" in unseen.stderr
