@@ -29,12 +29,12 @@ import numpy as np
 
 from configure import FRAMES_PER_SECOND, save_root
 from dataset.index import FeatureIndex
-from dataset.short_trials import stored_short_trials, window_starts
 from dataset.trials import Trials
 from evaluation import evaluator, report
 from evaluation.embedding import MAX_FRAMES, Segments
 from evaluation.evaluator import FULL
 from evaluation.noise import CLEAN, NoisyTests
+from evaluation.short_trials import stored_short_trials, window_starts
 from feat_extract.disturbance import MAX_SNR, Sources
 from feat_extract.noise_folder import check_recordings
 from system import console, ranks

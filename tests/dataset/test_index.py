@@ -20,7 +20,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location, locate, read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from dataset.short_trials import draw_short_trials
+from evaluation.short_trials import draw_short_trials
 from system.console import UserError
 
 

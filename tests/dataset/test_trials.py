@@ -13,8 +13,8 @@ from list_table import BLIND_LISTS, ENROLMENT, TRIAL_LISTS, A, B, C
 from scipy import stats
 
 from dataset.index import FeatureIndex, n_starts
-from dataset.short_trials import draw_short_trials, stored_short_trials, window_starts
 from dataset.trials import Trials, read_enrolment, read_trials, write_trials
+from evaluation.short_trials import draw_short_trials, stored_short_trials, window_starts
 from system.console import UserError
 
 

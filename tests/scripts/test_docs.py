@@ -20,7 +20,7 @@ import torch
 from conftest import PROJECT, run_script, voice, write_wavs
 from torch.distributed.run import get_args_parser as torchrun_parser
 
-import dataset.short_trials
+import evaluation.short_trials
 import model.resnet
 import recognize
 from configure import TRIALS_NAME
@@ -153,7 +153,7 @@ def small_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.resnet.BACKBONES, "resnet34", TINY)
         patch.setattr(model.resnet, "WIDTHS", (16, 16, 16, 16))
-        patch.setattr(dataset.short_trials, "SHORT_TRIALS_PER_SPEAKER", 25)
+        patch.setattr(evaluation.short_trials, "SHORT_TRIALS_PER_SPEAKER", 25)
         yield
 
 
