@@ -62,6 +62,9 @@ WAV = [f"data/voxceleb1/test/wav/id00030/video{at}/0000{at}.wav" for at in range
         ("identification.py", IDENTIFY, "accuracy"),
         ("recognize.py", ["compare", *NETWORK, *WAV], "same_speaker"),
         ("recognize.py", ["identify", *NETWORK, "--voices", "voices", *WAV], "files"),
+        ("recognize.py", ["enroll", *NETWORK, "--voices", "more", "Ben", *WAV], "speaker"),
+        ("recognize.py", ["list", "--voices", "voices"], "voices"),
+        ("recognize.py", ["embed", *NETWORK, *WAV, "-o", "e.NPZ"], "output"),
     ],
 )
 def test_with_json_standard_output_is_json_alone(home: Path, script: str, flags: list[str], key: str) -> None:
