@@ -42,7 +42,6 @@ from recognition.recognizer import PRETRAINED, Recognizer, Rule
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance, utterance_of
 from system import console
 from system.console import UserError
-from system.files import sha256
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
@@ -213,7 +212,7 @@ def export(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: cannot be halved: {error}") from None
         print(f"{args.output}: the encoder of {path} in half precision, {args.output.stat().st_size / 1e6:.1f} MB")
         return
-    export_onnx(checkpoint.encoder().for_inference(), args.output, sha256(path))
+    export_onnx(checkpoint.encoder().for_inference(), args.output, checkpoint.digest)
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
 
 
@@ -234,7 +233,8 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
 
 
 def _recognizer(args: argparse.Namespace) -> Recognizer:
-    return Recognizer(_checkpoint(args)[0], args.device)
+    path, checkpoint = _checkpoint(args)
+    return Recognizer(path, args.device, checkpoint)
 
 
 def _rule(args: argparse.Namespace) -> Rule:

@@ -5,11 +5,12 @@ with the release's names in state_dict. Our files add what continues a run exact
 speakers out of a test; a file without the additions loads too.
 """
 
+import hashlib
 import io
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
@@ -45,6 +46,8 @@ class Checkpoint:
     episode: int = 0  # episodes of epoch + 1 that are done
     sums: list[float] = field(default_factory=list)  # of that epoch's loss.Terms so far
     n_utterances: int = 0  # of the training data; 0 in files that do not say it
+    # Not stored in a file:
+    digest: str = field(default="", init=False)  # SHA-256 of the file that it was loaded from, in hexadecimal
 
     @property
     def backbone(self) -> str:
@@ -114,7 +117,7 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint: even a kill leaves the old file or the whole new one. OSError if it cannot be written."""
     serialised = io.BytesIO()  # torch.save to a path tells of a full disk in the words of its zip writer
-    torch.save(vars(checkpoint), serialised)
+    torch.save({name: getattr(checkpoint, name) for name in _stored()}, serialised)
     with replacing(path, durable=True) as temporary:
         temporary.write_bytes(serialised.getbuffer())
 
@@ -126,10 +129,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    blob = io.BytesIO(path.read_bytes())  # by itself: a disk that cannot be read is no damaged checkpoint
+    blob = path.read_bytes()  # by itself: a disk that cannot be read is no damaged checkpoint
     # A damaged or hostile file can make torch raise nearly anything, here and below.
     try:
-        content = torch.load(blob, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:
         if console.lacks_memory(error):
             raise
@@ -141,24 +144,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = ", ".join(map(str, content))[:200] if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: not a checkpoint: no state_dict of weights in it (it holds: {found})")
     try:
-        return _checked({"epoch": 0} | content)
+        checkpoint = _checked({"epoch": 0} | content)
     except Exception as error:
         if console.lacks_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise UserError(f"{path}: not a checkpoint of this encoder: {reason[:300]}") from None
+    checkpoint.digest = hashlib.sha256(blob).hexdigest()
+    return checkpoint
+
+
+def _stored() -> list[str]:
+    """Return the names of what a file holds."""
+    return [field.name for field in fields(Checkpoint) if field.init]
 
 
 def _checked(content: dict) -> Checkpoint:
     """Return a file's content as a checkpoint of plain finite tensors that fit the encoder; ValueError if it is not."""
     if "speakers" not in content:  # the release writes epoch k's file one update into epoch k + 1, and says so
         content["epoch"] = max(0, content["epoch"] - 1)
-    known = get_type_hints(Checkpoint)
-    for name, hint in known.items():
-        kind, value = get_origin(hint) or hint, content.get(name)
+    hints = get_type_hints(Checkpoint)
+    for name in _stored():
+        kind, value = get_origin(hints[name]) or hints[name], content.get(name)
         if name in content and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ValueError(f"its {name} is no {kind.__name__}")
-    checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in known})
+    checkpoint = Checkpoint(**{name: value for name, value in content.items() if name in _stored()})
     counts = checkpoint.epoch, checkpoint.episode, checkpoint.n_utterances
     if min(counts) < 0 or not all(type(name) is str for name in checkpoint.speakers):
         raise ValueError("its epoch, episode, n_utterances or speakers make no sense")

@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from evaluation.calibration import Calibration, load_calibration, probabilities
 from evaluation.embedding import Segments, embed
-from model.checkpoint import load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.encoder import EMBEDDING_SIZE
 from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
 from system.compute import inference
 from system.console import UserError
-from system.files import sha256
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"  # comes with the project
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
@@ -25,15 +24,17 @@ PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to
 class Recognizer:
     """Speaker embeddings of recordings, and their scores."""
 
-    def __init__(self, checkpoint: str | Path | None = None, device: str = "auto"):
-        """Load a checkpoint, by default the one that comes with the project, to a device as --device names it.
+    def __init__(self, checkpoint: str | Path | None = None, device: str = "auto", content: Checkpoint | None = None):
+        """Load a checkpoint file, by default the bundled model's, to a device: auto, cpu, cuda, cuda:1 or mps.
 
-        UserError if the file is no checkpoint, the release's or ours.
+        With `content`, what the file was found to hold, it is not read again. UserError if the file is not a
+        checkpoint of the official code or of this project.
         """
         path = Path(checkpoint or PRETRAINED)
         self._compute = inference(device)
-        self.encoder = load_checkpoint(path).encoder().for_inference(self._compute.device)
-        self.digest = sha256(path)
+        content = content or load_checkpoint(path)
+        self.encoder = content.encoder().for_inference(self._compute.device)
+        self.digest = content.digest  # SHA-256 of the file, in hexadecimal
         self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
 
     def embed(self, waveform: np.ndarray, rate: float) -> np.ndarray:

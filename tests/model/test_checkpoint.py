@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert loaded.backbone == "resnet18" and present(loaded.class_vectors).shape == (7, 256)
     assert all(torch.equal(saved.state_dict[name], value) for name, value in loaded.state_dict.items())
     assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_the_digest_is_that_of_the_file_and_not_stored_in_it(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pth", some(4))
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    assert "digest" not in content
+    torch.save(content | {"digest": "of another file"}, tmp_path / "x.pth")
+    loaded = load_checkpoint(tmp_path / "x.pth")
+    assert loaded.digest == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
+    save_checkpoint(tmp_path / "again.pth", loaded)
+    assert torch.load(tmp_path / "again.pth", weights_only=True).keys() == content.keys()
 
 
 @pytest.mark.parametrize("n_classes", [3, 5994])

@@ -525,10 +525,34 @@ def test_the_projects_own_model_is_taken_where_none_is_named(
     recognize.main(["compare", "--checkpoint", "calibrated.pth", *files, "--json"])
     named = capsys.readouterr()
     assert named.out == given.out and named.err == ""
-    assert Recognizer().digest == Recognizer(home / "calibrated.pth").digest
+    assert Recognizer().digest == hashlib.sha256((home / "calibrated.pth").read_bytes()).hexdigest()
     for flags in (["--n_folder", "0"], ["--cp_num", "3"], ["--model_path", "saved_model"]):
         with pytest.raises(UserError, match="baseline_000"):
             recognize.main(["compare", *flags, *files])
+
+
+def test_the_checkpoint_is_read_once_and_nothing_is_loaded_that_comparing_does_not_need(
+    home: Path, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "saved_model" / "baseline_000"
+    run_folder.mkdir(parents=True)
+    shutil.copy(home / "calibrated.pth", run_folder / "checkpoint_003.pth")
+    shutil.copy(home / "calibrated.pth", tmp_path / "calibrated.pth")
+    code = """
+import sys, recognize
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+for flags in ([], ["--checkpoint", "calibrated.pth"], ["--cp_num", "3"], ["--n_folder", "0"]):
+    recognize.main(["compare", *sys.argv[1:], "--threshold", "0", *flags])
+    print(sum(name.endswith(".pth") for name in opened))
+    opened.clear()
+not_needed = "pandas sklearn matplotlib requests librosa scipy.optimize scipy.signal scipy.stats torch._dynamo"
+print([name for name in not_needed.split() if name in sys.modules])
+"""
+    files = [str(wav(home, 30, 0)), str(wav(home, 31, 1))]
+    command, environment = [sys.executable, "-c", code, *files], os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if "speaker" not in line] == ["1"] * 4 + ["[]"]
 
 
 def test_export_names_the_packages_it_lacks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
