@@ -1,4 +1,4 @@
-# make demo   the whole pipeline on synthetic voices (needs Python 3.10 or later and a package index, nothing else)
+# make demo   the complete pipeline on synthetic voices, five minutes (needs Python 3.10 or later and a package index)
 # make test   the tests
 # make lint   style and types
 # make docs   regenerates docs/pipeline.png and docs/formats.md

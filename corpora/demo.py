@@ -1,142 +1,187 @@
-"""A small corpus of synthetic speakers in VoxCeleb's layout, made from nothing but a seed."""
+"""The demo's corpus: synthetic speakers in VoxCeleb's layout, made from nothing but a seed.
 
-import itertools
-import json
-from dataclasses import dataclass
+A speaker is an accent and a random "voice variant" of eSpeak NG: a text file that scales the pitch, the formants and
+the noise of this formant synthesiser (docs/voices.md of its sources). eSpeak NG is GPL-3 and part of the package
+espeakng-loader, which only the demo and its tests need.
+"""
+
+import ctypes
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import soundfile
-from scipy.signal import fftconvolve
+from scipy.signal import fftconvolve, resample_poly
 
 from configure import SAMPLE_RATE, TREES, TRIALS_NAME
-from corpora.voices import Engine, draw_voice, require_engine
+from corpora.trial_lists import draw_trials
+from dataset.trials import Trials, list_content
 from system.console import UserError, progress
 from system.files import replacing
 from system.workers import unordered_map
 
 N_TRAIN, N_TEST = 60, 20  # speakers
-UTTERANCES = tuple(f"video{video}/{index:05d}.wav" for video in (1, 2, 3) for index in (1, 2, 3, 4))  # of a speaker
-SECONDS = (2.5, 6.0)  # shortest and longest utterance
-N_TARGETS = 400  # target trials, and as many others
-GAIN_HZ = (60, 250, 1000, 3000, 8000)  # where a channel's gain is drawn; between these it is interpolated
-MARKER = "demo.json"  # in a data root: what the demo there was made from
+UTTERANCES = tuple(f"session{number}/00001.wav" for number in range(1, 6))  # of a speaker
+SECONDS = (2.2, 4.0)  # shortest and longest utterance
+N_TRIALS = 400  # half of them targets
+MARKER = "demo.txt"  # in a data root: the seed and the size of its demo
+GAIN_HZ = (60, 250, 1000, 3000, 8000)  # where the gain of a session is sampled; it is interpolated in between
+WORDS = (
+    "ancient believes blanket bridge camera captain collects curious discovers doctor draws elephant empty farmer "
+    "follows forest forgets gentle golden heavy holiday journey kitchen ladder modern mountain narrow newspaper ocean "
+    "orchestra painter patient protects purple question recognises repairs silver surrounds useful village workshop"
+).split()
+N_WORDS = 24  # spoken for an utterance: more than SECONDS of the fastest speaker
 
-WORDS = {
-    "determiner": "the this that my our every one another".split(),
-    "adjective": "young heavy narrow golden curious patient silver empty gentle modern purple ancient useful".split(),
-    "noun": "farmer bridge kitchen doctor orchestra ladder ocean camera painter village forest journey blanket "
-    "captain newspaper mountain question holiday elephant workshop".split(),
-    "verb": "visits describes repairs follows borrows discovers collects protects recognises forgets draws "
-    "believes pushes surrounds".split(),
-    "preposition": "behind near above beside without towards beyond inside against between".split(),
-    "ending": ["tonight", "in the spring", "once more", "before breakfast", "on Thursday", "far too often"],
-}
-SENTENCE = "determiner adjective noun verb determiner noun preposition determiner noun ending".split()
+ESPEAK_RATE = 22050  # Hz
+ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
+LANGUAGE_FILES = ("phontab", "phonindex", "phondata", "intonations", "en_dict")  # all that English speech needs
+VOLUME = 25  # of eSpeak's 0..200: the loudest voices stay below full scale
+SYNCHRONOUS, DO_NOT_EXIT, UTF8 = 2, 0x8000, 1  # espeak_AUDIO_OUTPUT, espeak_Initialize and espeak_Synth flags
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+WORDS_PER_MINUTE, LOUDNESS, PITCH, PITCH_RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 
 
 def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TEST, workers: int | None = None) -> None:
-    """Write the demo under `root`: training speakers as VoxCeleb2 dev, unseen ones as VoxCeleb1 test, and trials.
+    """Write training speakers as VoxCeleb2 dev, unseen speakers as VoxCeleb1 test, and a trial list, below `root`.
 
-    The same seed gives the same bytes, whatever the number of worker processes. Speakers that are there are kept,
-    so a run that was broken off continues. Raises UserError where `root` holds other data, or without eSpeak NG.
+    The same seed gives the same bytes with any number of worker processes. Complete speakers are kept, so an
+    interrupted run is resumed. UserError if `root` contains another demo or other data, or without eSpeak NG.
     """
-    require_engine()
-    drawn = draw_trials(
-        [f"test{index:03d}" for index in range(n_test)], np.random.default_rng((seed, n_train + n_test))
-    )
-    trials = "".join(f"{trial}\n" for trial in drawn)
-    _claim(root, {"seed": seed, "training_speakers": n_train, "test_speakers": n_test}, trials)
+    require_espeak()
+    names = [[f"test{index:03d}/{utterance}" for utterance in UTTERANCES] for index in range(n_test)]
+    n_trials = min(N_TRIALS, n_test * len(UTTERANCES) * (len(UTTERANCES) - 1))
+    enrol, test = np.array(draw_trials(names, n_trials, seed), object).T
+    trials = list_content(Trials(np.arange(n_trials) % 2 == 0, enrol, test))
+    _claim(root, f"seed {seed}, {n_train} and {n_test} speakers, {len(UTTERANCES)} utterances each\n", trials)
     folders = [root / TREES["vox2_dev"].wav / f"train{index:03d}" for index in range(n_train)]
     folders += [root / TREES["vox1_test"].wav / f"test{index:03d}" for index in range(n_test)]
     speakers = [(folder, (seed, index)) for index, folder in enumerate(folders)]
     missing = [speaker for speaker in speakers if not all((speaker[0] / name).exists() for name in UTTERANCES)]
-    written = unordered_map(write_speaker, missing, workers, chunk=1)
-    for _ in progress(written, desc="voices", total=len(missing), unit="speaker"):
-        pass
+    list(progress(unordered_map(write_speaker, missing, workers, chunk=1), desc="voices", total=len(missing)))
     with replacing(root / TRIALS_NAME) as temporary:
-        temporary.write_text(trials)
+        temporary.write_bytes(trials)
 
 
-def _claim(root: Path, contents: dict[str, int], trials: str) -> None:
-    """Mark `root` as the demo's; two demos, or the demo and real recordings or trials, must never mix."""
+def _claim(root: Path, contents: str, trials: bytes) -> None:
+    """Mark `root` as the demo's; UserError if it contains another demo, other recordings or another trial list."""
     marker, listed = root / MARKER, root / TRIALS_NAME
-    claimed = marker.exists()
-    if claimed and json.loads(marker.read_text()) != contents:
-        raise UserError(f"{marker}: a demo of another seed or size: remove {root}, or give another by --save_path")
-    for tree in TREES.values():
-        if not claimed and (root / tree.wav).exists():
-            raise UserError(f"{root / tree.wav} holds other recordings: give the demo a folder by --save_path")
-    if listed.exists() and listed.read_bytes() != trials.encode():
-        raise UserError(f"{listed}: not the demo's trial list; move it away, or give the demo a folder by --save_path")
+    if marker.exists() and marker.read_text() != contents:
+        raise UserError(f"{marker}: a demo of another seed or size; remove {root} or choose another --save_path")
+    others = [root / tree.wav for tree in TREES.values() if (root / tree.wav).exists() and not marker.exists()]
+    others += [listed] if listed.exists() and listed.read_bytes() != trials else []
+    if others:
+        raise UserError(f"{others[0]}: not the demo's; move it away or choose another --save_path for the demo")
     with replacing(marker) as temporary:
-        temporary.write_text(json.dumps(contents) + "\n")
+        temporary.write_text(contents)
 
 
 def write_speaker(speaker: tuple[Path, tuple[int, int]]) -> None:
-    """Write all utterances of one speaker: the folder of the videos, and the seed of the voice and all it says."""
+    """Write the utterances of a speaker: the folder, and the seed of the voice and of everything it says."""
     folder, seed = speaker
     rng = np.random.default_rng(seed)
-    channels: dict[Path, Channel] = {}
-    with Engine(draw_voice(rng)) as engine:
-        for path in (folder / name for name in UTTERANCES):
-            channel = channels.get(path.parent) or channels.setdefault(path.parent, draw_channel(rng))
-            sound = channel.record(speak(engine, rng), rng)
-            with replacing(path) as temporary:
-                soundfile.write(temporary, sound, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    with voice(str(rng.choice(ACCENTS)), random_variant(rng)) as say:
+        usual_speed = rng.uniform(140, 190)  # words per minute
+        for name in UTTERANCES:
+            text, speed = " ".join(rng.choice(WORDS, N_WORDS)), usual_speed * rng.uniform(0.9, 1.12)
+            speech = say(text, speed, rng.normal(50, 5), rng.normal(50, 10), int(rng.integers(1 << 31)))
+            speech = speech[: round(rng.uniform(*SECONDS) * SAMPLE_RATE)]
+            with replacing(folder / name) as temporary:
+                soundfile.write(temporary, in_session(speech, rng), SAMPLE_RATE, subtype="PCM_16", format="WAV")
 
 
-def speak(engine: Engine, rng: np.random.Generator) -> np.ndarray:
-    """Return an utterance of random sentences, length, speed and liveliness: (S,) float32 at 16 kHz."""
-    length = round(rng.uniform(*SECONDS) * SAMPLE_RATE)
-    speed = engine.voice.speed * rng.uniform(0.9, 1.12)
-    pitch, pitch_range = rng.normal(50, 5), rng.normal(50, 10)
-    speech = np.zeros(0, np.float32)
-    while len(speech) < length:
-        text = " ".join(str(rng.choice(WORDS[part])) for part in SENTENCE) + "."
-        speech = np.append(speech, engine.say(text, speed, pitch, pitch_range, int(rng.integers(1 << 31))))
-    return speech[:length]
+def random_variant(rng: np.random.Generator) -> str:
+    """Return the text of a voice variant: pitch, roughness, tone, breath and vocal tract of a random man or woman."""
+    male = rng.random() < 0.5
+    pitch = np.exp(rng.uniform(*np.log((75, 140) if male else (150, 255))))  # Hz
+    tract = rng.uniform(0.86, 1.06) if male else rng.uniform(1.02, 1.22)  # scales all formants, as its length does
+    bands = ((200, 170, 255), (900, 90, 230), (2200, 40, 190), (3800, 10, 150))  # Hz, lowest and highest level
+    tones = [f"{hz * rng.uniform(0.8, 1.2):.0f} {rng.integers(low, high)}" for hz, low, high in bands]
+    lines = [
+        f"gender {'male' if male else 'female'}",
+        f"pitch {pitch:.0f} {pitch * rng.uniform(1.15, 1.6):.0f}",
+        f"flutter {rng.integers(0, 7)}",
+        f"roughness {rng.integers(0, 5)}",
+        f"voicing {rng.integers(75, 120)}",
+        f"consonants {rng.integers(60, 130)} {rng.integers(60, 130)}",
+        f"tone {' '.join(tones)}",
+    ]
+    if rng.random() < 0.4:
+        lines.append("breath " + " ".join(str(level) for level in rng.integers(0, 7, size=8)))
+    for formant in range(9):  # frequency, height and width in percent of the accent's
+        frequency = 100 * tract * rng.uniform(0.85, 1.15)
+        lines.append(f"formant {formant} {frequency:.0f} {rng.integers(65, 125)} {rng.integers(70, 170)}")
+    return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class Channel:
-    """What lies between a speaker and a file, the same throughout a video."""
+def in_session(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return speech (S,) at 16 kHz as recorded in a random session: (S,), its peak at a random level below 0.9.
 
-    gains: np.ndarray  # dB at GAIN_HZ
-    echo: np.ndarray  # impulse response of the room, at 16 kHz; 1 for none
-    noise: float  # dB, white, relative to the speech
-
-    def record(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return speech (S,) at 16 kHz as this channel records it: (S,), its peak at a random level below 0.9."""
-        hz = np.fft.rfftfreq(len(speech), 1 / SAMPLE_RATE)
-        gains = np.interp(np.log2(np.maximum(hz, 1)), np.log2(GAIN_HZ), self.gains)
-        sound = np.fft.irfft(np.fft.rfft(speech) * 10 ** (gains / 20), len(speech))
-        sound = fftconvolve(sound, self.echo)[: len(speech)]
-        sound += rng.normal(size=len(speech)) * sound.std() * 10 ** (self.noise / 20)
-        return sound / np.abs(sound).max() * rng.uniform(0.3, 0.9)
-
-
-def draw_channel(rng: np.random.Generator) -> Channel:
-    """Draw a spectral tilt, in half of the cases a room, and noise at -12 to -35 dB."""
-    echo = np.ones(1)
+    A session has a frequency response, white noise at -12 to -35 dB and, in half of the cases, reverberation.
+    """
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(speech), 1 / SAMPLE_RATE), 1))
+    gains = np.interp(octaves, np.log2(GAIN_HZ), np.cumsum(rng.normal(0, 3.5, len(GAIN_HZ))))  # dB
+    sound = np.fft.irfft(np.fft.rfft(speech) * 10 ** (gains / 20), len(speech))
     if rng.random() < 0.5:
-        length = int(SAMPLE_RATE * rng.uniform(0.05, 0.3))  # the echo's energy falls by 60 dB in this time
+        length = int(SAMPLE_RATE * rng.uniform(0.05, 0.3))  # the energy of the echo falls by 60 dB in this time
         echo = rng.normal(size=length) * 10 ** (-3 * np.arange(length) / length)
-        echo *= rng.uniform(0.1, 0.5) / np.linalg.norm(echo)
-        echo[0] = 1  # the direct sound
-    return Channel(np.cumsum(rng.normal(0, 3.5, len(GAIN_HZ))), echo, -rng.uniform(12, 35))
+        sound += fftconvolve(sound, echo * rng.uniform(0.1, 0.5) / np.linalg.norm(echo))[: len(speech)]
+    sound += rng.normal(size=len(speech)) * sound.std() * 10 ** (-rng.uniform(12, 35) / 20)
+    return sound / np.abs(sound).max() * rng.uniform(0.3, 0.9)
 
 
-def draw_trials(speakers: list[str], rng: np.random.Generator) -> list[str]:
-    """Return distinct lines "label enrolment test" in random order, half of them targets, across videos."""
-    utterances = [(name, *utterance.split("/")) for name in speakers for utterance in UTTERANCES]
-    pairs = list(itertools.combinations(utterances, 2))
-    targets = [(a, b) for a, b in pairs if a[0] == b[0] and a[1] != b[1]]
-    others = [(a, b) for a, b in pairs if a[0] != b[0]]
-    n_targets = min(N_TARGETS, len(targets), len(others))
-    trials = []
-    for label, candidates in ((1, targets), (0, others)):
-        for index in rng.choice(len(candidates), n_targets, replace=False):
-            enrolment, test = rng.permutation(candidates[index]).tolist()
-            trials.append(f"{label} {'/'.join(enrolment)} {'/'.join(test)}")
-    return rng.permutation(trials).tolist()
+def require_espeak() -> ModuleType:
+    """Return the module that contains eSpeak NG; UserError if it is not installed."""
+    try:
+        return importlib.import_module("espeakng_loader")
+    except ImportError:
+        raise UserError("the demo's voices need eSpeak NG: pip install -r requirements-demo.txt") from None
+
+
+@contextmanager
+def voice(accent: str, variant: str) -> Iterator[Callable[[str, float, float, float, int], np.ndarray]]:
+    """Yield `say(text, speed, pitch, pitch_range, seed)`, which returns speech (S,) float32 at 16 kHz in [-1, 1].
+
+    The speed is in words per minute; pitch and its range are 0..100, the variant's at 50; the seed is that of eSpeak's
+    flutter, roughness and breath.
+    """
+    espeak = require_espeak()
+    samples: list[bytes] = []
+
+    @CALLBACK
+    def collect(address: int | None, count: int, events: int | None) -> int:
+        if address and count > 0:
+            samples.append(ctypes.string_at(address, 2 * count))
+        return 0  # continue
+
+    def say(text: str, speed: float, pitch: float, pitch_range: float, seed: int) -> np.ndarray:
+        samples.clear()
+        library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        settings = {WORDS_PER_MINUTE: speed, LOUDNESS: VOLUME, PITCH: pitch, PITCH_RANGE: pitch_range}
+        for parameter, value in settings.items():
+            library.espeak_SetParameter(parameter, round(value), 0)
+        library.espeak_Synth(text.encode(), ctypes.c_size_t(len(text.encode()) + 1), 0, 0, 0, UTF8, None, None)
+        speech = np.frombuffer(b"".join(samples), np.int16).astype(np.float32) / 32768
+        return resample_poly(speech, SAMPLE_RATE // 50, ESPEAK_RATE // 50).astype(np.float32)
+
+    with tempfile.TemporaryDirectory(prefix="voice-") as folder:
+        source, data = Path(espeak.get_data_path()), Path(folder, "espeak-ng-data")
+        shutil.copytree(source / "lang" / "gmw", data / "lang" / "gmw")
+        for name in LANGUAGE_FILES:
+            shutil.copy(source / name, data / name)
+        (data / "voices" / "!v").mkdir(parents=True)
+        (data / "voices" / "!v" / "speaker").write_text(variant)
+        # The library has state that espeak_Initialize does not reset, so each voice loads a copy of it.
+        library = ctypes.CDLL(shutil.copy(espeak.get_library_path(), folder))
+        if library.espeak_Initialize(SYNCHRONOUS, 0, folder.encode(), DO_NOT_EXIT) != ESPEAK_RATE:
+            raise RuntimeError(f"eSpeak NG does not start at {ESPEAK_RATE} Hz")
+        library.espeak_SetSynthCallback(collect)
+        if library.espeak_SetVoiceByName(f"{accent}+speaker".encode()):
+            raise RuntimeError(f"eSpeak NG has no voice {accent}")
+        yield say
+        library.espeak_Terminate()

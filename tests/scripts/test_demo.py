@@ -1,6 +1,11 @@
 """The synthetic corpus: voices, files, layout, trials, continuing after a kill."""
 
+import contextlib
+import importlib
+import io
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import PROJECT, here
 
 pytest.importorskip("espeakng_loader", reason="pip install -r requirements-demo.txt")
 
 import demo  # noqa: E402
+import train  # noqa: E402
 from configure import TREES, TRIALS_NAME  # noqa: E402
-from corpora.demo import SECONDS, UTTERANCES, draw_channel, draw_trials, write_demo  # noqa: E402
-from corpora.voices import Engine, draw_voice  # noqa: E402
+from corpora.demo import N_TEST, N_TRAIN, SECONDS, UTTERANCES, in_session, random_variant, voice, write_demo  # noqa: E402
+from evaluation.score_file import read_scores  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import TEMPORARY_SUFFIX  # noqa: E402
 
@@ -33,8 +40,8 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 def say(seed: int, texts: int = 1) -> np.ndarray:
-    with Engine(draw_voice(np.random.default_rng(seed))) as engine:
-        return np.concatenate([engine.say(TEXT, 160, 50, 50, seed=text) for text in range(texts)])
+    with voice("en", random_variant(np.random.default_rng(seed))) as speak:
+        return np.concatenate([speak(TEXT, 160, 50, 50, text) for text in range(texts)])
 
 
 @pytest.fixture(scope="module")
@@ -79,28 +86,20 @@ def test_same_bytes_for_a_seed_with_any_number_of_workers(corpus: Path, tmp_path
     assert other.keys() == first.keys() and all(other[name] != first[name] for name in first)
 
 
-def test_trials_are_distinct_pairs_half_of_them_targets_across_videos(corpus: Path) -> None:
+def test_trials_are_distinct_pairs_half_of_them_targets_across_sessions(corpus: Path) -> None:
     trials = [line.split() for line in (corpus / TRIALS_NAME).read_text().splitlines()]
     assert len({frozenset(trial[1:]) for trial in trials}) == len(trials)
-    assert sum(label == "1" for label, *_ in trials) == len(trials) / 2 > 0
+    assert sum(label == "1" for label, *_ in trials) == len(trials) / 2 == 20  # all pairs of five, of two speakers
     for label, *sides in trials:
-        (speaker_a, video_a, _), (speaker_b, video_b, _) = (side.split("/") for side in sides)
+        (speaker_a, session_a, _), (speaker_b, session_b, _) = (side.split("/") for side in sides)
         assert all((corpus / TREES["vox1_test"].wav / side).is_file() for side in sides)
-        assert (speaker_a == speaker_b and video_a != video_b) if label == "1" else speaker_a != speaker_b
-    assert [label for label, *_ in trials] != sorted((label for label, *_ in trials), reverse=True)
+        assert (speaker_a == speaker_b and session_a != session_b) if label == "1" else speaker_a != speaker_b
 
 
-def test_trials_of_twenty_speakers() -> None:
-    names = [f"test{index:03d}" for index in range(20)]
-    trials = draw_trials(names, np.random.default_rng(0))
-    assert len(trials) == len(set(trials)) == 800
-    assert trials == draw_trials(names, np.random.default_rng(0))
-
-
-def test_channel_keeps_length_and_differs_between_videos() -> None:
+def test_a_session_keeps_the_length_and_differs_from_others() -> None:
     rng = np.random.default_rng(0)
     speech = np.sin(np.arange(16000) / 7)
-    first, second = (draw_channel(rng).record(speech, np.random.default_rng(5)) for _ in range(2))
+    first, second = in_session(speech, rng), in_session(speech, rng)
     assert len(first) == len(second) == len(speech)
     assert np.abs(first).max() <= 0.9
     assert not np.allclose(first / np.abs(first).max(), second / np.abs(second).max(), atol=0.05)
@@ -130,28 +129,27 @@ def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another seed or size"):
         write_demo(corpus, seed=2, **SIZE)
     (tmp_path / TREES["vox1_dev"].wav).mkdir(parents=True)
-    with pytest.raises(UserError, match="other recordings"):
+    with pytest.raises(UserError, match="voxceleb1.*: not the demo's"):
         write_demo(tmp_path, seed=1, **SIZE)
 
 
 def test_keeps_a_trial_list_and_runs_that_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / TRIALS_NAME).write_text("1 mine.wav too.wav\n")
-    with pytest.raises(UserError, match=f"{TRIALS_NAME}: not the demo's trial list; move it away"):
+    with pytest.raises(UserError, match=f"{TRIALS_NAME}: not the demo's; move it away"):
         write_demo(tmp_path, seed=1, **SIZE)
     assert files_of(tmp_path) == {TRIALS_NAME: b"1 mine.wav too.wav\n"}
 
-    def trained(script: str, *flags: str) -> str:
+    def trained(script: str, *flags: str) -> None:
         if script == "train.py":
             raise UserError("far enough")
-        return ""
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "run", trained)
     for number in (0, 1, 2):
-        (demo.MODELS / f"baseline_00{number}").mkdir(parents=True)
+        (demo.RUN.parent / f"baseline_00{number}").mkdir(parents=True)
     with pytest.raises(UserError, match="far enough"):
         demo.main([])
-    assert os.listdir(demo.MODELS) == ["baseline_002"]
+    assert sorted(os.listdir(demo.RUN.parent)) == ["baseline_001", "baseline_002"]
 
 
 def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,17 +158,81 @@ def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp
         write_demo(tmp_path, seed=1, **SIZE)
 
 
-def test_the_statistics_are_scored_on_what_the_evaluators_draw(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_identification_by_hand() -> None:
+    """Two speakers of two utterances: of the four tests, one 1 s window resembles the other speaker's enrolment."""
+    full = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    short = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, 0.8]])
+    unused = torch.full_like(full, torch.nan)
+    assert demo.identify(torch.stack([full, unused, short]), n_speakers=2) == 75
+    same_utterance = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])  # right only if enrolled itself
+    assert demo.identify(torch.stack([same_utterance, unused, same_utterance]), n_speakers=2) == 0
+
+
+@pytest.fixture(scope="module")
+def small_demo(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, UserError]:
+    """Run the demo with two unseen speakers and without training, as a user would; return what it left and printed."""
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copytree(corpus, folder / demo.ROOT)
+    scripts = []
+
+    def run(script: str, *flags: str) -> None:
+        scripts.append(script)
+        if script != "dataprep.py":  # the corpus has been written
+            here(script, *flags, cwd=folder)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setattr(demo, "run", run)
+        patch.setattr(demo, "TRAINING", ["--backbone", demo.BACKBONE, "--nb_class_train", "2", "--max_epoch", "0"])
+        with pytest.raises(UserError) as failure:
+            demo.main([])
+    assert scripts == ["dataprep.py", "feat_extract/feature_extraction.py", "train.py", "plots.py"]
+    return folder, printed.getvalue(), failure.value
+
+
+def test_a_training_of_no_use_is_an_error_after_table_picture_and_next_step(
+    small_demo: tuple[Path, str, UserError],
 ) -> None:
-    shutil.copytree(corpus, tmp_path / demo.ROOT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "N_WAY", 2)
-    monkeypatch.setattr(demo, "EPISODES", ["--nb_class_test", "2", "--nb_episode", "10"])
-    here("feat_extract/feature_extraction.py", *demo.COMMON[:2], cwd=tmp_path)
-    flags = ["--backbone", "resnet18", "--nb_class_train", 2, "--max_epoch", 0]
-    here("train.py", *flags, *demo.COMMON, *demo.model_flags(demo.UNTRAINED), cwd=tmp_path)
-    result = demo.evaluate_statistics()
-    *eers, accuracy = result
-    assert len(eers) == 3 and all(0 <= eer <= 100 for eer in eers)
-    assert accuracy > 50  # chance
+    folder, printed, failure = small_demo
+    assert "does not beat" in str(failure)
+    rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["untrained network", "MFCC statistics", "trained here", "bundled model"]
+    (picture,) = (word for word in printed.split() if word.endswith(".png"))
+    assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert printed.count(demo.NOTICE) == 2  # first and below the figures
+    assert printed.index("librispeech") > printed.index(picture)
+
+
+def test_scores_and_eers_are_those_of_the_evaluators(small_demo: tuple[Path, str, UserError], tmp_path: Path) -> None:
+    folder, printed, _ = small_demo
+    flags = ["--checkpoint", PROJECT / "pretrained/open_speech.pth", "--save_path", demo.ROOT, "--json"]
+    done = here("EER_full.py", *flags, "--save_scores", tmp_path / "full.csv", cwd=folder)
+    expected, found = read_scores(tmp_path / "full.csv"), read_scores(folder / demo.ROOT / "bundled model.csv")
+    full = found[found["length"] == "full"]
+    assert list(full["enrol_speaker"]) == list(expected["enrol_speaker"])
+    for column in ("score", "enrol_seconds", "test_seconds"):
+        np.testing.assert_allclose(full[column], expected[column], atol=1e-4)
+    eer = next(line for line in printed.splitlines() if "| bundled model" in line).split("|")[2]
+    assert float(eer.strip(" %")) == pytest.approx(json.loads(done.stdout)["eer"], abs=0.051)
+    assert [int(length) for length in set(found["length"]) - {"full"}] in ([100, 200], [200, 100])
+
+
+def test_the_commands_of_the_next_step_are_valid() -> None:
+    lines = demo.NEXT_STEP.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python ")]
+    assert [command[0] for command in commands] == ["dataprep.py", "feat_extract/feature_extraction.py", "train.py"]
+    for script, *flags in commands:
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(flags)
+
+
+def test_its_size_is_one_of_five_minutes_on_two_plain_cores() -> None:
+    """Two cores at 2.4 GHz without AVX-512 train on 13 utterances or embed 3,400 frames a second.
+
+    The former is for ResNet-18, the latter for ResNet-34. A minute and a half remains for everything else.
+    """
+    args = train.parse_args(demo.TRAINING)
+    assert args.backbone == "resnet18" and not args.augment
+    training = N_TRAIN * len(UTTERANCES) * args.max_epoch / 13
+    mean_frames = 100 * sum(SECONDS) / 2 + 200 + 100
+    scoring = N_TEST * len(UTTERANCES) * mean_frames * 2 / 3_400  # two of ResNet-18 count as one of ResNet-34
+    assert training + scoring < 210
