@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree, wavs_and_features
@@ -28,6 +27,7 @@ from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops
 from feat_extract.codecs import CODECS, transcode
 from feat_extract.fbank import log_mel, n_samples_of
 from system import console
+from system.loading import Loader
 from system.workers import cpu_count
 
 N_WAY, N_SHOT, N_QUERY = 100, 1, 2
@@ -101,9 +101,10 @@ def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:
 
 def load(episodes: TrainingEpisodes, num_workers: int) -> None:
     """Load an epoch as train.py does."""
-    order = episode_order(1, 0, episodes.per_epoch)
-    for _ in DataLoader(episodes, batch_size=None, sampler=order, num_workers=num_workers):
-        pass
+    loader = Loader(episodes, num_workers, episodes.max_bytes, pin_memory=False)
+    with loader.batches(episode_order(1, 0, episodes.per_epoch)) as loaded:
+        for _ in loaded:
+            pass
 
 
 def load_plainly(files: list[Path], n_episodes: int) -> None:

@@ -22,6 +22,7 @@ from system.workers import Failure
 Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
 SHARED_MEMORY = Path("/dev/shm")  # through which a loader process hands its batches over, on Linux
 PREFETCH = 4  # batches that a loader process has ready
+NOT_FORKED = "out of memory, or is there no if __name__ == '__main__' in the script?"  # such a process runs it again
 
 
 class Loader(Generic[Tensors]):
@@ -48,15 +49,15 @@ class Loader(Generic[Tensors]):
         called in keeps its signal handlers, exit handlers and random states.
         """
         options, in_processes = self._options, "num_workers" in self._options
-        if in_processes:  # DataLoader would settle the start method for the whole program
-            method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-            options = options | {"multiprocessing_context": method}
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        if in_processes:
+            options = options | {"multiprocessing_context": method}  # else it is settled for the whole program
         generator = torch.Generator()  # else DataLoader draws a number from the program's
         loader = DataLoader(self._dataset, sampler=order, collate_fn=_unchanged, generator=generator, **options)
         if not in_processes:
             yield iter(loader)
             return
-        batches = _Batches[Tensors](loader)
+        batches = _Batches[Tensors](loader, "out of memory?" if method == "fork" else NOT_FORKED)
         try:
             yield batches
         finally:
@@ -85,12 +86,13 @@ def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
 class _Batches(Iterator[Tensors]):
     """The iterator of a DataLoader with processes."""
 
-    def __init__(self, loader: "DataLoader[Tensors]"):
+    def __init__(self, loader: "DataLoader[Tensors]", suspected: str):
         """Start the processes, in a thread: only in the main one can torch set its handler of SIGCHLD.
 
         That would raise wherever this process is, in a destructor or in the midst of an error message. UserError if a
-        process cannot start.
+        process cannot start. `suspected` is why one may be killed.
         """
+        self._suspected = suspected
         made: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def start() -> None:
@@ -122,7 +124,7 @@ class _Batches(Iterator[Tensors]):
         except BaseException as error:  # Ctrl-C's
             raise error.with_traceback(None)  # noqa: B904
         if batch is None:
-            raise UserError(f"a process that loads data was killed (out of memory?); {_remedy()}")
+            raise UserError(f"a process that loads data was killed ({self._suspected}); {_remedy()}")
         if isinstance(batch, Failure):
             batch.reraise()
         return batch

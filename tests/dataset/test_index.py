@@ -2,6 +2,8 @@ import errno
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import in_process, write_features
+from conftest import PROJECT, in_process, write_features
 from list_table import NAMES, UTTERANCE
 
 import dataset.index
@@ -36,6 +38,22 @@ def tree(tmp_path: Path) -> Path:
     write_features(tmp_path / "feat", n_speakers=3, n_utterances=4)
     settle(tmp_path / "feat")
     return tmp_path / "feat"
+
+
+def test_a_script_without_a_main_guard_indexes_many_features(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", n_speakers=50, n_utterances=50, n_frames=60)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from dataset.index import FeatureIndex\n"
+        "features = FeatureIndex([Path(sys.argv[1])])\n"
+        "print(len(features), features.n_frames(features.first).tolist() == [60] * 50)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, str(script), str(tmp_path / "feat")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2500 True\n", "")
 
 
 def test_speakers_and_utterances_are_found_in_order(tree: Path) -> None:

@@ -34,10 +34,13 @@ def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
     return of
 
 
+def nothing() -> None: ...
+
+
 class Items(Dataset):
     """Data of which item n holds n; the fourth is not given before something happens: an error, the process's end."""
 
-    def __init__(self, happens: Callable[[], Any] = lambda: None):
+    def __init__(self, happens: Callable[[], Any] = nothing):
         self._happens = happens
 
     def __getitem__(self, at: int) -> tuple[torch.Tensor]:
@@ -46,7 +49,7 @@ class Items(Dataset):
         return (torch.full((2,), at),)
 
 
-def loader(happens: Callable[[], Any] = lambda: None, num_workers: int = 1, batch_bytes: int = 16) -> Loader:
+def loader(happens: Callable[[], Any] = nothing, num_workers: int = 1, batch_bytes: int = 16) -> Loader:
     return Loader(Items(happens), num_workers, batch_bytes, pin_memory=False)
 
 
@@ -158,9 +161,9 @@ def fail() -> None:
 @pytest.mark.parametrize(
     "in_data, in_loop, error",
     [
-        (lambda: None, lambda: None, None),
-        (lambda: None, fail, ValueError),
-        (damaged, lambda: None, UserError),
+        (nothing, nothing, None),
+        (nothing, fail, ValueError),
+        (damaged, nothing, UserError),
         (lambda: time.sleep(600), interrupt_soon, KeyboardInterrupt),  # in the midst of a batch that takes long
     ],
     ids=["break", "error", "error of the data", "interrupt"],
@@ -199,8 +202,16 @@ def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal() -> Non
         assert process.exitcode is not None
 
 
+def run(code: str) -> subprocess.CompletedProcess:
+    """Run a script that can import this module, and must end within a minute."""
+    folders = PROJECT, PROJECT / "tests", PROJECT / "tests" / "system"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+
+
 def test_a_loop_that_a_daemon_thread_is_in_does_not_keep_the_program_from_its_end() -> None:
-    code = """
+    done = run(
+        """
 import threading, time
 from test_loading import loader
 
@@ -214,7 +225,24 @@ started = threading.Event()
 threading.Thread(target=loop, daemon=True).start()
 assert started.wait(60)
 """
-    folders = PROJECT, PROJECT / "tests", PROJECT / "tests" / "system"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_processes_that_run_the_script_again_need_a_main_guard_in_it(guarded: bool, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from test_loading import loader\n"
+        f"if {guarded} <= (__name__ == '__main__'):\n"
+        "    multiprocessing.set_start_method('spawn', force=True)\n"
+        "    with loader().batches(range(9)) as batches:\n"
+        "        print(len(list(batches)))\n"
+    )
+    done = run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+    if guarded:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
+    else:
+        assert done.returncode == 1 and "is there no if __name__ == '__main__' in the script?" in done.stderr

@@ -110,12 +110,12 @@ def run(code: str, **options: Any) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, **options)
 
 
-def kill_one_while_they_start(delay: float) -> None:
+def kill_while_they_start(which: int, delay: float) -> None:
     def kill() -> None:
-        while not (started := CHILDREN.read_text().split()):
+        while len(started := CHILDREN.read_text().split()) <= which:
             pass
         time.sleep(delay)
-        os.kill(int(started[0]), signal.SIGKILL)
+        os.kill(int(started[which]), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -126,8 +126,9 @@ def kill_one_while_they_start(delay: float) -> None:
 
 @lists_children
 def test_a_worker_killed_at_any_moment_of_its_start_is_told() -> None:
-    delays = [0, 0, 0, 0, 0, 0.001, 0.003, 0.01, 0.03, 0.06, 0.1]
-    done = run(f"from test_workers import *; [kill_one_while_they_start(delay) for delay in {delays}]")
+    delays = [0, 0, 0, 0.001, 0.003, 0.01, 0.03, 0.06, 0.1]
+    rounds = [(which, delay) for delay in delays for which in (0, 1)]
+    done = run(f"from test_workers import *; [kill_while_they_start(*at) for at in {rounds}]")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -178,23 +179,23 @@ from system.workers import unordered_map
 from test_workers import tell_and_sleep
 
 def main(argv):
-    list(unordered_map(tell_and_sleep, [argv[0]] * 40, workers=2))
+    list(unordered_map(tell_and_sleep, [argv] * 40, workers=2))
 
 console.run(main)
 """
 
 
-def tell_and_sleep(folder: str) -> None:
+def tell_and_sleep(arguments: list[str]) -> None:
+    folder, seconds = arguments
     Path(folder, str(os.getpid())).touch()
-    time.sleep(0.5)
+    time.sleep(float(seconds))
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, tmp_path], env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
-    )
+@pytest.mark.parametrize("number, seconds", [(signal.SIGINT, "0.5"), (signal.SIGKILL, "600")])
+def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, seconds: str) -> None:
+    command = [sys.executable, "-c", SLEEPER, str(tmp_path), seconds]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True)
     while len(workers := [int(file.name) for file in tmp_path.iterdir()]) < 2:
         time.sleep(0.01)
         assert process.poll() is None
