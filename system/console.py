@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -126,6 +127,7 @@ class Bar(tqdm):
 
 
 Bar.set_lock(threading.RLock())
+script_runs = False  # in this process: without one, which is in a program that uses the project, nothing is printed
 
 
 def progress(*args: Any, **kwargs: Any) -> tqdm:
@@ -133,7 +135,7 @@ def progress(*args: Any, **kwargs: Any) -> tqdm:
 
     One that ends while another runs is cleared.
     """
-    disable = None if ranks.is_first() else True
+    disable = None if script_runs and ranks.is_first() else True
     return Bar(*args, disable=disable, miniters=1, dynamic_ncols=True, leave=None, **kwargs)
 
 
@@ -143,8 +145,13 @@ def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
 
 
 def warn(message: str) -> None:
-    """Print one line to standard error, above any progress bar; of the ranks, the first does."""
-    if ranks.is_first():
+    """Print one line to standard error, above any progress bar; of the ranks, the first does.
+
+    In a program that uses the project from Python it is a warning of Python's, for the program to show or not.
+    """
+    if not script_runs:
+        warnings.warn(one_line(message), stacklevel=2)
+    elif ranks.is_first():
         Bar.write(one_line(message), file=sys.stderr)
 
 
@@ -213,6 +220,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
     Of several ranks the first prints; the others only say why they end. A script whose output nobody reads goes on.
     """
+    global script_runs
+    script_runs = True
     program, message = Path(sys.argv[0]).name, None
     if not ranks.is_first():
         program = f"{program}, rank {os.environ['RANK']}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
-from system import ranks
+from system import console, ranks
 from system.console import UserError
 
 Item = TypeVar("Item")
@@ -53,7 +53,7 @@ def unordered_map(
         return
     chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
     answers: _Answers = queue.SimpleQueue()
-    program, pool, n_running = pickle.dumps(function), list[_Worker](), 0
+    program, pool, n_running = pickle.dumps((function, console.script_runs)), list[_Worker](), 0
     try:
         for batch in itertools.islice(chunks, workers):
             pool.append(_Worker(program, answers))
@@ -123,7 +123,7 @@ class _Worker:
         self.send(program)
 
     def send(self, request: bytes) -> None:
-        """Send the pickled function, then pickled chunks, at last nothing; the worker takes them up at once."""
+        """Send the pickled program, then pickled chunks, at last nothing; the worker takes them up at once."""
         try:
             _write(self._requests, request)
         except BrokenPipeError:  # it has ended: the end of its answers tells
@@ -157,12 +157,13 @@ class _Worker:
 def serve() -> None:
     """Apply the function that the parent sends to the chunks that it sends: what a worker runs."""
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what is printed here is not to come between the answers
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is printed here is not to come between the answers
+    sys.stdout = sys.stderr
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     ending = threading.Event()
     threading.Thread(target=_receive, args=(requests, waiting, ending), daemon=True).start()
     try:
-        function = pickle.loads(waiting.get())
+        function, console.script_runs = pickle.loads(waiting.get())
     except Exception as error:  # whatever importing its module may raise
         hint = "a worker's function is to be defined in a module, not in the script or notebook itself"
         reason = f"a worker process cannot load its function ({type(error).__name__}: {error}); {hint}"

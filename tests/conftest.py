@@ -23,6 +23,12 @@ from configure import TREES
 from dataset.features import write_feature
 from system import console
 
+
+def pytest_configure() -> None:
+    """Let warnings be printed, as scripts print them, where a test calls what a script calls."""
+    console.script_runs = True
+
+
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = PROJECT / "tests" / "golden"
 Thing = TypeVar("Thing")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import PROJECT, voice, write_features, write_wavs
 
@@ -32,6 +33,31 @@ def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == []
     assert done.stderr == ""
     assert (tmp_path / "lived").exists()  # its own child was let live to its end
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are POSIX's")
+def test_nothing_is_printed_on_a_programs_terminal_and_what_is_doubtful_is_a_warning(tmp_path: Path) -> None:
+    write_features(tmp_path / "feat", 2, 2)
+    soundfile.write(tmp_path / "two.wav", np.stack([voice(1, 2, 1), voice(2, 2, 2)], axis=1), 16000)
+    code = """
+import sys, warnings
+from pathlib import Path
+from dataset.index import FeatureIndex
+from recognize import Recognizer
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    Recognizer(device="cpu").embed_files([Path(sys.argv[1], "two.wav")])
+    FeatureIndex([Path(sys.argv[1], "feat")])
+print([str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)])
+"""
+    terminal, its_end = os.openpty()
+    command, environment = [sys.executable, "-c", code, str(tmp_path)], os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=its_end, text=True, timeout=60)
+    os.set_blocking(terminal, False)
+    with pytest.raises(BlockingIOError):
+        assert os.read(terminal, 10_000) == b""
+    assert done.returncode == 0 and "two.wav: its two channels carry different sound" in done.stdout
 
 
 def in_threads(work: Callable[[int], np.ndarray], n_threads: int = 4) -> list[np.ndarray]:
