@@ -87,10 +87,10 @@ class _Batches(Iterator[Tensors]):
     """The iterator of a DataLoader with processes."""
 
     def __init__(self, loader: "DataLoader[Tensors]", suspected: str):
-        """Start the processes, in a thread: only in the main one can torch set its handler of SIGCHLD.
+        """Start the processes; UserError if one cannot start. `suspected` is why one may be killed.
 
-        That would raise wherever this process is, in a destructor or in the midst of an error message. UserError if a
-        process cannot start. `suspected` is why one may be killed.
+        They are started in a thread: in the main one torch would set a handler of SIGCHLD for the whole program, which
+        raises wherever the program is, in a destructor or in the midst of an error message.
         """
         self._suspected = suspected
         made: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -107,22 +107,25 @@ class _Batches(Iterator[Tensors]):
         thread.join()
         if isinstance(self._iterator, OSError):
             reason = self._iterator.strerror
-            raise UserError(f"cannot start a process that loads data: {reason}; {_remedy()}") from None
+            raise UserError(f"cannot start a process that loads data: {reason}; {_remedy()}")
         if isinstance(self._iterator, Exception):
             raise self._iterator
+        self._processes = multiprocessing.active_children()  # and the program's others
 
     def __next__(self) -> Tensors:
         """Return the next batch; a process that was killed is noticed within the five seconds after which torch looks.
 
-        An exception would keep torch's iterator, which it passes through, and so its processes: those that leave here
-        have not passed through it.
+        An exception that has passed through torch's iterator refers to it, and would keep its processes alive for as
+        long as somebody refers to the exception. Therefore new ones are raised here, or those without their traceback.
         """
         try:
             batch = next(self._iterator)
-        except (EOFError, OSError, RuntimeError):  # the first two: it was handing a batch over
+        except (EOFError, OSError):  # it was handing a batch over
             batch = None
-        except BaseException as error:  # Ctrl-C's
-            raise error.with_traceback(None)  # noqa: B904
+        except BaseException as error:
+            if not (isinstance(error, RuntimeError) and any(process.exitcode for process in self._processes)):
+                raise error.with_traceback(None)  # noqa: B904  # Ctrl-C, or what torch met as it pinned memory
+            batch = None
         if batch is None:
             raise UserError(f"a process that loads data was killed ({self._suspected}); {_remedy()}")
         if isinstance(batch, Failure):

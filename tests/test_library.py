@@ -22,6 +22,7 @@ from recognition.recognizer import Recognizer
 from system.compute import inference, without_tf32
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the program reads /proc")
 def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
     write_features(tmp_path / "many", 50, 50, n_frames=60)
@@ -35,6 +36,7 @@ def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "lived").exists()  # its own child was let live to its end
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="terminals are POSIX's")
 def test_nothing_is_printed_on_a_programs_terminal_and_what_is_doubtful_is_a_warning(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 2, 2)

@@ -40,6 +40,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "feat"
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_indexes_many_features(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", n_speakers=50, n_utterances=50, n_frames=60)
     script = tmp_path / "script.py"

@@ -124,6 +124,7 @@ def kill_while_they_start(which: int, delay: float) -> None:
     killer.join()
 
 
+@pytest.mark.slow
 @lists_children
 def test_a_worker_killed_at_any_moment_of_its_start_is_told() -> None:
     delays = [0, 0, 0, 0.001, 0.003, 0.01, 0.03, 0.06, 0.1]
