@@ -12,19 +12,29 @@ Every utterance of the list is embedded once, whole; a trial's score is the cosi
 import argparse
 from pathlib import Path
 
+from command_line.evaluation import (
+    add_trial_arguments,
+    check_trial_arguments,
+    context_of,
+    evaluation_parser,
+    read_lists,
+    verify,
+)
 from configure import TRIALS_NAME, save_root
-from evaluation import evaluator
+from evaluation.context import warn_of_seen_speakers
 from evaluation.embedding import Segments
+from evaluation.score_file import FULL
+from evaluation.verification import find_trials
 from system import console
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluator.parser(__doc__)
+    parser = evaluation_parser(__doc__)
     parser.add_argument("--trials", type=Path, metavar="FILE", help=f"trial list ({TRIALS_NAME} in save_path)")
-    evaluator.add_trial_arguments(parser)
+    add_trial_arguments(parser)
     args = parser.parse_args(argv)
-    evaluator.check_trial_arguments(args)
+    check_trial_arguments(args)
     return args
 
 
@@ -33,12 +43,12 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     path = args.trials or save_root(args.save_path) / TRIALS_NAME
     with console.json_output(args.json) as publish:
-        lists = evaluator.read_lists(path, args)
-        setting = evaluator.set_up(args)
-        task = evaluator.task_of(setting, *lists)
-        evaluator.warn_of_seen_speakers(task.sides, setting.features, setting.unseen)
-        tests = {evaluator.FULL: Segments.whole(setting.features, task.test)}
-        evaluator.verify(setting, task, tests, args, publish)
+        lists = read_lists(path, args)
+        context = context_of(args)
+        trial_set = find_trials(context.features, *lists)
+        warn_of_seen_speakers(trial_set.sides, context.features, context.unseen)
+        tests = {FULL: Segments.whole(context.features, trial_set.test)}
+        verify(context, trial_set, tests, args, publish)
 
 
 if __name__ == "__main__":

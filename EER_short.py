@@ -25,16 +25,23 @@ import argparse
 import math
 from pathlib import Path
 
-import numpy as np
-
+from command_line.evaluation import (
+    add_trial_arguments,
+    check_trial_arguments,
+    context_of,
+    evaluation_parser,
+    read_lists,
+    verify,
+)
 from configure import FRAMES_PER_SECOND, save_root
-from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from evaluation import evaluator, report
-from evaluation.embedding import MAX_FRAMES, Segments
-from evaluation.evaluator import FULL
-from evaluation.noise import CLEAN, NoisyTests
-from evaluation.short_trials import stored_short_trials, window_starts
+from evaluation import report
+from evaluation.context import EvaluationContext, of_seen_speakers
+from evaluation.embedding import MAX_FRAMES
+from evaluation.noise import NoisyTests
+from evaluation.score_file import CLEAN, FULL
+from evaluation.short_trials import stored_short_trials, test_segments
+from evaluation.verification import TrialSet, find_trials
 from feat_extract.disturbance import MAX_SNR, Sources
 from feat_extract.noise_folder import check_recordings
 from system import console, ranks
@@ -43,7 +50,7 @@ from system.console import UsageError
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluator.parser(__doc__)
+    parser = evaluation_parser(__doc__)
     add = parser.add_argument
     add("--test_length", type=_length, nargs="+", default=[500], help="frames (10 ms) of a test window, or full (500)")
     add("--trials", type=Path, metavar="FILE", help="a trial list in place of the drawn one")
@@ -51,14 +58,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--reverb", type=console.boolean, default=False, help="put the test side into a room (False)")
     add("--noise_dir", help="recordings of noise, such as MUSAN, or of music or speech (babble of other speakers)")
     add("--rir_dir", help="recorded room impulse responses for --reverb, such as RIRS_NOISES (computed rooms)")
-    evaluator.add_trial_arguments(parser)
+    add_trial_arguments(parser)
     parser.needs("enroll", "trials")
     parser.works_if(
         "noise_dir", lambda args: any(snr is not None for snr in args.noise_snr), "without --noise_snr in dB"
     )
     parser.works_if("rir_dir", lambda args: args.reverb, "without --reverb True")
     args = parser.parse_args(argv)
-    evaluator.check_trial_arguments(args)
+    check_trial_arguments(args)
     args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
     if args.calibrate and (args.noise_snr or args.reverb):
         raise UsageError("--calibrate True fits clean tests; leave out --noise_snr and --reverb")
@@ -93,23 +100,23 @@ def main(argv: list[str]) -> None:
     for folder in filter(None, (args.noise_dir, args.rir_dir)):
         check_recordings(Path(folder))
     with console.json_output(args.json) as publish:
-        lists = evaluator.read_lists(args.trials, args) if args.trials else None
-        setting = evaluator.set_up(args)
-        report.say_left_out(setting.features, setting.unseen)
-        trials, models = lists or (_short_trials(setting, args), None)
-        task = _of_unseen(evaluator.task_of(setting, trials, models), setting, args)
-        tests = {str(n): test_segments(setting.features, task.test, n, args.seed) for n in args.test_length}
+        lists = read_lists(args.trials, args) if args.trials else None
+        context = context_of(args)
+        print(report.excluded_line(context.features, context.unseen))
+        trials, models = lists or (_short_trials(context, args), None)
+        trial_set = _of_unseen(find_trials(context.features, trials, models), context, args)
+        tests = {str(n): test_segments(context.features, trial_set.test, n, args.seed) for n in args.test_length}
         print(f"test windows of {', '.join(map(_in_words, args.test_length))}")
-        evaluator.verify(setting, task, tests, args, publish, _noisy_tests(setting, task, args))
+        verify(context, trial_set, tests, args, publish, _noisy_tests(context, trial_set, args))
 
 
-def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argparse.Namespace) -> list[NoisyTests]:
+def _noisy_tests(context: EvaluationContext, trial_set: TrialSet, args: argparse.Namespace) -> list[NoisyTests]:
     """Return what the test sides are heard in, and say it; nothing if they stay as they are."""
     if not (args.noise_snr or args.reverb):
         return []
-    sources = Sources(save_root(args.save_path), setting.features, args.noise_dir, args.rir_dir)
+    sources = Sources(save_root(args.save_path), context.features, args.noise_dir, args.rir_dir)
     snrs = args.noise_snr or [None]
-    noisy = [NoisyTests(setting.features, sources, task.sides, snr, args.reverb, args.seed) for snr in snrs]
+    noisy = [NoisyTests(context.features, sources, trial_set.sides, snr, args.reverb, args.seed) for snr in snrs]
     heard_in = [f"rooms ({args.rir_dir or 'computed'})"] if args.reverb else []
     if args.noise_snr:
         noise = f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}"
@@ -118,31 +125,24 @@ def _noisy_tests(setting: evaluator.Setting, task: evaluator.Task, args: argpars
     return noisy
 
 
-def _short_trials(setting: evaluator.Setting, args: argparse.Namespace) -> Trials:
+def _short_trials(context: EvaluationContext, args: argparse.Namespace) -> Trials:
     """Return the paper's trials, kept beside the checkpoint, and say where."""
-    kept = setting.path.parent / f"short_trials_seed{args.seed}.txt"
+    kept = context.path.parent / f"short_trials_seed{args.seed}.txt"
     with ranks.main_process_first():
-        trials = stored_short_trials(kept, setting.features, setting.unseen, args.seed)
+        trials = stored_short_trials(kept, context.features, context.unseen, args.seed)
     print(f"trials: {kept}")
     return trials
 
 
-def _of_unseen(task: evaluator.Task, setting: evaluator.Setting, args: argparse.Namespace) -> evaluator.Task:
+def _of_unseen(trial_set: TrialSet, context: EvaluationContext, args: argparse.Namespace) -> TrialSet:
     """Return the trials without speakers that were trained on, and say how many are left out."""
-    seen = evaluator.of_seen_speakers(task.sides, setting.features, setting.unseen)
+    seen = of_seen_speakers(trial_set.sides, context.features, context.unseen)
     if seen.any():
         print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
-    task = task.where(~seen)
-    if task.trials.labelled:
-        task.trials.checked(args.trials or setting.path.parent)
-    return task
-
-
-def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
-    """Return a random window of `length` frames of each of the utterances `rows` (n,), or these whole."""
-    if isinstance(length, str):  # FULL
-        return Segments.whole(features, rows)
-    return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))
+    trial_set = trial_set.where(~seen)
+    if trial_set.trials.labelled:
+        trial_set.trials.checked(args.trials or context.path.parent)
+    return trial_set
 
 
 if __name__ == "__main__":

@@ -15,9 +15,11 @@ import itertools
 import numpy as np
 import torch
 
+from command_line.evaluation import context_of, evaluation_parser
 from dataset.episodes import draw_utterances, eligible_speakers
 from dataset.index import n_starts
-from evaluation import evaluator, report
+from evaluation import report
+from evaluation.context import EvaluationContext
 from evaluation.embedding import MAX_FRAMES, Segments, embed, unique_segments
 from evaluation.metrics import mean_interval
 from loss import class_logits, prototypes
@@ -26,7 +28,7 @@ from system import console
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = evaluator.parser(__doc__)
+    parser = evaluation_parser(__doc__)
     parser.set_defaults(trim_silence=False)
     add = parser.add_argument
     add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], help="speakers of an episode (50)")
@@ -46,20 +48,20 @@ def main(argv: list[str]) -> None:
 
 
 def identify(args: argparse.Namespace) -> dict:
-    """Sample the episodes of each setting, embed their windows and print the accuracies; return them for --json."""
-    setting = evaluator.set_up(args)
-    report.say_left_out(setting.features, setting.unseen)
-    n_excluded = {n_shot: excluded_speakers(setting, n_shot + args.n_query) for n_shot in args.n_shot}
+    """Sample the episodes of each context, embed their windows and print the accuracies; return them for --json."""
+    context = context_of(args)
+    print(report.excluded_line(context.features, context.unseen))
+    n_excluded = {n_shot: excluded_speakers(context, n_shot + args.n_query) for n_shot in args.n_shot}
     kinds = list(itertools.product(args.n_shot, args.nb_class_test))
-    drawn = [draw_windows(args, setting, n_way, n_shot) for n_shot, n_way in kinds]
+    drawn = [draw_windows(args, context, n_way, n_shot) for n_shot, n_way in kinds]
     segments, at = unique_segments(drawn)
-    n_speakers = len(np.unique(setting.features.speaker[segments.row]))
-    seconds = float(segments.seconds(setting.features).sum())
+    n_speakers = len(np.unique(context.features.speaker[segments.row]))
+    seconds = float(segments.seconds(context.features).sum())
     print(
         f"scored: {args.nb_episode:,} episodes{' of each kind' if len(kinds) > 1 else ''}, "
         f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
     )
-    embeddings = embed(setting.encoder, setting.features, segments, setting.compute)
+    embeddings = embed(context.encoder, context.features, segments, context.compute)
     results = []
     parts = torch.from_numpy(at).split([len(of_kind.row) for of_kind in drawn])
     for (n_shot, n_way), of_kind in zip(kinds, parts, strict=True):
@@ -76,19 +78,19 @@ def identify(args: argparse.Namespace) -> dict:
     return (results[0] if len(results) == 1 else {"settings": results}) | common
 
 
-def excluded_speakers(setting: evaluator.Setting, n_windows: int) -> int:
+def excluded_speakers(context: EvaluationContext, n_windows: int) -> int:
     """Return and print how many speakers have too few utterances for an episode's `n_windows` windows of each."""
-    n_excluded = int((setting.features.count[setting.unseen] < n_windows).sum())
+    n_excluded = int((context.features.count[context.unseen] < n_windows).sum())
     if n_excluded:
         print(f"{n_excluded:,} speakers have fewer than {n_windows} utterances and are excluded")
     return n_excluded
 
 
-def draw_windows(args: argparse.Namespace, setting: evaluator.Setting, n_way: int, n_shot: int) -> Segments:
+def draw_windows(args: argparse.Namespace, context: EvaluationContext, n_way: int, n_shot: int) -> Segments:
     """Return the windows of all episodes, flattened from (episode, shots + queries, way)."""
-    features = setting.features
+    features = context.features
     n_windows = n_shot + args.n_query
-    eligible = eligible_speakers(features, n_way, n_windows, setting.unseen)
+    eligible = eligible_speakers(features, n_way, n_windows, context.unseen)
     rng = np.random.default_rng(args.seed)
     rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
     lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)

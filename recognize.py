@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import evaluator
+from command_line.checkpoint import add_checkpoint_arguments, find_checkpoint
 from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from model.encoder import EMBEDDING_SIZE
 from recognition import voices
@@ -52,7 +52,7 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has them all
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     file, folder, rule, output = (console.Parser(add_help=False) for _ in range(4))  # flags of several subcommands
-    evaluator.add_checkpoint_arguments(file)
+    add_checkpoint_arguments(file)
     file.set_defaults(n_folder=None, model_path=None)
     network = console.Parser(add_help=False, parents=[file])
     network.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
@@ -229,7 +229,7 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
         args.checkpoint = PRETRAINED
         console.warn(f"checkpoint: {args.checkpoint.name}, which comes with the project; --checkpoint names another")
     args.n_folder, args.model_path = args.n_folder or 0, args.model_path or MODEL_PATH
-    return evaluator.find_checkpoint(args)
+    return find_checkpoint(args)
 
 
 def _recognizer(args: argparse.Namespace) -> Recognizer:

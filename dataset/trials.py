@@ -17,6 +17,7 @@ FORMS = {
     "ENROLMENT TEST LABEL": (2, 0, 1),  # Kaldi, 3D-Speaker, CN-Celeb
     "ENROLMENT TEST": (None, 0, 1),  # VoxSRC's blind lists
 }
+SIDES = ("enrol", "test")  # columns of --save_scores: enrolment and test
 REPEATING = ("length", "snr")  # columns of --save_scores: each value has all the trials
 
 
@@ -56,7 +57,7 @@ def read_trials(path: Path, blind: bool = False) -> Trials:
     """
     lines = read_lines(path, "no such trial list; dataprep.py puts it there, --trials names another")
     header = lines[0].strip().split(",") if lines else []
-    label, enrol, test = _of_csv(path, lines) if {"enrol", "test"} <= set(header) else _of_words(path, lines)
+    label, enrol, test = _of_csv(path, lines) if set(SIDES) <= set(header) else _of_words(path, lines)
     if not enrol:
         raise UserError(f"{path}: holds no trials")
     labels = np.array([LABELS[word] for word in label], bool)

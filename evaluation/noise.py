@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset.index import FeatureIndex
+from evaluation.score_file import CLEAN
 from feat_extract.disturbance import Sources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE
 from system.console import UserError
-
-CLEAN = "clean"  # as a signal-to-noise ratio: no noise
 
 
 @dataclasses.dataclass(frozen=True)

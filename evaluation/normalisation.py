@@ -1,8 +1,7 @@
-"""Adaptive symmetric score normalisation (as-norm): a score seen against those that a cohort of strangers gets."""
+"""Adaptive symmetric score normalisation (as-norm): a score relative to the scores of a cohort."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,28 +37,38 @@ def as_norm(
     return ((of_left + of_right) / 2).numpy()
 
 
-def adaptive_norm(
+class Cohort(NamedTuple):
+    """Other speakers that scores are normalised by."""
+
+    means: torch.Tensor  # (C, D) of unit-length embeddings of each speaker
+    size: int  # number of the nearest speakers that normalise one side of a trial, 2..C
+
+    def normalise(self, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+        """Return the scores (n,) of `as_norm` with this cohort."""
+        return as_norm(self.means, self.size, embeddings, left, right)
+
+
+def load_cohort(
     encoder: Encoder,
     tree: Path,
     trained_on: set[str],
     size: int,
     compute: Compute,
     index: type[FeatureIndex] = FeatureIndex,
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], np.ndarray]:
-    """Return `as_norm` by a cohort of the speakers of a feature tree that were trained on, all if none are named.
+) -> Cohort:
+    """Return a cohort of the speakers of a feature tree that were trained on, of all if none are named.
 
-    A few utterances of each are embedded, as the `index` of the tree gives them. UsageError if they are fewer than
-    `size`.
+    Up to UTTERANCES_PER_SPEAKER of each are embedded, as the `index` of the tree returns them. UsageError if there are
+    fewer than `size` speakers.
     """
     features = index([tree])
     speakers = [s for s, name in enumerate(features.speakers) if name in trained_on or not trained_on]
     if len(speakers) < size:
         raise UsageError(f"--as_norm {size}: {tree} holds {len(speakers)} of the training speakers")
-    print(f"as-norm: the {size:,} nearest of {len(speakers):,} training speakers")
     rows = [
         features.first[s] + np.unique(np.linspace(0, features.count[s] - 1, UTTERANCES_PER_SPEAKER).astype(np.int64))
         for s in speakers
     ]
     embeddings = F.normalize(embed(encoder, features, Segments.whole(features, np.concatenate(rows)), compute), dim=1)
     cohort = torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])
-    return functools.partial(as_norm, cohort, size)
+    return Cohort(cohort, size)

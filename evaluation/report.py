@@ -1,4 +1,4 @@
-"""What the evaluators report: error rates, as lines and as --json names them."""
+"""The results of an evaluation: error rates as --json names them, and the lines that the scripts print."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,30 +13,31 @@ from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_replicates, interval_95, llr_rates, verification_metrics
 
 
-def say_left_out(features: FeatureIndex, unseen: np.ndarray) -> None:
-    """Say in one line how many speakers are left out for having been trained on; `unseen` (S,) are the others."""
+def excluded_line(features: FeatureIndex, unseen: np.ndarray) -> str:
+    """Return the number of speakers that are excluded because they were trained on; `unseen` (S,) are the others."""
     n_seen = len(features.speakers) - len(unseen)
-    print(f"speakers: {len(unseen):,} not trained on; {n_seen:,} that were trained on are left out")
+    return f"speakers: {len(unseen):,} not trained on; {n_seen:,} that were trained on are left out"
 
 
-def say_scored(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]) -> None:
-    """Say in one line what is scored: trials with one enrolment side and one test side or several."""
+def scored_line(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]) -> str:
+    """Return the numbers of what was scored: trials with one enrolment side and one test side or several."""
     segments, _ = unique_segments(sides)
     n_speakers = len(np.unique(features.speaker[segments.row]))
     targets = f"{trials.label.sum():,} target" if trials.labelled else "no labels"
     each = f" at each of {len(sides) - 1} test lengths" if len(sides) > 2 else ""
-    print(
+    return (
         f"scored: {len(trials.enrol):,} trials ({targets}){each} of {n_speakers:,} speakers, "
         f"{len(segments.row):,} segments, {segments.seconds(features).sum():,.0f} s of audio"
     )
 
 
-def rates_of_all(
-    scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], compared: Sequence[np.ndarray] = ()
+def summarise(
+    scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], compared: Sequence[np.ndarray] = ()
 ) -> dict:
-    """Return what --json tells: the rates at the only test length, or a list of those at each and LLRs' of all.
+    """Return the error rates of n trials as --json names them; of several tests, a list and the LLRs' rates of all.
 
-    `compared` are the scores (n,) of another system at each length, if any.
+    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides; `compared`
+    are the scores (n,) of another system in each test, if any. ValueError as in `verification_metrics`.
     """
     results: list[dict] = []
     for s, others in itertools.zip_longest(scores, compared):
@@ -81,38 +82,39 @@ def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dic
     }
 
 
-def say_rates(result: dict) -> None:
-    """Print a line for the error rates at each test length, and one for what else there is of them."""
-    several = "lengths" in result
+def rate_lines(result: dict) -> list[str]:
+    """Return the lines of a summary: error rates in each test, and those of as-norm, LLRs and the comparison."""
+    several, lines = "lengths" in result, []
     for rates in result["lengths"] if several else [result]:
         noise = f", SNR {rates['snr']}" if "snr" in rates else ""
         prefix = f"test {rates['length']}{noise}: " if several else ""
-        print(f"{prefix}{_in_words(rates)}")
+        lines.append(f"{prefix}{_in_words(rates)}")
         if "as_norm" in rates:
-            print(f"{prefix}as-norm {_in_words(rates['as_norm'])}")
+            lines.append(f"{prefix}as-norm {_in_words(rates['as_norm'])}")
         if "llr" in rates:
-            print(f"{prefix}{_llr_in_words(rates['llr'])}")
+            lines.append(f"{prefix}{_llr_in_words(rates['llr'])}")
         if "compared" in rates:
-            print(f"{prefix}{_difference_in_words(rates['compared'])}")
+            lines.append(f"{prefix}{_difference_in_words(rates['compared'])}")
     if several and "llr" in result:
-        print(f"all lengths: {_llr_in_words(result['llr'])}")
+        lines.append(f"all lengths: {_llr_in_words(result['llr'])}")
+    return lines
 
 
-def say_calibration(calibration: Calibration, path: Path) -> None:
-    """Say in one line what the calibration kept at `path` was fitted on and covers."""
+def calibration_line(calibration: Calibration, path: Path) -> str:
+    """Return what the calibration in the file `path` was fitted on and covers."""
     (e0, e1), (t0, t1), (low, high) = calibration.enrol_seconds, calibration.test_seconds, calibration.bounds
-    print(
+    return (
         f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials, covers {e0:.2f} to "
         f"{e1:.2f} s enrolled and {t0:.2f} to {t1:.2f} s of test; LLRs from {low:.1f} to {high:.1f}"
     )
 
 
-def say_held_out(ratios: Sequence[np.ndarray]) -> None:
-    """Say in one line how many LLRs are by fits on other speakers; `ratios` (n,) of each length, NaN for the others."""
-    llr = np.concatenate(ratios)
+def held_out_line(scores: Sequence[Scores]) -> str:
+    """Return how many trials have an LLR from 2-fold cross-validation over speakers; the others' LLRs are NaN."""
+    llr = np.concatenate([s.llr for s in scores if s.llr is not None])
     across = np.isnan(llr).sum()
-    only = "" if len(ratios) > 1 else "; only this test length is covered, EER_short.py with several covers short ones"
-    print(
+    only = "" if len(scores) > 1 else "; only this test length is covered, EER_short.py with several covers short ones"
+    return (
         "LLRs below: the speakers in two halves, fitted on one and measured on the other, both ways; "
         f"{len(llr) - across:,} trials, {across:,} across the halves left out{only}"
     )

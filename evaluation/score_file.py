@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configure import FRAMES_PER_SECOND
-from dataset.trials import Trials
+from dataset.trials import REPEATING, SIDES, Trials
 from evaluation.embedding import Scores
 from evaluation.metrics import roc
 from system.console import UserError
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     import pandas
 
 SCORES = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
+FULL, CLEAN = "full", "clean"  # a length of all frames, a signal-to-noise ratio without noise
 SECONDS = ("enrol_seconds", "test_seconds")
 SPEAKERS = ("enrol_speaker", "test_speaker")  # missing in the files of earlier versions
-TEXT = ("enrol", "test", "length", "snr", *SPEAKERS)
+TEXT = (*SIDES, *REPEATING, *SPEAKERS)
 
 
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers: Sequence[np.ndarray]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dataset.index import FeatureIndex, n_starts
 from dataset.trials import Trials, list_content, read_trials, write_trials
+from evaluation.embedding import Segments
 from system import console
 from system.console import UserError
 from system.files import replacing, sha256
@@ -94,3 +95,10 @@ def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
     """
     fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
+
+
+def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
+    """Return a random window of `length` frames of each of the utterances `rows` (n,); of all frames if FULL."""
+    if isinstance(length, str):  # FULL
+        return Segments.whole(features, rows)
+    return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))

@@ -12,11 +12,13 @@ from conftest import PROJECT
 
 FLOORS = {
     "tests": 6, "benchmarks": 6,
+    "command_line": 5,
     "training": 4, "evaluation": 4, "recognition": 4, "plotting": 4,
     "corpora": 3, "feat_extract": 3,
     "dataset": 2, "model": 2,
     "loss": 1, "system": 1, "configure": 1,
 }  # fmt: skip
+LIBRARIES = ("dataset", "evaluation", "loss", "model", "plotting", "recognition", "training")
 SCRIPTS = 5  # the floor of all other files at the top level
 
 
@@ -57,6 +59,13 @@ def test_no_imports_go_in_a_circle(part: Callable[[str], str]) -> None:
     for module, file in MODULES.items():
         graph[part(module)] |= {part(name) for name in imports(file)} - {part(module)}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_libraries_neither_read_flags_nor_print() -> None:
+    for file in (file for module, file in MODULES.items() if room(module) in LIBRARIES):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            used = node.id if isinstance(node, ast.Name) else ""
+            assert used not in ("print", "argparse"), f"{file}: {used}"
 
 
 def test_every_folder_of_modules_has_its_floor() -> None:

@@ -8,8 +8,8 @@ import torch
 from configure import EVALUATION_TREES, TREES
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
+from evaluation.context import unseen_speakers, warn_of_seen_speakers
 from evaluation.embedding import Segments, score
-from evaluation.evaluator import unseen_speakers, warn_of_seen_speakers
 from evaluation.metrics import verification_metrics
 from model.encoder import Encoder
 from system.compute import Compute

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from known_ratios import drawn, fit_columns
 
-from evaluation import evaluator
+from command_line import evaluation as steps
+from command_line.evaluation import with_llr
 from evaluation.calibration import fit, load_calibration, split_half_llr
 from evaluation.embedding import Scores
-from evaluation.evaluator import with_llr
 from evaluation.metrics import cllr, llr_rates, min_cllr
 from system.console import UserError
 from system.files import sha256
@@ -103,7 +103,7 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
 
 def test_other_ranks_write_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials, _ = drawn(6000, 13)
-    monkeypatch.setattr(evaluator.ranks, "is_first", lambda: False)
+    monkeypatch.setattr(steps.ranks, "is_first", lambda: False)
     speakers = trials["enrol_speaker"][:3000], trials["test_speaker"][:3000]
     with_llr(of_lengths(trials)[:1], trials["labels"][:3000], speakers, checkpoint, True)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint_007.pth"]

@@ -15,11 +15,11 @@ import EER_short
 import identification
 from configure import TREES
 from dataset.index import FeatureIndex
-from evaluation import evaluator
+from evaluation.context import EvaluationContext
 from evaluation.embedding import Segments
-from evaluation.evaluator import Setting
 from evaluation.metrics import verification_metrics
 from evaluation.noise import NoisyTests
+from evaluation.verification import TrialSet
 
 N_SPEAKERS, N_UTTERANCES = 51, 6
 
@@ -32,31 +32,34 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 
 
 @pytest.fixture
-def setting(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
-    """An evaluator's setting without a network: the tests look at what would be embedded."""
+def context(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EvaluationContext:
+    """An evaluation context without a network: the tests look at what would be embedded."""
     nothing: Any = None
-    made = Setting(nothing, tmp_path / "checkpoint_100.pth", nothing, features, np.arange(N_SPEAKERS), nothing)
-    monkeypatch.setattr(evaluator, "set_up", lambda args: made)
+    made = EvaluationContext(
+        nothing, tmp_path / "checkpoint_100.pth", nothing, features, np.arange(N_SPEAKERS), nothing
+    )
+    for script in (EER_short, identification):
+        monkeypatch.setattr(script, "context_of", lambda args: made)
     return made
 
 
 def test_short_test_is_the_papers(
-    setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    context: EvaluationContext, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     seen: dict[str, Any] = {}
 
     def verify(
-        setting: evaluator.Setting,
-        task: evaluator.Task,
+        context: EvaluationContext,
+        trial_set: TrialSet,
         tests: dict[str, Segments],
         args: argparse.Namespace,
         publish: Callable[[dict], None],
         noisy: list[NoisyTests],
     ) -> None:
         assert not noisy
-        seen.update(trials=task.trials, enrol=task.enrolled, tests=tests)
+        seen.update(trials=trial_set.trials, enrol=trial_set.enrolled, tests=tests)
 
-    monkeypatch.setattr(evaluator, "verify", verify)
+    monkeypatch.setattr(EER_short, "verify", verify)
     EER_short.main([])
     trials, enrol, tests = seen["trials"], seen["enrol"], seen["tests"]
     assert len(trials.label) == 51 * 200 and trials.label.sum() == 51 * 100
@@ -75,15 +78,19 @@ def test_short_test_is_the_papers(
 
 @pytest.mark.parametrize("kept", [False, True], ids=["a list of the user's", "the kept list"])
 def test_the_short_test_never_scores_speakers_that_were_trained_on(
-    setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, kept: bool
+    context: EvaluationContext,
+    features: FeatureIndex,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    kept: bool,
 ) -> None:
-    seen: list[evaluator.Task] = []
-    monkeypatch.setattr(evaluator, "verify", lambda setting, task, *_: seen.append(task))
+    seen: list[TrialSet] = []
+    monkeypatch.setattr(EER_short, "verify", lambda context, task, *_: seen.append(task))
     EER_short.main([])  # over all speakers; the list stays beside the checkpoint
-    everyone = setting.path.parent / "short_trials_seed100.txt"
+    everyone = context.path.parent / "short_trials_seed100.txt"
     n_of_trained = sum({"id00000", "id00007"} & {a[:7], b[:7]} != set() for _, a, b in map(str.split, open(everyone)))
-    trained = setting._replace(unseen=np.setdiff1d(np.arange(N_SPEAKERS), [0, 7]))
-    monkeypatch.setattr(evaluator, "set_up", lambda args: trained)
+    trained = context._replace(unseen=np.setdiff1d(np.arange(N_SPEAKERS), [0, 7]))
+    monkeypatch.setattr(EER_short, "context_of", lambda args: trained)
     capsys.readouterr()
     EER_short.main([] if kept else ["--trials", str(everyone)])
     printed, task = capsys.readouterr(), seen[-1]
@@ -98,7 +105,7 @@ def test_the_short_test_never_scores_speakers_that_were_trained_on(
 
 
 def test_identification_is_the_papers(
-    setting: Setting, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    context: EvaluationContext, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     kept = {}
     draw_windows = identification.draw_windows

@@ -1,6 +1,5 @@
 """As-norm against its definition, and EER_short.py with it at several lengths."""
 
-import functools
 import itertools
 import json
 from pathlib import Path
@@ -16,7 +15,7 @@ import EER_short
 from configure import TREES
 from dataset.features import read_feature, write_feature
 from evaluation.metrics import verification_metrics
-from evaluation.normalisation import adaptive_norm, as_norm
+from evaluation.normalisation import as_norm, load_cohort
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system.compute import inference
@@ -82,7 +81,7 @@ def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: s
     for speaker, at in itertools.product(range(4), range(12)):
         feat = rng.normal(0, 3 + at, (30 + 5 * at, 40)).astype(np.float32)
         write_feature(tmp_path / "feat" / f"id{speaker:05d}" / "v" / f"{at:05d}.pkl", feat, f"id{speaker:05d}")
-    of_tree = adaptive_norm(encoder, tmp_path / "feat", trained_on, 3, compute)
+    of_tree = load_cohort(encoder, tmp_path / "feat", trained_on, 3, compute)
     expected = []
     for speaker_name in sorted(trained_on) or [f"id{s:05d}" for s in range(4)]:
         files = [tmp_path / "feat" / speaker_name / "v" / f"{at:05d}.pkl" for at in range(12)]
@@ -91,8 +90,8 @@ def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: s
         ten = torch.cat([embeddings[at] for at in (0, 1, 2, 3, 4, 6, 7, 8, 9, 11)])  # evenly over the twelve
         expected.append(F.normalize(ten, dim=1).mean(dim=0))
         assert (F.normalize(torch.cat(embeddings), dim=1).mean(dim=0) - expected[-1]).abs().max() > 1e-4
-    assert isinstance(of_tree, functools.partial) and of_tree.args[1] == 3
-    torch.testing.assert_close(of_tree.args[0], torch.stack(expected), atol=1e-5, rtol=0)
+    assert of_tree.size == 3
+    torch.testing.assert_close(of_tree.means, torch.stack(expected), atol=1e-5, rtol=0)
 
 
 def test_a_cohort_larger_than_the_data_is_refused(home: Path) -> None:

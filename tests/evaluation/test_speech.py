@@ -9,7 +9,7 @@ import torch
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from evaluation.embedding import Segments
-from evaluation.normalisation import adaptive_norm
+from evaluation.normalisation import load_cohort
 from evaluation.speech import SpeechIndex
 from model.encoder import Encoder
 from system.compute import inference
@@ -62,7 +62,7 @@ def test_a_segment_has_no_more_seconds_than_its_utterance(trees: dict[str, Path]
 def test_a_cohort_loses_its_pauses_as_well(trees: dict[str, Path]) -> None:
     encoder, compute = Encoder("resnet18").eval(), inference("cpu")
     expected, found = (
-        adaptive_norm(encoder, trees[name], set(), 3, compute, index).args[0]  # type: ignore[attr-defined]
+        load_cohort(encoder, trees[name], set(), 3, compute, index).means
         for name, index in (("bare", FeatureIndex), ("padded", SpeechIndex))
     )
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -1,6 +1,7 @@
 """The pages: commands run or parse, flags and links exist, and Python runs."""
 
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -234,6 +235,18 @@ def test_python_runs_and_blocks_say_what_they_are(page: Path, home: Path) -> Non
         if block.language == "python" and "onnxruntime" not in block.text:  # which has a test for itself
             (home / "block.py").write_text(block.text.replace("/path/to/meta-sr", str(PROJECT)))
             runpy.run_path(str(home / "block.py"))
+
+
+def test_the_evaluation_example_prints_the_eers_of_the_scripts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = (block.text for block in split(PROJECT / "docs/evaluation.md")[0] if block.language == "python")
+    (home / "example.py").write_text(example)
+    runpy.run_path(str(home / "example.py"))
+    printed, expected = capsys.readouterr().out, ""
+    short = ["--test_length", "100", "--trials", f"data/{TRIALS_NAME}"]
+    for name, length, flags in (("EER_full.py", "full", []), ("EER_short.py", "100", short)):
+        script(name).main([*flags, "--json"])
+        expected += f"test length {length}: EER {json.loads(capsys.readouterr().out)['eer']:.2f} %\n"
+    assert printed == expected
 
 
 @pytest.mark.slow

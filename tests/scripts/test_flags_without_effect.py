@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import in_process
 
-from evaluation import evaluator
+from command_line.evaluation import context_of
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system import ranks
@@ -133,5 +133,5 @@ def test_a_checkpoint_that_knows_its_data_contradicts_the_flag(
     )
     message = f"--data_type {given}: .*model.pth was trained on {known}; omit the flag" if refused else "no features in"
     with pytest.raises(Exception, match=message) as error:
-        evaluator.set_up(args)
+        context_of(args)
     assert isinstance(error.value, UsageError) == refused

@@ -1,0 +1,69 @@
+"""What an evaluation is about: a trained network, the features to evaluate it on, and the speakers that it has seen."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from configure import EVALUATION_TREES, TRAINING_TREE, TREES
+from dataset.index import FeatureIndex
+from evaluation.speech import SpeechIndex
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from system import console
+from system.compute import Compute
+
+
+class EvaluationContext(NamedTuple):
+    """A trained network and the data to evaluate it on."""
+
+    checkpoint: Checkpoint
+    path: Path  # of the checkpoint
+    encoder: Encoder  # prepared for inference on the device of `compute`
+    features: FeatureIndex
+    unseen: np.ndarray  # (S,) those speakers of the features that the network was not trained on
+    compute: Compute
+
+
+def load_context(
+    path: Path,
+    checkpoint: Checkpoint,
+    root: Path,
+    compute: Compute,
+    data_type: str = "vox2",
+    trim_silence: bool = False,
+) -> EvaluationContext:
+    """Prepare a checkpoint, read from the file `path`, for evaluation on VoxCeleb1's features below the data root.
+
+    `data_type` (vox1 or vox2) is the training data of an official checkpoint, which does not list its speakers. With
+    `trim_silence` the utterances have no pauses. UserError if the features are missing or damaged.
+    """
+    trees = [root / TREES[tree].feat for tree in EVALUATION_TREES]
+    features = SpeechIndex(trees) if trim_silence else FeatureIndex(trees)
+    trained_on = set(checkpoint.speakers)
+    if not trained_on and data_type == "vox1":
+        trained_on = features.speakers_of(root / TREES[TRAINING_TREE["vox1"]].feat)
+    unseen = unseen_speakers(features, trained_on)
+    encoder = checkpoint.encoder().for_inference(compute.device)
+    return EvaluationContext(checkpoint, path, encoder, features, unseen, compute)
+
+
+def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.ndarray:
+    """Return those of the features' speakers (S,) int64 that are not among the names `trained_on`."""
+    names = set(trained_on)
+    return np.array([s for s, name in enumerate(features.speakers) if name not in names], np.int64)
+
+
+def of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> np.ndarray:
+    """Return which trials (n,) bool have a speaker on either side that is not among the `unseen` (S,).
+
+    The sides are the rows (n,) of enrolment and test in the features.
+    """
+    return ~np.logical_and(*(np.isin(features.speaker[rows], unseen) for rows in sides))
+
+
+def warn_of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> None:
+    """Warn if trials are `of_seen_speakers`: their error rate says little about other speakers."""
+    if n_seen := of_seen_speakers(sides, features, unseen).sum():
+        console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")

@@ -1,0 +1,126 @@
+"""Verification: find the utterances of a trial list, score its trials, and turn the scores into LLRs."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from configure import FRAMES_PER_SECOND
+from dataset.index import FeatureIndex
+from dataset.trials import Trials
+from evaluation.calibration import Calibration, fit, split_half_llr
+from evaluation.context import EvaluationContext
+from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
+from evaluation.noise import NoisyTests
+from evaluation.normalisation import Cohort
+from system.console import UserError
+
+
+class TrialSet(NamedTuple):
+    """Trials to score and the models that their speakers are enrolled as, of one utterance or of several each."""
+
+    trials: Trials
+    enrolled: Segments  # (e,) of all models
+    model: np.ndarray  # (e,) the model of each segment; models are numbered from 0 and their segments are side by side
+    of_trial: np.ndarray  # (n,) the model of each trial
+    test: np.ndarray  # (n,) rows of the test utterances
+
+    @property
+    def sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (n,) of enrolment and test; a model counts as its first utterance."""
+        return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
+
+    @property
+    def enrol_seconds(self) -> np.ndarray:
+        """The seconds (n,) of the utterances that the model of each trial is enrolled by."""
+        return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
+
+    def where(self, kept: np.ndarray) -> "TrialSet":
+        """Return the trials that `kept` (n,) bool is true for; models without any trial stay enrolled."""
+        return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
+
+
+def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Sequence[str]] | None = None) -> TrialSet:
+    """Find the utterances of trials in the features.
+
+    The left sides of the trials are utterances or, with `models`, models of several utterances each. UserError naming
+    a model or an utterance that is missing.
+    """
+    models = models or {name: [name] for name in trials.enrol}
+    used = sorted(set(trials.enrol))
+    if lacking := [name for name in used if name not in models]:
+        missing = f"{len(lacking):,} of {len(used):,} models are missing"
+        raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
+    number = {name: at for at, name in enumerate(used)}
+    enrolled = Segments.whole(features, features.rows([utterance for name in used for utterance in models[name]]))
+    model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
+    of_trial = np.array([number[name] for name in trials.enrol])
+    return TrialSet(trials, enrolled, model, of_trial, features.rows(trials.test))
+
+
+def score_trials(
+    context: EvaluationContext,
+    trial_set: TrialSet,
+    tests: Mapping[str, Segments],
+    cohort: Cohort | None = None,
+    noisy: Sequence[NoisyTests] = (),
+) -> list[Scores]:
+    """Return the scores of n trials at each length or, with `noisy`, at each length in each noise.
+
+    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. A segment
+    is embedded once for all trials. In noise it is embedded for each trial, because each trial has its own noise.
+    """
+    features, sides = context.features, [trial_set.enrolled, *(() if noisy else tests.values())]
+    embeddings, (enrolled, *rights) = embed_once(context.encoder, features, sides, context.compute)
+    left, enrol_seconds = len(embeddings) + torch.from_numpy(trial_set.of_trial), trial_set.enrol_seconds
+    embeddings = torch.cat([embeddings, _means(embeddings[enrolled], trial_set.model)])
+
+    def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
+        return Scores(
+            length,
+            enrol_seconds,
+            tests[length].seconds(features),
+            cosine(embeddings, left, right),
+            cohort.normalise(embeddings, left, right) if cohort else None,
+            float(unique_segments([trial_set.enrolled, tests[length]])[0].seconds(features).sum()),
+            snr=snr,
+        )
+
+    if not noisy:
+        return [scores(length, embeddings, right) for length, right in zip(tests, rights, strict=True)]
+    trials, found = np.arange(len(trial_set.test)), []
+    for length, condition in itertools.product(tests, noisy):
+        disturbed = embed(context.encoder, condition, tests[length]._replace(row=trials), context.compute)
+        joined = torch.cat([embeddings, F.normalize(disturbed, dim=1)])
+        found.append(scores(length, joined, len(embeddings) + torch.from_numpy(trials), condition.name))
+    return found
+
+
+def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
+    """Return the unit-length means (m, D) of the embeddings (e, D) of each model; `model` (e,) numbers them."""
+    if len(model) == model[-1] + 1:
+        return embeddings
+    sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
+    return F.normalize(sums.index_add_(0, torch.from_numpy(model), embeddings), dim=1)
+
+
+def calibrate(
+    scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]
+) -> tuple[Calibration, list[Scores]]:
+    """Fit a calibration to n trials at all lengths; return it, and the scores with LLRs for held-out speakers.
+
+    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides. UserError if
+    the trials do not support a calibration.
+    """
+    of_lengths = ((s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores)
+    trials = [np.concatenate(columns) for columns in zip(*of_lengths, strict=True)]
+    ratios = np.split(split_half_llr(*trials), len(scores))
+    return fit(*trials[:4]), [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
+
+
+def add_llr(scores: Sequence[Scores], calibration: Calibration) -> list[Scores]:
+    """Return the scores with the LLRs that a calibration gives them."""
+    return [s._replace(llr=calibration.llr(s.plain, s.enrol_seconds, s.test_seconds)) for s in scores]
