@@ -21,9 +21,10 @@ from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
+from dataset.trial_sampling import draw_short_trials
 from evaluation.embedding import Segments, cosine, embed, score
 from evaluation.metrics import verification_metrics
-from evaluation.short_trials import draw_short_trials, window_starts
+from evaluation.short_trials import window_starts
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console
 from system.compute import Compute, add_compute_arguments, choose_compute

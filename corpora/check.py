@@ -12,8 +12,8 @@ from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora import convert, openslr
 from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
-from corpora.trial_lists import most_trials
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
+from dataset.trial_sampling import most_trials
 from dataset.trials import read_trials
 from feat_extract.feature_extraction import ERRORS_NAME as FEATURE_ERRORS
 from system.console import UserError

@@ -19,7 +19,7 @@ import soundfile
 from scipy.signal import fftconvolve, resample_poly
 
 from configure import SAMPLE_RATE, TREES, TRIALS_NAME
-from corpora.trial_lists import draw_trials
+from dataset.trial_sampling import draw_trials
 from dataset.trials import Trials, list_content
 from system.console import UserError, progress
 from system.files import replacing

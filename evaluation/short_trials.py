@@ -1,4 +1,4 @@
-"""The trials of the short-utterance test: drawing them, keeping them beside a checkpoint, placing their windows."""
+"""The trials of the short-utterance test: the list stored next to a checkpoint, and the windows of its test sides."""
 
 import hashlib
 import json
@@ -7,46 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from dataset.index import FeatureIndex, n_starts
+from dataset.trial_sampling import draw_short_trials, rows_of
 from dataset.trials import Trials, list_content, read_trials, write_trials
 from evaluation.embedding import Segments
 from system import console
 from system.console import UserError
 from system.files import replacing, sha256
-
-SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
-
-
-def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
-    """Draw the trials of the short-utterance test: for each of the speakers (S,) 100 target and 100 non-target ones.
-
-    The two utterances of a target trial differ, so a speaker with a single utterance is enrolled in non-target trials
-    only. The test utterance of a non-target one is drawn evenly over those of all other speakers, as the release does.
-    """
-    if len(speakers) < 2 or features.count[speakers].max(initial=0) < 2:
-        raise UserError("short trials need two or more speakers, and one of them with two or more utterances")
-    rng, n = np.random.default_rng(seed), SHORT_TRIALS_PER_SPEAKER
-    first, count = features.first[speakers], features.count[speakers]
-    rows, begin = _rows_of(features, speakers), np.cumsum(count) - count
-    drawn: list[tuple[bool, np.ndarray, np.ndarray]] = []  # n trials of one kind each
-    for at in range(len(speakers)):
-        if count[at] > 1:
-            a = rng.integers(count[at], size=n)
-            b = (a + rng.integers(1, count[at], size=n)) % count[at]
-            drawn.append((True, first[at] + a, first[at] + b))
-        other = rng.integers(len(rows) - count[at], size=n)
-        other += count[at] * (other >= begin[at])  # past the speaker's own utterances
-        drawn.append((False, first[at] + rng.integers(count[at], size=n), rows[other]))
-    label, enrol, test = zip(*drawn, strict=True)
-    names = [
-        np.array([f"{features.name(row)}.wav" for row in np.concatenate(side).tolist()], object)
-        for side in (enrol, test)
-    ]
-    return Trials(np.repeat(label, n), *names)
-
-
-def _rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
-    """Return the rows of all utterances of the speakers (S,), speaker by speaker."""
-    return np.concatenate([features.first[s] + np.arange(features.count[s]) for s in speakers])
 
 
 def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
@@ -56,7 +22,7 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
     from. A list drawn from other speakers or utterances is drawn anew, with a warning. UserError if the list at `path`
     is not one that this function wrote, or was changed since: it is the user's and is not overwritten.
     """
-    names = "\n".join(features.name(row) for row in _rows_of(features, speakers).tolist())
+    names = "\n".join(features.name(row) for row in rows_of(features, speakers).tolist())
     drawn_from = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
     beside = path.with_suffix(".json")
     if path.exists():

@@ -22,8 +22,9 @@ from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
 from corpora.sources import Source
-from corpora.trial_lists import draw_trials, fetch_lists
+from corpora.trial_lists import fetch_lists
 from corpora.voxceleb import PARTS
+from dataset.trial_sampling import draw_trials
 from feat_extract.audio import read_recording
 from system.console import UserError
 

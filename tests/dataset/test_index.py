@@ -22,7 +22,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location, locate, read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from evaluation.short_trials import draw_short_trials
+from dataset.trial_sampling import draw_short_trials
 from system.console import UserError
 
 

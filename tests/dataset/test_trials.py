@@ -13,8 +13,9 @@ from list_table import BLIND_LISTS, ENROLMENT, TRIAL_LISTS, A, B, C
 from scipy import stats
 
 from dataset.index import FeatureIndex, n_starts
+from dataset.trial_sampling import draw_short_trials
 from dataset.trials import Trials, read_enrolment, read_trials, write_trials
-from evaluation.short_trials import draw_short_trials, stored_short_trials, window_starts
+from evaluation.short_trials import stored_short_trials, window_starts
 from system.console import UserError
 
 

@@ -21,7 +21,7 @@ import torch
 from conftest import PROJECT, run_script, voice, write_wavs
 from torch.distributed.run import get_args_parser as torchrun_parser
 
-import evaluation.short_trials
+import dataset.trial_sampling
 import model.resnet
 import recognize
 from configure import TRIALS_NAME
@@ -154,7 +154,7 @@ def small_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.resnet.BACKBONES, "resnet34", TINY)
         patch.setattr(model.resnet, "WIDTHS", (16, 16, 16, 16))
-        patch.setattr(evaluation.short_trials, "SHORT_TRIALS_PER_SPEAKER", 25)
+        patch.setattr(dataset.trial_sampling, "SHORT_TRIALS_PER_SPEAKER", 25)
         yield
 
 
