@@ -55,9 +55,12 @@ def read_scores(path: Path) -> "pandas.DataFrame":
     import pandas
 
     text = dict.fromkeys(TEXT, str)
-    content = "".join(read_lines(path, "no such score file; --save_scores of the evaluators writes one"))
+    lines = read_lines(path, "no such score file; --save_scores of the evaluators writes one")
+    content = io.BytesIO("".join(lines).encode(errors="surrogateescape"))
     try:
-        table = pandas.read_csv(io.StringIO(content), dtype=text, keep_default_na=False, na_values={"llr": ""})
+        table = pandas.read_csv(
+            content, dtype=text, keep_default_na=False, na_values={"llr": ""}, encoding_errors="surrogateescape"
+        )
         table["label"] = table["label"].astype(int).astype(bool)
         numbers = table.columns.intersection([*SCORES, *SECONDS])
         table[numbers] = table[numbers].astype(np.float64)

@@ -1,5 +1,6 @@
 """The score file: the speakers of both sides for lists of every form, and files of earlier versions."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from conftest import present
 import EER_short
 from configure import TREES
 from dataset.features import write_feature
+from dataset.trials import Trials, read_trials
+from evaluation.embedding import Scores
 from evaluation.metrics import eer_interval
-from evaluation.score_file import read_scores, speakers_of
+from evaluation.score_file import read_compared, read_scores, speakers_of, write_scores
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
-from plotting.verification import draw_length
+from plotting.verification import draw_length, read_systems
 from system.console import UserError
 
 NAMES = [f"id{s:05d}/v/{u}" for s in range(20, 25) for u in range(4)]
@@ -128,3 +131,30 @@ def test_names_of_speakers_are_text(tmp_path: Path) -> None:
     path = curve(tmp_path / "s.csv", np.arange(4.0), np.array([1, 0, 1, 0]), speakers, speakers[::-1])
     numbers = speakers_of(read_scores(path))
     assert numbers is not None and numbers.tolist() == [[1, 0, 2, 3], [3, 2, 0, 1]]  # in the order of the names
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("tests", [["full"], ["full", "100"], ["full clean", "full 5"], ["100 5", "full 5"]])
+def test_every_reader_finds_what_was_written(tmp_path: Path, tests: list[str], labelled: bool) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "s.csv"
+    names = np.array(["a/v,1/x.wav", 'b/"v"/x.wav', "NA/v/1.wav", "7/v/1.wav", "é\udcff/v/1.wav", "a/v/2.wav"], object)
+    trials = Trials(np.array([1, 0, 1, 0, 1, 0], bool)[: 6 * labelled], names, names[::-1])
+    seconds = rng.integers(1, 999, (2, 6)) / 100
+    scores = [
+        Scores(length, seconds[0], seconds[1], rng.normal(size=6), None, 1.0, snr=snr)
+        for length, _, snr in (test.partition(" ") for test in tests)
+    ]
+    write_scores(path, trials, scores, [names, names[::-1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rows that repeat the trials
+        for found, written in zip(read_trials(path, blind=True), trials, strict=True):
+            np.testing.assert_array_equal(found, written)
+    if not labelled:
+        with pytest.raises(UserError, match="s.csv: not a file of scores"):
+            read_scores(path)
+        return
+    compared = read_compared(path, trials, seconds[0], [(s.length, s.snr, seconds[1]) for s in scores])
+    np.testing.assert_array_equal(compared, [s.plain for s in scores])
+    for system in read_systems({"s": path}):
+        np.testing.assert_array_equal(system.table["score"], np.concatenate([s.plain for s in scores]))
+        assert system.table["enrol_speaker"].tolist() == [*names] * len(scores)
