@@ -39,10 +39,14 @@ def golden_state_dict() -> dict[str, torch.Tensor]:
     return state
 
 
+def golden_arrays(name: str) -> dict[str, torch.Tensor]:
+    """Read values that the official code computed: encoder.npz in float32, losses.npz in float64 (inputs: float32)."""
+    return {key: torch.from_numpy(array) for key, array in np.load(GOLDEN / name).items()}
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, torch.Tensor]:
-    arrays = np.load(GOLDEN / "encoder_and_losses.npz")
-    return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return golden_arrays("losses.npz")
 
 
 def golden_encoder() -> Encoder:
@@ -55,12 +59,11 @@ def relative_error(ours: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("n_frames", [200, 137, 31])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_embeddings_equal_the_release(
-    golden: dict[str, torch.Tensor], n_frames: int, layout: torch.memory_format
-) -> None:
-    encoder = convert_conv2d_weight_memory_format(golden_encoder().eval(), layout)
+def test_embeddings_equal_the_release(n_frames: int, layout: torch.memory_format) -> None:
+    arrays, encoder = golden_arrays("encoder.npz"), golden_encoder().eval()
+    encoder = convert_conv2d_weight_memory_format(encoder, layout)
     with torch.no_grad():
-        assert relative_error(encoder(golden[f"in_{n_frames}"]), golden[f"eval_{n_frames}"]) <= 1e-5
+        assert relative_error(encoder(arrays[f"in_{n_frames}"]), arrays[f"eval_{n_frames}"]) <= 1e-5
 
 
 def episode_loss(loss_type: str, use_GC: bool) -> EpisodeLoss:
@@ -70,32 +73,49 @@ def episode_loss(loss_type: str, use_GC: bool) -> EpisodeLoss:
     return EpisodeLoss(golden_encoder(), objective).train()
 
 
-@pytest.mark.parametrize("use_GC", [False, True])
-def test_losses_gradients_statistics_and_step_equal_the_release(golden: dict[str, torch.Tensor], use_GC: bool) -> None:
-    model = episode_loss("prototypical", use_GC)
-    class_vectors = model.objective.class_vectors
-    terms = model(golden["ep_support"][None], golden["ep_query"].unflatten(0, (2, 8)), golden["ep_speaker"])
-    expected = golden[f"proto_gc{int(use_GC)}"]
-    for at in (0, 1, 2, 3, 4) if use_GC else (0, 1, 3):
-        assert float(terms[at].detach()) == pytest.approx(float(expected[at]), rel=1e-5, abs=1e-9)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_losses_gradients_statistics_and_step_equal_the_release(
+    golden: dict[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    """In float64, the proof, rounding is far below the tolerance on any processor.
+
+    In float32 it changes the first convolution's gradient by about 1 %, differently on each kind of processor.
+    """
+    model = episode_loss("prototypical", True).to(dtype)
+    encoder, class_vectors = model.encoder, present(model.objective.class_vectors)
+    conv1, fc1 = encoder.trunk.conv1.weight, encoder.projection.weight
+    support, query = golden["ep_support"][None], golden["ep_query"].unflatten(0, (2, 8))
+    embeddings: list[torch.Tensor] = []  # and the speakers: what the objective is given
+    model.objective.register_forward_pre_hook(lambda _, given: embeddings.extend(given))
+    terms = model(support.to(dtype), query.to(dtype), golden["ep_speaker"])
+    without_global = Objective("prototypical", False, N_SPEAKERS, 256)(*embeddings)
+    gradients = torch.autograd.grad(without_global.loss, (conv1, fc1), retain_graph=True)
     terms.loss.backward()
-    tag = f"grad_gc{int(use_GC)}"
-    assert relative_error(present(model.encoder.trunk.conv1.weight.grad), golden[f"{tag}_conv1"]) <= 1e-4
-    assert relative_error(present(model.encoder.projection.weight.grad)[:8], golden[f"{tag}_fc1"]) <= 1e-4
-    if class_vectors is None:
-        return
-    assert relative_error(present(class_vectors.grad)[:8], golden["grad_gc1_weight"]) <= 1e-4
-    assert relative_error(present(model.encoder.trunk.bn1.running_mean), golden["bn1_running_mean"]) <= 1e-4
-    assert relative_error(present(model.encoder.norm.running_var), golden["avg_bn_running_var"]) <= 1e-4
-    parameters = parameters_of(model.encoder, class_vectors)
+    ours = {
+        "proto_gc0": torch.stack(without_global).nan_to_num(0),  # the official code's absent terms are zeros
+        "proto_gc1": torch.stack(terms),
+        "grad_gc0_conv1": gradients[0],
+        "grad_gc0_fc1": gradients[1],
+        "grad_gc1_conv1": present(conv1.grad),
+        "grad_gc1_fc1": present(fc1.grad),
+        "grad_gc1_weight": present(class_vectors.grad),
+        "bn1_running_mean": present(encoder.trunk.bn1.running_mean),
+        "avg_bn_running_var": present(encoder.norm.running_var),
+    }
+    parameters = parameters_of(encoder, class_vectors)
     torch.optim.SGD(parameters, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True).step()
-    assert relative_error(model.encoder.projection.weight[:8], golden["stepped_fc1"]) <= 1e-4
+    ours["stepped_fc1"] = fc1
+    for name, value in ours.items():
+        expected = golden[name]  # the first 8 rows of the larger ones
+        tolerance = 1e-10 if dtype is torch.float64 else 0.05 if name.endswith("conv1") else 1e-3
+        error = relative_error(value[: len(expected)], expected)
+        assert error <= tolerance, f"{name}: {error}"
 
 
 def test_softmax_equals_the_release(golden: dict[str, torch.Tensor]) -> None:
-    support = golden["ep_support"][None]
-    terms = episode_loss("softmax", False)(support, support[:0], golden["ep_speaker"])
-    assert float(terms.loss.detach()) == pytest.approx(float(golden["softmax"][0]), rel=1e-5)
+    support = golden["ep_support"][None].double()
+    terms = episode_loss("softmax", False).double()(support, support[:0], golden["ep_speaker"])
+    assert float(terms.loss.detach()) == pytest.approx(float(golden["softmax"][0]), rel=1e-10)
     assert float(terms.global_accuracy) == pytest.approx(float(golden["softmax"][1]))
     assert torch.equal(terms.loss, terms.global_loss) and terms.episodic_loss.isnan()
 
