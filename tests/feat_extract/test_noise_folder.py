@@ -295,8 +295,12 @@ def test_scripts_go_on_with_what_is_good(tmp_path: Path) -> None:
     assert "street: 1 of 2 recordings are skipped: bad.wav (" in done.stderr
     assert "RIRS_NOISES: 1 of 3 recordings are skipped: simulated_rirs/zero.wav (silent" in done.stderr
     assert "epoch 1: " in done.stdout and (tmp_path / "data" / "decoded_noise").is_dir()
-    flags = "--test_length 100 --noise_snr 5 --reverb True --rir_dir RIRS_NOISES --noise_dir".split()
-    done = run_script("EER_short.py", *flags, musan(tmp_path / "musan") / "music", cwd=tmp_path)
-    assert f"test sides in rooms (RIRS_NOISES), music of {tmp_path / 'musan' / 'music'} at SNRs" in done.stdout
-    done = run_script("EER_short.py", *flags, "musam", cwd=tmp_path, check=1)
+    names = [f"id{speaker:05d}/video{at}/{at:05d}.wav" for speaker in range(4, 7) for at in (0, 1)]
+    trials = [f"{int(a[:7] == b[:7])} {a} {b}\n" for a in names for b in names if a < b]
+    (tmp_path / "trials.txt").write_text("".join(trials))
+    flags = "--trials trials.txt --test_length 100 --noise_snr 5 --reverb True --rir_dir RIRS_NOISES".split()
+    music = musan(tmp_path / "musan") / "music"
+    done = run_script("EER_short.py", *flags, "--noise_dir", music, cwd=tmp_path)
+    assert f"test sides in rooms (RIRS_NOISES), music of {music} at SNRs" in done.stdout
+    done = run_script("EER_short.py", *flags, "--noise_dir", "musam", cwd=tmp_path, check=1)
     assert done.stderr.splitlines()[-1].startswith("EER_short.py: musam: no such folder; ")

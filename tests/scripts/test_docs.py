@@ -19,10 +19,10 @@ import pytest
 import soundfile
 import torch
 from conftest import PROJECT, run_script, voice, write_wavs
+from small_network import small_network
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import dataset.trial_sampling
-import model.resnet
 import recognize
 from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
@@ -47,7 +47,6 @@ SMALL = {  # appended: the later of two equal flags counts
     "--noise_snr": ["--noise_snr", "clean", "0"],
 }
 RECORDINGS = ("a.wav", "b.mp3", "anna1.flac", "anna2.flac", "boris.wav", "clara.wav", "clip1.mp3", "clip2.wav")
-TINY = model.resnet.Layout(model.resnet.BasicBlock, (1, 1, 1, 1))
 
 
 class Block(NamedTuple):
@@ -144,22 +143,15 @@ def script(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def small_network() -> Iterator[None]:
-    """Let the name resnet34 stand for a network of four thin blocks, so that the pages' commands run as they are.
-
-    Fewer short trials are drawn, for the same reason.
-
-    Not thinner: with 8 channels, torch 2.13's bfloat16 convolutions in channels-last order corrupt the memory.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.resnet.BACKBONES, "resnet34", TINY)
-        patch.setattr(model.resnet, "WIDTHS", (16, 16, 16, 16))
+def small() -> Iterator[None]:
+    """Let the pages' commands run as they are, on a small network and fewer short trials."""
+    with small_network("resnet34") as patch:
         patch.setattr(dataset.trial_sampling, "SHORT_TRIALS_PER_SPEAKER", 25)
         yield
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     """Return a folder as the reader has it: recordings, data with features, the published model in its place."""
     home = tmp_path_factory.mktemp("world")
     for tree, speakers, n_utterances in (("vox2_dev", range(4), 3), ("vox1_test", range(30, 34), 7)):

@@ -16,7 +16,8 @@ from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
 from evaluation.calibration import load_calibration
 from evaluation.metrics import verification_metrics
-from model.checkpoint import load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_dict_of
+from model.encoder import Encoder
 from system.files import sha256
 
 pytestmark = pytest.mark.slow
@@ -30,8 +31,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ (wavs, features, a trial list) and saved_model/ (a trained run 0)."""
     home = tmp_path_factory.mktemp("home")
     write_wavs(home / "data", "vox2_dev", range(6), 4)
-    write_wavs(home / "data", "vox1_dev", range(20, 22), 7)
-    write_wavs(home / "data", "vox1_test", range(30, 33), 7)
+    write_wavs(home / "data", "vox1_dev", range(20, 22), 7, seconds=1.1)
+    write_wavs(home / "data", "vox1_test", range(30, 33), 7, seconds=1.1)
     run_script("feat_extract/feature_extraction.py", "--num_workers", 2, cwd=home)
     names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in range(30, 33) for u in range(7)]
     pairs = [(a, b) for a in names for b in names if a < b]
@@ -41,14 +42,37 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def steady(home: Path) -> Path:
+    """The folder of run 8: random weights with the batch-norm statistics of the training speech.
+
+    Its scores differ between processors by their rounding alone. Two epochs of training end elsewhere on each kind of
+    processor, and not always with scores that can be calibrated.
+    """
+    torch.manual_seed(0)
+    encoder = Encoder("resnet18").train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    files = sorted((home / "data" / TREES["vox2_dev"].feat).rglob("*.pkl"))
+    with torch.no_grad():
+        encoder(torch.from_numpy(np.stack([read_feature(file)[:100].T for file in files]))[:, None])
+    folder = home / "saved_model" / "baseline_008"
+    folder.mkdir()
+    speakers = [f"id{s:05d}" for s in range(6)]
+    save_checkpoint(folder / "checkpoint_001.pth", Checkpoint(1, state_dict_of(encoder, None), speakers=speakers))
+    return folder
+
+
 def result_of(done: subprocess.CompletedProcess) -> dict:
     return json.loads(done.stdout)  # --json: JSON alone
 
 
 def test_extraction_writes_every_feature_and_skips_what_is_done(home: Path) -> None:
-    for tree, speaker in (("vox2_dev", "id00003"), ("vox1_dev", "id00020"), ("vox1_test", "id00031")):
+    trees = (("vox2_dev", "id00003", 269), ("vox1_dev", "id00020", 119), ("vox1_test", "id00031", 119))
+    for tree, speaker, n_frames in trees:  # of 2.7 and 1.2 s
         feat = read_feature(home / "data" / TREES[tree].feat / speaker / "video1" / "00001.pkl")
-        assert feat.shape == (269, 40) and feat.dtype == np.float32  # 2.7 s
+        assert feat.shape == (n_frames, 40) and feat.dtype == np.float32
         np.testing.assert_allclose(feat.mean(axis=0), 0, atol=1e-3)
     done = run_script("feat_extract/feature_extraction.py", cwd=home)
     assert "0 files written, 59 were there, 0 failed" in done.stdout
@@ -82,15 +106,19 @@ def test_full_evaluation(home: Path) -> None:
     assert [result[name] for name in told] == pytest.approx([*percent, *rates[2:]], abs=1e-9)
 
 
-def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
-    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in (20, 21, 30, 31, 32) for u in range(7)]
+@pytest.fixture(scope="module")
+def five(home: Path, steady: Path) -> list:
+    """Flags that score 300 trials of five speakers, 50 of them target, at three lengths; by the steady network."""
+    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in (20, 21, 30, 31, 32) for u in range(5)]
     pairs = [(a, b) for a in names for b in names if a < b]
-    chosen = [pair for at, pair in enumerate(pairs) if pair[0][:7] == pair[1][:7] or at % 2]
-    (home / "five.txt").write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in chosen))
-    n_target, n_all = 5 * 21, 3 * len(chosen)
-    lengths = ["--trials", "five.txt", "--test_length", "25", "50", "full"]
+    (home / "five.txt").write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs))
+    return ["--n_folder", 8, "--trials", "five.txt", "--test_length", "25", "50", "full"]
+
+
+def test_calibration_is_fitted_kept_and_reported(home: Path, steady: Path, five: list) -> None:
+    n_target, n_all = 50, 3 * 300
     flags = ["--calibrate", "True", "--save_scores", "held_out.csv", "--json"]
-    done = here("EER_short.py", *lengths, *flags, cwd=home)
+    done = here("EER_short.py", *five, *flags, cwd=home)
     result, scores = result_of(done), pandas.read_csv(home / "held_out.csv")
     columns = "label enrol test length score enrol_seconds test_seconds llr enrol_speaker test_speaker"
     assert list(scores.columns) == columns.split() and len(scores) == n_all
@@ -99,10 +127,10 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
     for name, seconds in frames.itertuples(index=False):  # whole, at 100 frames a second
         tree = TREES["vox1_dev" if name < "id00030" else "vox1_test"].feat
         assert len(read_feature((home / "data" / tree / name).with_suffix(".pkl"))) == round(100 * seconds)
-    kept = json.loads((home / "saved_model" / "baseline_000" / "checkpoint_002.calibration.json").read_text())
+    kept = json.loads((steady / "checkpoint_001.calibration.json").read_text())
     assert (kept["n_target"], kept["n_nontarget"]) == (3 * n_target, n_all - 3 * n_target)
     assert kept["test_seconds"][0] == 0.25
-    assert kept["checkpoint_sha256"] == sha256(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
+    assert kept["checkpoint_sha256"] == sha256(steady / "checkpoint_001.pth")
     measured = scores.dropna(subset="llr")
     assert f"{len(measured):,} trials, {n_all - len(measured):,} across the halves left out" in done.stderr
     for of_length in [*result["lengths"], {"length": "all", "llr": result["llr"]}]:
@@ -115,7 +143,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path) -> None:
         assert rates["cllr"] == pytest.approx(bits / 2) and rates["min_cllr"] <= rates["cllr"]
         start = "all lengths: " if of_length["length"] == "all" else f"test {of_length['length']}: "
         assert f"{start}LLR of {at.sum():,} trials: EER {rates['eer']:.2f} %, at 0 misses" in done.stderr
-    later = here("EER_short.py", *lengths, "--save_scores", "kept.csv", "--json", cwd=home)
+    later = here("EER_short.py", *five, "--save_scores", "kept.csv", "--json", cwd=home)
     assert "left out" not in later.stderr.splitlines()[-1] and f"fitted on {n_all:,} trials" in later.stderr
     again = pandas.read_csv(home / "kept.csv")
     assert again["llr"].notna().all() and result_of(later)["llr"]["n_trials"] == n_all
@@ -135,10 +163,10 @@ def test_trials_that_support_no_calibration_have_their_scores_written(home: Path
 
 
 def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
-    first = run_script("EER_short.py", "--test_length", 20, "--json", cwd=home)
+    first = run_script("EER_short.py", "--test_length", 10, "--json", cwd=home)
     run = home / "saved_model" / "baseline_000"
     unfinished = Path(shutil.copy(run / "checkpoint_001.pth", run / "unfinished_epoch.pth"))
-    again = here("EER_short.py", "--test_length", 20, "--json", cwd=home)
+    again = here("EER_short.py", "--test_length", 10, "--json", cwd=home)
     unfinished.unlink()  # a training in the midst of an epoch: its last whole one is scored
     assert result_of(first) == result_of(again) and "checkpoint_002.pth, after epoch 2" in again.stderr
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
@@ -192,7 +220,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert told in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_calibration_is_of_speech_without_pauses(home: Path, tmp_path: Path) -> None:
+def test_calibration_is_of_speech_without_pauses(home: Path, steady: Path, five: list, tmp_path: Path) -> None:
     """Silence around the recordings changes no calibration."""
     for tree in ("vox1_dev", "vox1_test"):
         source = home / "data" / TREES[tree].wav
@@ -202,21 +230,19 @@ def test_calibration_is_of_speech_without_pauses(home: Path, tmp_path: Path) -> 
             pauses = np.zeros(20_000 + 3000 * len(path.name), np.int16), np.zeros(35_000, np.int16)
             soundfile.write(copy, np.concatenate([pauses[0], soundfile.read(path, dtype="int16")[0], pauses[1]]), 16000)
     here("feat_extract/feature_extraction.py", "--save_path", tmp_path, "--num_workers", 1, cwd=home)
-    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in (20, 21, 30, 31, 32) for u in range(7)]
-    pairs = [(a, b) for a in names for b in names if a < b]
-    (home / "all.txt").write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs))
-    fitted = []
-    fits = ["--trials", "all.txt", "--test_length", "50", "full", "--calibrate", "True"]
+    fitted, scores = [], []
     for root in ("data", tmp_path):
-        done = here("EER_short.py", *fits, "--save_path", root, cwd=home)
+        flags = [*five, "--calibrate", "True", "--save_path", root, "--save_scores", "trimmed.csv"]
+        done = here("EER_short.py", *flags, cwd=home)
         assert "pauses are cut out of the utterances" in done.stdout
-        path = home / "saved_model" / "baseline_000" / "checkpoint_002.pth"
+        path = steady / "checkpoint_001.pth"
         fitted.append(present(load_calibration(path, sha256(path))))
+        table = pandas.read_csv(home / "trimmed.csv")
+        scores.append(table["score"][table["length"] == "full"])
     bare, padded = fitted
     np.testing.assert_allclose(padded.enrol_seconds, bare.enrol_seconds, atol=0.04)
     np.testing.assert_allclose(padded.test_seconds, bare.test_seconds, atol=0.04)
-    cosines, seconds = np.linspace(-0.5, 0.99, 20)[:, None], np.array([0.5, 1.0, 2.0, 3.0])
-    np.testing.assert_allclose(padded.llr(cosines, 2.8, seconds), bare.llr(cosines, 2.8, seconds), atol=0.3)
+    assert np.abs(scores[0] - scores[1]).mean() < 0.15  # three frames of silence stay: 0.08; with all of it: 0.67
     for flags, told in (
         (["--calibrate", "True", "--trim_silence", "False"], "--calibrate True fits speech without pauses"),
         (["--noise_snr", "5", "--trim_silence", "True"], "--trim_silence True cuts clean utterances"),
@@ -227,15 +253,17 @@ def test_calibration_is_of_speech_without_pauses(home: Path, tmp_path: Path) -> 
 
 
 def test_a_repeated_utterance_counts_its_own_seconds(home: Path) -> None:
-    lengths = ["--trials", f"data/{TRIALS_NAME}", "--test_length", "1000", "full", "--save_scores", "repeated.csv"]
+    listed = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)[::5]
+    (home / "fifth.txt").write_text("".join(listed))
+    lengths = ["--trials", "fifth.txt", "--test_length", "400", "full", "--save_scores", "repeated.csv"]
     repeated, full = result_of(here("EER_short.py", *lengths, "--json", cwd=home))["lengths"]
     scores = pandas.read_csv(home / "repeated.csv").groupby("length", sort=False)["test_seconds"]
     of_length = {str(length): seconds.to_numpy() for length, seconds in scores}
-    assert 2.5 < of_length["full"].min() and of_length["full"].max() < 3.3  # as the wavs were written
-    np.testing.assert_array_equal(of_length["1000"], of_length["full"])
-    assert repeated["seconds"] < full["seconds"] + 200 * 3.3  # windows that start elsewhere, not 10 s each
-    episodes = ["--nb_class_test", "3", "--nb_episode", "2", "--enroll_length", "1000", "--test_length", "1000"]
-    assert result_of(here("identification.py", *episodes, "--json", cwd=home))["seconds"] < 36 * 3.3  # 36 windows
+    assert 1.0 < of_length["full"].min() and of_length["full"].max() < 1.8  # as the wavs were written
+    np.testing.assert_array_equal(of_length["400"], of_length["full"])
+    assert repeated["seconds"] < full["seconds"] + len(listed) * 1.8  # windows that start elsewhere, not 4 s each
+    episodes = ["--nb_class_test", "3", "--nb_episode", "2", "--enroll_length", "400", "--test_length", "400"]
+    assert result_of(here("identification.py", *episodes, "--json", cwd=home))["seconds"] < 36 * 1.8  # 36 windows
 
 
 def test_evaluation_in_noise(home: Path) -> None:
@@ -255,7 +283,7 @@ def test_evaluation_in_noise(home: Path) -> None:
     of_condition = {at: part["score"].to_numpy() for at, part in scores.groupby(["length", "snr"])}
     assert set(of_condition) == set(conditions)
     np.testing.assert_allclose(of_condition["100", "clean"], before["score"], atol=1e-5)
-    assert np.abs(of_condition["100", "0"] - before["score"]).max() > 2e-4
+    assert np.abs(of_condition["100", "0"] - before["score"]).max() > 1e-4
     for rates, at in zip(found, conditions, strict=True):
         eer = verification_metrics(of_condition[at], before["label"].to_numpy()).eer
         assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
@@ -290,8 +318,8 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         here("EER_full.py", "--trials", f"{name}.txt", "--save_scores", f"{name}.csv", cwd=home)
         scores[name] = pandas.read_csv(home / f"{name}.csv")
     columns = ["enrol", "test", "score", "enrol_seconds", "test_seconds", "enrol_speaker", "test_speaker"]
-    for name, wanted in (("blind", columns), ("kaldi", ["label", *columns])):  # llr too, once calibrated
-        assert [column for column in scores[name] if column != "llr"] == wanted
+    for name, wanted in (("blind", columns), ("kaldi", ["label", *columns])):
+        assert list(scores[name]) == wanted
     for name in ("kaldi", "blind"):
         assert (scores[name]["score"] == scores["voxceleb"]["score"]).all()
     refused = here("EER_full.py", "--trials", "blind.txt", cwd=home, check=2)
@@ -312,7 +340,7 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
         for test in tests
     ]
     of_models = pandas.read_csv(home / "models.csv")
-    np.testing.assert_allclose(of_models["score"], expected, atol=1e-6)
+    np.testing.assert_allclose(of_models["score"], expected, atol=1e-5)
     seconds = dict(zip(scores["voxceleb"]["enrol"], scores["voxceleb"]["enrol_seconds"], strict=True))
     np.testing.assert_allclose(of_models["enrol_seconds"], seconds[first] + seconds[second])
     assert (result["n_trials"], result["n_speakers"]) == (len(tests), 3)
@@ -320,8 +348,9 @@ def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:
     assert "not in the enrolment list" in wrong.stderr
 
 
-def test_identification(home: Path) -> None:
-    flags = ["--nb_class_test", 4, "--nb_episode", 8, "--enroll_length", 60, "--test_length", 40, "--json"]
+def test_identification(home: Path, steady: Path) -> None:
+    settings = ["--nb_class_test", 4, "--nb_episode", 8, "--enroll_length", 60, "--test_length", 40]
+    flags = ["--n_folder", 8, *settings, "--json"]
     done = run_script("identification.py", *flags, cwd=home)
     result = result_of(done)
     assert list(result) == ["accuracy", "ci95", "n_episodes", "n_way", "n_shot", "n_excluded", "n_speakers", "seconds"]

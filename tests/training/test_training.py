@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import present
+from small_network import small_network
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -20,9 +21,14 @@ from system.compute import Compute
 from system.console import UserError
 from training.loop import EpisodeLoss, Run
 
-pytestmark = pytest.mark.slow
-
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Train a small network: what is tested here does not depend on its size."""
+    with small_network("resnet18"):
+        yield
 
 
 @pytest.fixture(scope="module")
