@@ -1,20 +1,28 @@
-# make demo   the complete pipeline on synthetic voices, five minutes (needs Python 3.10 or later and a package index)
-# make test   the tests
-# make lint   style and types
-# make docs   regenerates docs/pipeline.png and docs/formats.md
-# make soak   faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
+# make demo           the complete pipeline on synthetic voices, five minutes (needs Python 3.10 or later and a package index)
+# make test           the tests
+# make test-portable  the numerical tests with the instructions of older processors: AVX2, then SSE4.1
+# make lint           style and types
+# make docs           regenerates docs/pipeline.png and docs/formats.md
+# make soak           faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+NUMERICAL := tests/evaluation tests/feat_extract tests/loss tests/model tests/training -m "not slow"
 
-.PHONY: demo test lint docs soak
+.PHONY: demo test test-portable lint docs soak
 
 demo: .venv/demo.installed
 	$(BIN)/python demo.py
 
 test: .venv/dev.installed .venv/demo.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# The variables limit torch's convolutions and its other operations. --precision auto does not follow them.
+test-portable: .venv/dev.installed
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(PYTEST) $(NUMERICAL)
 
 soak: .venv/dev.installed
 	METASR_SOAK=1 $(BIN)/python -m pytest tests/faults -v
