@@ -112,8 +112,9 @@ def compare(args: argparse.Namespace) -> None:
     values = {name: float(column[0]) for name, column in figures.items()} | rule.setting
     words = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     verdict = "one speaker" if same else "two speakers"
+    has_voice = [utterance.has_voice for utterance in utterances]
     words = f"{verdict}: {words}; {seconds[0]:.2f} s and {seconds[1]:.2f} s of speech"
-    _report(args, {"same_speaker": same} | values | {"seconds": seconds.tolist()}, words)
+    _report(args, {"same_speaker": same} | values | {"seconds": seconds.tolist(), "voice": has_voice}, words)
 
 
 def enroll(args: argparse.Namespace) -> None:
@@ -253,13 +254,18 @@ def _prior(text: str) -> float:
 
 
 def _reader(args: argparse.Namespace, recognizer: Recognizer) -> Callable[[str], Utterance]:
-    """Return a function that reads a recording, and warns of less speech than scores are known to be good for."""
+    """Return a function that reads a recording, and warns if its scores will say little.
+
+    That is with less speech than scores are known to be good for, or without a voice.
+    """
     least = recognizer.calibration.test_seconds[0] if recognizer.calibration else MIN_SPEECH
 
     def read(file: str) -> Utterance:
         utterance = read_utterance(file, args.channel, args.trim_silence)
         if utterance.speech < least:
             console.warn(f"{file}: {utterance.speech:.2f} s of speech; below {least:.2f} s a score says little")
+        elif not utterance.has_voice:
+            console.warn(f"{file}: no voice found; its scores are not meaningful")
         return utterance
 
     return read

@@ -22,6 +22,7 @@ from corpora.naming import (
     write_unnamed,
 )
 from feat_extract.audio import read_recording
+from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
 from feat_extract.silence import cut_pauses
 from system import console
@@ -91,11 +92,11 @@ def import_recordings(
 ) -> list[str]:
     """Write the recordings' wavs into a tree below `root` and report on them; the originals stay.
 
-    Every file is tried. Unreadable, silent and repeated recordings are left out; short and clipped ones are only
-    reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1, None for the mean of
-    all; `trim_silence` cuts the silence at both ends and long pauses within. Wavs get their names after all recordings
-    were read, see give_names. Returns what to tell the user at the end: how many were unreadable, without a speaker
-    or kept out by a file in the tree, if any.
+    Every file is tried. Unreadable, silent and repeated recordings are left out; those that are short, clipped or
+    without a voice are only reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1,
+    None for the mean of all; `trim_silence` cuts the silence at both ends and long pauses within. Wavs get their names
+    after all recordings were read, see give_names. Returns what to tell the user at the end: how many were unreadable,
+    without a speaker or kept out by a file in the tree, if any.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
@@ -141,6 +142,8 @@ def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Re
     recording = recording._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
     if not recording.speaker:
         return recording._replace(refused=NAMELESS)
+    if spectral_modulation(speech) < MIN_MODULATION:
+        remarks = [*remarks, "no voice found"]
     return _written(recording, speech if trim_silence else samples, remarks)
 
 

@@ -29,6 +29,13 @@ def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:
     coefficient has mean 0 over the utterance. `before` is the sample before a part of an utterance; None at its start.
     ValueError for other shapes and, except in a part, which may be silent, for another scale.
     """
+    features = log_energies(samples, before)
+    features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return features
+
+
+def log_energies(samples: np.ndarray, before: float | None = None) -> np.ndarray:
+    """Return what log_mel does, without the subtraction of each coefficient's mean."""
     if samples.ndim != 1 or not len(samples):
         raise ValueError(f"samples are (S,), S >= 1, not {samples.shape}")
     if before is None:
@@ -49,7 +56,6 @@ def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:
     np.maximum(energies, np.float32(FLOOR), out=energies)
     features = np.log10(energies, out=energies)  # one array throughout: of an hour it takes 58 MB
     features *= 20
-    features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
     return features
 
 

@@ -31,10 +31,11 @@ class Embedded(NamedTuple):
     file: str
     embedding: np.ndarray  # (256,) float32 of length one
     seconds: float  # of speech
+    has_voice: bool
 
     def as_json(self) -> dict[str, Any]:
         """Return what --json prints of it."""
-        return {"file": self.file, "seconds": self.seconds}
+        return {"file": self.file, "seconds": self.seconds, "voice": self.has_voice}
 
 
 class Failed(NamedTuple):
@@ -125,4 +126,7 @@ def save_embeddings(path: Path, recordings: Sequence[Embedded]) -> None:
 def _embed_group(group: list[Utterance | Failed], recognizer: Recognizer) -> Iterator[Embedded | Failed]:
     embeddings = iter(recognizer.embed_utterances([entry for entry in group if isinstance(entry, Utterance)]))
     for entry in group:
-        yield entry if isinstance(entry, Failed) else Embedded(entry.name, next(embeddings), entry.speech)
+        if isinstance(entry, Failed):
+            yield entry
+        else:
+            yield Embedded(entry.name, next(embeddings), entry.speech, entry.has_voice)

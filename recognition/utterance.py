@@ -1,4 +1,4 @@
-"""A recording of any kind as the encoder's features, and what to know about it: its length, how much is speech."""
+"""A recording of any kind as the encoder's features, its length, how much is speech, and whether it has a voice."""
 
 import io
 import sys
@@ -12,6 +12,7 @@ from configure import SAMPLE_RATE
 from feat_extract.audio import read_and_warn
 from feat_extract.decoding import RATES
 from feat_extract.fbank import log_mel
+from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import Recording
 from feat_extract.silence import cut_pauses
 from system.console import UserError
@@ -27,6 +28,12 @@ class Utterance(NamedTuple):
     features: np.ndarray  # (T, 40) float32
     seconds: float  # length of the recording
     speech: float  # seconds of it that are not silence; steady noise counts as speech, so this is an upper bound
+    modulation: float  # of the spectrum's shape in the speech, in dB: see spectral_modulation
+
+    @property
+    def has_voice(self) -> bool:
+        """Whether there probably is a voice in it; music and other changing sounds count as one."""
+        return self.modulation >= MIN_MODULATION
 
 
 def read_utterance(
@@ -107,4 +114,5 @@ def _time_first(waveform: np.ndarray) -> np.ndarray:
 def _utterance(name: str, recording: Recording, trim_silence: bool) -> Utterance:
     samples, speech = recording.samples, cut_pauses(recording.samples)
     features = log_mel(speech if trim_silence else samples)
-    return Utterance(name, features, len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE)
+    seconds = len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE
+    return Utterance(name, features, *seconds, spectral_modulation(speech))

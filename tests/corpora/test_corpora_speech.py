@@ -188,7 +188,8 @@ def test_import_reports_and_keeps_the_originals(recordings: Path, tmp_path: Path
         "broken.wav": "unreadable", "nobody.wav": "no speaker is named for it", "notes.txt": "not audio",
     }  # fmt: skip
     assert rows["copy.wav"]["detail"] == str(recordings / "Ann Lee/day 1/one.flac")
-    assert rows["short.wav"]["remark"] == "shorter than 1 s" and rows["loud.wav"]["remark"] == "clipped"
+    assert rows["short.wav"]["remark"] == "no voice found and shorter than 1 s"  # steady tones are none
+    assert rows["loud.wav"]["remark"] == "no voice found and clipped"
     assert rows["short.wav"]["seconds"] == "0.40"
     trials = (tmp_path / "root/trial_pair_Verification.txt").read_bytes()
     assert run(*command).returncode == 1 and tree(tmp_path / "root/voxceleb1/test/wav") == wavs

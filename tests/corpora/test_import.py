@@ -11,6 +11,8 @@ import soundfile
 from archive_set import run, tone, tree
 from conftest import here, voice
 
+from corpora import demo
+
 RATE = 16000
 STRICT = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WAVS = "voxceleb2/dev/wav"
@@ -91,6 +93,23 @@ def test_channels_and_silence(tmp_path: Path) -> None:
     assert len(whole) == 8 * RATE
 
 
+def test_recordings_without_a_voice_are_remarked(tmp_path: Path) -> None:
+    (tmp_path / "in" / "anna").mkdir(parents=True)
+    pytest.importorskip("espeakng_loader")
+    rng = np.random.default_rng(0)
+    with demo.voice("en", demo.random_variant(rng)) as speak:
+        spoken = (20000 * speak("The birch canoe slid on the smooth planks.", 160, 50, 50, 0)).astype(np.int16)
+    fan = rng.normal(0, 1000, 2 * RATE).astype(np.int16)
+    for name, samples in (("spoken", spoken), ("fan", fan), ("brief", fan[: RATE // 2])):
+        soundfile.write(tmp_path / "in" / "anna" / f"{name}.wav", samples, RATE)
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 0 and "3 imported" in output.stdout
+    remarks = {name: row["remark"] for name, row in report(tmp_path / "root").items()}
+    both = "no voice found and shorter than 1 s"
+    assert remarks == {"spoken.wav": "", "fan.wav": "no voice found", "brief.wav": both}
+    assert "imported, but no voice found: 1\n" in output.stdout and f"imported, but {both}: 1" in output.stdout
+
+
 def test_truncated_recordings_are_remarked(tmp_path: Path) -> None:
     (tmp_path / "in" / "anna").mkdir(parents=True)
     soundfile.write(tmp_path / "in" / "anna" / "a.wav", tone(2, 1), RATE)
@@ -99,7 +118,7 @@ def test_truncated_recordings_are_remarked(tmp_path: Path) -> None:
         (tmp_path / "in" / "anna" / f"{name}.wav").write_bytes(content[:size])
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
     rows = report(tmp_path / "root")
-    assert output.returncode == 1 and "imported, but truncated: 0.50 of its 2.00 s are missing: 1" in output.stdout
+    assert output.returncode == 1 and "0.50 of its 2.00 s are missing and no voice found: 1" in output.stdout
     assert rows["b.wav"]["left_out"] == "unreadable" and "1.38 of its 2.00 s" in rows["b.wav"]["detail"]
 
 

@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, one voice, good recordings, and files that are none."""
     home = tmp_path_factory.mktemp("batches")
     write_checkpoint(home / "model.pth", 0)
-    for at, name in enumerate(["a.wav", "b.wav", "c.wav"]):
+    for at, name in enumerate(["a.wav", "b.wav", "c.wav"], start=1):
         write(home / name, at)
     (home / "junk.wav").write_text("no sound")
     soundfile.write(home / "silent.wav", np.zeros(8000, np.int16), 16000)
@@ -170,7 +170,7 @@ def test_memory_holds_one_group_at_a_time(home: Path, monkeypatch: pytest.Monkey
         read.append(file)
         if file == "4":
             raise UserError("4: damaged")
-        return Utterance(file, features[file], 0.3, 0.3)
+        return Utterance(file, features[file], 0.3, 0.3, 5.0)
 
     def results() -> Iterator[Any]:
         read.clear()

@@ -19,7 +19,7 @@ from recognition.voices import Voice, load_voices, save_voice, voice_path
 from system.console import UserError
 
 ANNA, BORIS, CLARA = np.eye(256)[:3]
-SPEAKERS = {"anna": 30, "boris": 31, "clara": 32}
+SPEAKERS = {"anna": 30, "boris": 33, "clara": 32}
 NETWORK, VOICES = ["--checkpoint", "calibrated.pth"], ["--voices", "voices"]
 
 

@@ -133,7 +133,7 @@ def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert speech[0] < speech[1]
     result = json.loads(run(home, "compare", *calibrated, a, b, "--json", launcher=PYTHON).stdout)
-    assert list(result) == ["same_speaker", "score", "llr", "probability", "prior", "seconds"]
+    assert list(result) == ["same_speaker", "score", "llr", "probability", "prior", "seconds", "voice"]
     assert result["score"] == pytest.approx(one @ other, abs=1e-6) and result["seconds"] == pytest.approx(speech)
     assert result["llr"] == pytest.approx(ratio(result["score"], speech[1], speech[0]), abs=1e-9)  # the longer enrols
     odds = np.exp(result["llr"])
@@ -162,7 +162,7 @@ def test_a_threshold_decides_where_there_is_no_calibration(home: Path, capsys: p
     for threshold, same in ((-1, True), (2, False)):
         call(home, "compare", "--checkpoint", home / "other.pth", a, b, "--threshold", threshold, "--json")
         result = json.loads(capsys.readouterr().out)
-        assert list(result) == ["same_speaker", "score", "threshold", "seconds"]
+        assert list(result) == ["same_speaker", "score", "threshold", "seconds", "voice"]
         assert result["same_speaker"] is same and result["threshold"] == threshold
     call(
         home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 2
@@ -518,7 +518,7 @@ def test_the_projects_own_model_is_taken_where_none_is_named(
     for module in (recognize, recognizer_module):
         monkeypatch.setattr(module, "PRETRAINED", home / "calibrated.pth")
     monkeypatch.chdir(home)
-    files = [str(wav(home, 30, 0)), str(wav(home, 31, 1))]
+    files = [str(wav(home, 30, 0)), str(wav(home, 32, 1))]
     recognize.main(["compare", *files, "--json"])
     given = capsys.readouterr()
     assert given.err == "checkpoint: calibrated.pth, which comes with the project; --checkpoint names another\n"

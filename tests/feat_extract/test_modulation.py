@@ -1,0 +1,108 @@
+"""spectral_modulation: steady sounds on one side, changing spectra and synthesised speech on the other."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from corpora import demo
+from feat_extract.disturbance import coloured_noise, mix
+from feat_extract.modulation import MIN_MODULATION, spectral_modulation
+
+RATE = 16000
+Sound = Callable[[int, np.random.Generator], np.ndarray]
+
+
+def tone(hz: float, n: int) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(n) / RATE)
+
+
+def fan(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Brown noise, a resonance and hum, whose level changes slowly."""
+    resonance = scipy.signal.butter(2, [500, 900], "bandpass", fs=RATE, output="sos")
+    x = coloured_noise(n, 1.5, rng) / 0.02 + scipy.signal.sosfilt(resonance, rng.normal(size=n)) + tone(100, n)
+    return x * (1 + 0.4 * tone(0.7, n))
+
+
+def beeps(n: int, rng: np.random.Generator) -> np.ndarray:
+    """A busy tone in faint noise: it changes only in level."""
+    return (tone(440, n) + tone(480, n)) * (np.arange(n) // 4000 % 2 == 0) + 0.002 * rng.normal(size=n)
+
+
+STEADY: dict[str, Sound] = {
+    "white": lambda n, rng: rng.normal(size=n),
+    "pink": lambda n, rng: coloured_noise(n, 1, rng),
+    "brown": lambda n, rng: coloured_noise(n, 2, rng),
+    "fan": fan,
+    "hum": lambda n, rng: sum((tone(50 * k, n) / k for k in range(1, 20)), 0.01 * rng.normal(size=n)),
+    "tone": lambda n, rng: tone(1000, n),
+    "chord": lambda n, rng: tone(220, n) + tone(277, n) + tone(330, n),
+    "beeps": beeps,
+}
+
+
+def scaled(x: np.ndarray, peak: float = 8000) -> np.ndarray:
+    return (x * (peak / np.abs(x).max())).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """Four seconds of a synthesiser's voice."""
+    pytest.importorskip("espeakng_loader")
+    text = "The boy was there when the sun rose; a rod is used to catch pink salmon. Kick the ball straight."
+    with demo.voice("en", demo.random_variant(np.random.default_rng(3))) as speak:
+        return scaled(speak(text, 170, 50, 50, 0))[: 4 * RATE]
+
+
+@pytest.mark.parametrize("sound", STEADY)
+@pytest.mark.parametrize("seconds", [0.5, 1, 3])
+def test_steady_sounds_are_no_voice(sound: str, seconds: float) -> None:
+    for seed in range(10):
+        samples = scaled(STEADY[sound](int(seconds * RATE), np.random.default_rng(seed)))
+        assert spectral_modulation(samples) < MIN_MODULATION
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 3])
+def test_speech_is_a_voice(speech: np.ndarray, seconds: float) -> None:
+    n = int(seconds * RATE)
+    starts = range(0, len(speech) - n + 1, RATE // 4)
+    found = [spectral_modulation(speech[start : start + n]) for start in starts]
+    assert len(found) >= 4 and min(found) > MIN_MODULATION
+    noisy = scaled(mix(speech.astype(np.float64), np.random.default_rng(0).normal(size=len(speech)), 10))
+    assert spectral_modulation(noisy) > MIN_MODULATION
+
+
+def test_the_measure_of_a_known_change() -> None:
+    # Noise that is 8 dB stronger below 1.78 kHz, between the 20th and the 21st of the 40 mel bands, in every other
+    # quarter of a second, and 8 dB stronger above it in the others. Relative to their mean the bands change between +4
+    # and -4 dB: a standard deviation of 4 dB. Each step is a ramp of about 6.5 frames, the window and the average over
+    # 5; three ramps in a second of 98 frames leave sqrt(1 - 2/3 * 19.5/98) of that, 3.7 dB, to which the noise adds.
+    rng, n, quarter = np.random.default_rng(0), 8 * RATE, RATE // 4
+    spectrum, hz = np.fft.rfft(coloured_noise(n, 2, rng)), np.fft.rfftfreq(n, 1 / RATE)
+    gain = 10 ** (8 / 20)
+    low = np.fft.irfft(spectrum * np.where(hz < 1780, gain, 1), n)
+    high = np.fft.irfft(spectrum * np.where(hz < 1780, 1, gain), n)
+    changing = np.where(np.arange(n) // quarter % 2 == 0, low, high)
+    assert spectral_modulation(scaled(changing)) == pytest.approx(3.8, abs=0.15)
+    assert spectral_modulation(scaled(low)) < MIN_MODULATION
+    slow = np.where(np.arange(n) // (4 * RATE) == 0, low, high)  # the shape changes once in eight seconds
+    assert spectral_modulation(scaled(slow)) < MIN_MODULATION
+
+
+def test_level_does_not_matter(speech: np.ndarray) -> None:
+    expected = spectral_modulation(speech)
+    assert spectral_modulation(speech // 8) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_voice_in_a_fifth_of_a_long_recording_is_found(speech: np.ndarray) -> None:
+    noise = np.random.default_rng(1).normal(0, 100, 200 * RATE)
+    assert spectral_modulation(noise.astype(np.int16)) < MIN_MODULATION
+    noise[: 40 * RATE] += np.tile(speech, 10)
+    assert spectral_modulation(np.roll(noise, 90 * RATE).astype(np.int16)) > MIN_MODULATION
+
+
+@pytest.mark.parametrize("n", [1, 399, 400, 800, 1100])
+def test_hardly_any_samples_are_no_voice(n: int) -> None:
+    assert 0 <= spectral_modulation(np.full(n, 1000, np.int16)) < MIN_MODULATION
+    assert spectral_modulation(np.zeros(n, np.int16)) == 0
