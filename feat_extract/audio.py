@@ -15,7 +15,15 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from configure import SAMPLE_RATE
-from feat_extract.recording import MAX_HOURS, MAX_SAMPLES, PLACEHOLDER_SIZE, Recording, RecordingError, SilentError
+from feat_extract.recording import (
+    MAX_HOURS,
+    MAX_SAMPLES,
+    PLACEHOLDER_SIZE,
+    NotAudioError,
+    Recording,
+    RecordingError,
+    SilentError,
+)
 from system import console
 from system.files import replacing
 
@@ -98,6 +106,8 @@ def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
             return _read(copy, name, channel)
+    if not _size(file):
+        raise NotAudioError(name, "no readable audio (the file is empty)")
     file.seek(0)
     header = _wav_header(file)
     if header and header.n_plain is not None and channel in (None, 1):
@@ -109,6 +119,12 @@ def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
         file.seek(0)
         recording, missing = decode(file, name, channel)
     return _checked(recording, name, header.missing if header else missing)
+
+
+def _size(file: IO[bytes]) -> int:
+    """Return the size in bytes of a seekable file; its position becomes the end."""
+    file.seek(0, 2)
+    return file.tell()  # Python 3.10's SpooledTemporaryFile.seek returns nothing
 
 
 def _checked(recording: Recording, name: str, missing: float) -> Recording:
@@ -138,7 +154,7 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
     while len(chunk := file.read(8)) == 8:
         (kind, size), start = struct.unpack("<4sI", chunk), file.tell()
         if kind == b"data":
-            n_bytes = file.seek(0, 2) - start
+            n_bytes = _size(file) - start
             promised = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # otherwise the header was never finished
             bytes_per_second = struct.unpack_from("<I", form, 8)[0] if len(form) == len(PLAIN_FORMAT) else 0
             missing = max(0, promised - n_bytes) / bytes_per_second if bytes_per_second else 0.0

@@ -64,9 +64,9 @@ def doubts(voice: Voice, new: Voice, others: Sequence[Voice], recognizer: Recogn
     """Return what is doubtful about adding new recordings to a voice, given the other voices.
 
     A recording may be enrolled for another speaker. The other doubts need a calibration: the log-likelihood ratio (LLR)
-    of the recording with the voice is below 0, or that with one of n other voices exceeds it by log(n), which makes the
-    other speaker more probable if the given name is right with a prior probability of 0.5. If the voice has no
-    recordings yet, the new ones are compared with each other, and 0 stands for the LLR with the voice.
+    of the recording with the voice is below 0, or that with one of n other voices exceeds it, and 0, by log(n), which
+    makes the other speaker more probable if the given name is right with a prior probability of 0.5. If the voice has
+    no recordings yet, the new ones are compared with each other.
     """
     found: list[Doubt] = []
     extends = len(voice.files) > 0

@@ -431,7 +431,7 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
         ("--noise_dir x", "--noise_dir has no effect without --augment babble or noise"),
         ("--augment noise --rir_dir x", "--rir_dir has no effect without --augment reverb"),
         ("--augment noise --noise_snr 9 3", "--noise_snr 9 3: the least first"),
-        ("--augment noise --babble_snr 0 inf", "--babble_snr 0 inf: the least first, both from -100 to 100 dB"),
+        ("--augment babble --babble_snr 0 inf", "--babble_snr 0 inf: the least first, both from -100 to 100 dB"),
         ("--augment noise --augment_prob 2", "--augment_prob 2: a probability"),
     ):
         done = here("train.py", *flags.split(), cwd=tmp_path, check=2)

@@ -52,7 +52,9 @@ speech = read_utterance(folder / "a.wav").speech
 import train  # this project's own
 
 files = {name: Path(getattr(module, "__file__", None) or "/") for name, module in sys.modules.items()}
-loaded = {name.partition(".")[0] for name, file in files.items() if Path(sys.argv[3]) in file.parents}
+installed = Path(sys.prefix)  # which may be in the project's folder
+ours = {name for name, file in files.items() if Path(sys.argv[3]) in file.parents and installed not in file.parents}
+loaded = {name.partition(".")[0] for name in ours}
 print(json.dumps([train.OWNER, speech, sorted(loaded), sys.path]))
 """
 

@@ -99,3 +99,10 @@ def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest
     flags = ["--json", "--threshold", 0, "--", names[1], names[4]]
     answer = here("recognize.py", "compare", *network, *flags, cwd=home).stdout
     assert json.loads(answer)["score"] == pytest.approx(1, abs=1e-6)
+
+
+def test_an_empty_file_is_named_in_one_line(home: Path) -> None:
+    (home / "empty.mp3").touch()
+    flags = ["--checkpoint", "model.pth", "--threshold", "0"]
+    done = run_script("recognize.py", "compare", *flags, "empty.mp3", "anna.wav", cwd=home, check=1)
+    assert done.stderr == "recognize.py: empty.mp3: no readable audio (the file is empty)\n"

@@ -152,7 +152,7 @@ def test_what_the_data_raises_is_raised_here_and_is_not_told_as_a_loaders_death(
 
 
 def interrupt_soon() -> None:
-    threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    threading.Timer(1.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
 
 
 def fail() -> None:
@@ -174,6 +174,7 @@ def test_the_processes_end_with_the_loop_however_that_ends(
     in_data: Callable[[], Any], in_loop: Callable[[], Any], error: type[BaseException] | None
 ) -> None:
     held = None  # as a program that logs it later holds an error, and what it came through
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's processes may ignore Ctrl-C
     try:
         with loader(in_data, num_workers=2).batches(range(99)) as batches:
             for (batch,) in batches:
@@ -184,6 +185,8 @@ def test_the_processes_end_with_the_loop_however_that_ends(
                     break
     except BaseException as raised:
         held = raised
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (held and type(held)) == error
     assert len(processes) == 2 and not any(process.is_alive() for process in processes)
 

@@ -71,7 +71,7 @@ def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pyte
     assert run.model.objective.episodic
 
 
-@pytest.mark.parametrize("use_variable", [[], ["--use_variable", True], ["--use_variable", False]])
+@pytest.mark.parametrize("use_variable", [[], ["--use_variable", False]])
 def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_variable: list
 ) -> None:
