@@ -20,7 +20,7 @@ test: .venv/dev.installed .venv/demo.installed
 	$(PYTEST)
 
 # The variables limit torch's convolutions and its other operations. --precision auto does not follow them.
-test-portable: .venv/dev.installed
+test-portable: .venv/dev.installed .venv/demo.installed
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
 	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(PYTEST) $(NUMERICAL)
 
