@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from command_line.evaluation import context_of, evaluation_parser
-from dataset.episodes import draw_utterances, eligible_speakers
+from dataset.episodes import eligible_speakers, sample_utterances
 from dataset.index import n_starts
 from evaluation import report
 from evaluation.context import EvaluationContext
@@ -92,7 +92,7 @@ def draw_windows(args: argparse.Namespace, context: EvaluationContext, n_way: in
     n_windows = n_shot + args.n_query
     eligible = eligible_speakers(features, n_way, n_windows, context.unseen)
     rng = np.random.default_rng(args.seed)
-    rows = np.stack([draw_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
+    rows = np.stack([sample_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
     lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
     lengths = np.broadcast_to(lengths[:, None], rows.shape)
     starts = rng.integers(n_starts(features.n_frames(rows), lengths))

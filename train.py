@@ -3,100 +3,58 @@
     python train.py --use_GC True --n_shot 1 --n_query 2 --use_variable True --nb_class_train 100
     python train.py --use_GC False
     python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
-    python train.py --use_checkpoint True --n_folder 0  # goes on where that run stopped
-    python train.py --use_checkpoint auto  # begins or goes on: for schedulers that run a command again
-    python train.py --augment noise,reverb,babble  # crops disturbed anew every time; codec, speed, specaugment, too
+    python train.py --use_checkpoint True --n_folder 0  # resumes that run
+    python train.py --use_checkpoint auto  # starts or resumes: for schedulers that repeat a command
+    python train.py --augment noise,reverb,babble  # augmented crops; codec, speed and specaugment, too
     torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
 
-The first is the default. Writes saved_model/baseline_NNN/: a checkpoint_EEE.pth and a row of log.csv an epoch, and
+The first is the default. Writes saved_model/baseline_NNN/: checkpoint_EEE.pth and a row of log.csv for each epoch, and
 config.json. Ctrl-C or SIGTERM saves and stops.
 """
 
-import argparse
 import math
 import os
+import signal
+import time
+from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+from command_line.training import add_training_arguments
 from configure import TRAINING_TREE, TREES, save_root
-from dataset.episodes import TrainingEpisodes
+from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
-from feat_extract.augmentation import Augmentation, AugmentedCrops, add_augmentation_arguments, choose_augmentation
-from loss import LOSS_TYPES, Objective, Terms
-from model.checkpoint import (
-    MODEL_PATH,
-    Checkpoint,
-    checkpoint_path,
-    holds_run,
-    load_checkpoint,
-    newest_checkpoint,
-    run_folder,
-)
+from feat_extract.augmentation import Augmentation, AugmentedCrops, choose_augmentation
+from loss import Objective
+from model.checkpoint import run_folder, unfinished_path
 from model.encoder import EMBEDDING_SIZE, Encoder
-from model.resnet import BACKBONES
 from system import console, ranks
-from system.compute import Compute, add_compute_arguments, choose_compute
+from system.compute import Compute, choose_compute
 from system.console import UsageError, UserError
-from system.files import locked, remove_unfinished
+from system.files import locked
+from system.loading import Loader
 from training import logbook
-from training.loop import EpisodeLoss, EpochResult, Run
-from training.saver import Saver, set_later_aside
+from training.checkpoints import clean_folder, find_start, load_init, resume, save_epoch, save_state, take_class_vectors
+from training.report import check_finite, describe_epoch, describe_metrics, describe_training
+from training.step import EpisodeLoss, TrainingState, end_epoch, train_step
 from training.validation import Validation
 
+LOG_INTERVAL = 20  # episodes between two transfers of the losses to the CPU, each of which waits for the device
 
-def parse_args(argv: list[str]) -> argparse.Namespace:
+
+def parse_args(argv: list[str]) -> Namespace:
     """Read the command line; UsageError for flags that contradict one another."""
     parser = console.Parser(__doc__)
-    add = parser.add_argument
-    add("--loss_type", choices=LOSS_TYPES, default="prototypical", help="default: prototypical")
-    add("--use_GC", type=console.boolean, default=True, help="add global classification to prototypical (True)")
-    add("--n_shot", type=console.integer(1), default=1, help="support utterances of a speaker in an episode (1)")
-    add("--n_query", type=console.integer(0), default=2, help="query utterances of a speaker in an episode (2)")
-    add("--use_variable", type=console.boolean, default=True, help="prototypical queries of 1 to 2 s (True)")
-    add("--nb_class_train", type=console.integer(2), default=100, help="speakers of an episode (100)")
-    add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="the training speakers (vox2)")
-    add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    add("--model_path", default=MODEL_PATH, help=f"folder of all runs ({MODEL_PATH})")
-    add("--n_folder", type=console.integer(0), default=0, help="number of this run's folder, baseline_NNN (0)")
-    add("--use_checkpoint", type=boolean_or_auto, default=False, metavar="True|False|auto",
-        help="go on with the run in that folder; auto: begin if there is none (False)")  # fmt: skip
-    add("--cp_num", type=console.integer(0), help="with --use_checkpoint True: the epoch to go on from (the newest)")
-    add("--init", type=Path, metavar="FILE", help="start a new run from this checkpoint's encoder")
-    add("--backbone", choices=list(BACKBONES), default="resnet34", help="default: resnet34")
-    add("--max_epoch", type=console.integer(0), default=300, help="epochs (300); 0 writes the untrained network")
-    add("--lr", type=console.positive, default=0.1, help="learning rate at the start (0.1)")
-    add("--scale_lr", type=console.boolean, default=False, help="lr times the number of torchrun's ranks (False)")
-    add("--sync_bn", type=console.boolean, default=False, help="batch statistics over all ranks, on CUDA (False)")
-    add("--max_grad_norm", type=console.positive, help="clip gradients to this norm (no clipping)")
-    add("--seed", type=console.integer(0), default=100, help="of the weights and the episodes (100)")
-    add("--keep_last", type=console.integer(1), metavar="K", help="keep the last K checkpoints of this run only (all)")
-    add("--save_every_minutes", type=console.positive, metavar="M", help="also save within an epoch (at its end only)")
-    add("--val_trials", type=Path, metavar="FILE", help="log the float32 EER of this trial list, as EER_full.py")
-    add("--val_every", type=console.integer(1), default=1, help="epochs between two validations (1)")
-    add_augmentation_arguments(parser)
-    add_compute_arguments(parser, precision="auto")
-    parser.needs("val_every", "val_trials")
-    parser.works_if("val_trials", lambda args: args.max_epoch, "with --max_epoch 0")
-    parser.works_if("use_GC", lambda args: not args.use_GC or args.loss_type != "softmax", "with --loss_type softmax")
-    parser.works_if(
-        "use_variable", lambda args: not args.use_variable or args.loss_type != "softmax", "with --loss_type softmax"
-    )
+    add_training_arguments(parser)
     args = parser.parse_args(argv)
     if args.loss_type == "prototypical" and args.n_query == 0:
         raise UsageError("--n_query 0: a prototypical episode needs queries; give 1 or more, or --loss_type softmax")
-    if args.use_checkpoint is True and args.init:
-        raise UsageError("--init starts a new run, --use_checkpoint True goes on with one: give one of them")
-    if args.cp_num is not None and args.use_checkpoint is not True:
-        raise UsageError(f"--cp_num {args.cp_num}: an epoch to go on from; add --use_checkpoint True")
     return args
-
-
-def boolean_or_auto(text: str) -> bool | str:
-    """Read True, False or auto."""
-    return "auto" if text.lower() == "auto" else console.boolean(text)
 
 
 def main(argv: list[str]) -> int:
@@ -111,208 +69,172 @@ def main(argv: list[str]) -> int:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: not writable; change its permissions or choose another --model_path")
     with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
-        run = train_in(folder, args, augmentation, compute)
-    print(f"checkpoints up to epoch {run.epoch} are in {folder}")
+        state = run(args, folder, augmentation, compute)
+    print(f"checkpoints up to epoch {state.epoch} are in {folder}")
     return 0
 
 
-def train_in(folder: Path, args: argparse.Namespace, augmentation: Augmentation, compute: Compute) -> Run:
-    """Prepare a run in its folder and train it; return it."""
+def run(args: Namespace, folder: Path, augmentation: Augmentation, compute: Compute) -> TrainingState:
+    """Start or resume the run in the folder: prepare data, model and optimiser, and train."""
     # What can be refused without the data is refused first: indexing a large corpus takes minutes.
-    start = ranks.broadcast_object(lambda: choose_start(folder, args))
-    given = load_init(args) if args.init and not start else None
+    with_class_vectors = args.use_GC or args.loss_type == "softmax"
+    start = ranks.broadcast_object(
+        lambda: find_start(folder, args.use_checkpoint, args.cp_num, args.backbone, with_class_vectors)
+    )
+    init = load_init(args.init, args.backbone) if args.init and not start else None
     trials = read_trials(args.val_trials) if args.val_trials else None
+
     root = save_root(args.save_path)
-    features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
+    with ranks.main_process_first():  # the other ranks read the index that the first one has written
+        features = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat])
+        validation = Validation(trials, root, compute, features.speakers) if trials else None
     episodes = TrainingEpisodes(
         features,
         n_way=args.nb_class_train,
         n_shot=args.n_shot,
         n_query=args.n_query,
-        use_variable=args.use_variable and args.loss_type == "prototypical",  # as in the release
+        use_variable=args.use_variable and args.loss_type == "prototypical",  # as in the official code
         seed=args.seed,
+        n_ranks=ranks.world_size(),
         augmenter=AugmentedCrops(augmentation, root, features) if augmentation.kinds else None,
     )
-    validation = Validation(trials, root, compute, features.speakers) if trials else None
-    model = first_model(args, episodes.n_classes, features.speakers, given)
+    objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
+    model = EpisodeLoss(init.encoder() if init else Encoder(args.backbone), objective)
+    if init and take_class_vectors(init, objective, features.speakers):
+        print(f"{args.init}: the same speakers; starting from its class vectors too")
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     lr = args.lr * (ranks.world_size() if args.scale_lr else 1)
-    run = Run(model, episodes, compute, lr, args.max_grad_norm)
-    describe(args, features, episodes, compute)
-    begin(run, folder, args, features, start, compute)
-    train(run, folder, args, features, validation)
-    return run
+    metadata = {"speakers": features.speakers, "data_type": args.data_type, "n_utterances": len(features)}
+    state = TrainingState(model, compute, lr, **metadata)
+    print(describe_training(state, episodes, args.backbone, args.augment))
+    if start:
+        resume(state, *start, episodes.per_epoch)
+        print(f"resuming from {start[0]}: {state.epoch} epochs and {state.episode} episodes completed")
+    if ranks.world_size() > 1:
+        # Each rank normalises by its own batch, as the paper's one GPU; the first rank's running statistics are kept.
+        state.replica = DistributedDataParallel(state.model)
+    if ranks.is_first():
+        clean_folder(folder, args.cp_num)
+        threads = torch.get_num_threads() if compute.device.type == "cpu" else None
+        flags = logbook.flags_in_force(folder, vars(args), threads) if start else vars(args)
+        logbook.write_config(folder, flags, features.speakers, threads)
+    train(args, folder, state, episodes, validation)
+    return state
 
 
 def train(
-    run: Run, folder: Path, args: argparse.Namespace, features: FeatureIndex, validation: Validation | None
+    args: Namespace, folder: Path, state: TrainingState, episodes: TrainingEpisodes, validation: Validation | None
 ) -> None:
-    """Train until --max_epoch: each epoch a row of log.csv, a checkpoint and, if it is due, a validation."""
-    facts = {"speakers": features.speakers, "data_type": args.data_type, "n_utterances": len(features)}
-    if args.max_epoch == run.epoch == run.episode == 0:
-        run.save(checkpoint_path(folder, 0), **facts)
-    saver = Saver(run, folder, facts, args.keep_last, args.save_every_minutes)
-
-    def after_episode() -> None:
-        if (run.epoch, run.episode) == (0, ranks.world_size()):
-            print(f"first loss: {describe_terms(run.mean_terms())}")
-        saver.after_episode()
-
-    def validate() -> None:
-        if not validation or run.episode or run.epoch % args.val_every:
-            return
-        if ranks.broadcast_object(lambda: logbook.lacks_eer(folder, run.epoch)):
-            with saver.stopping_at_once(f"while validating epoch {run.epoch}"):
-                eer = 100 * validation(run.model.encoder)
+    """Train until --max_epoch: for each epoch, for each episode, a step; then log, save and validate."""
+    stop = StopSignal()
+    if args.max_epoch == state.epoch == state.episode == 0 and ranks.is_first():
+        save_epoch(folder, state, args.keep_last)
+    validate(args, folder, state, validation, stop)  # the run may have been stopped before its last validation
+    if state.epoch >= args.max_epoch:
+        return
+    done = state.epoch, state.episode
+    order = episode_order(episodes.per_epoch, *done, args.max_epoch, ranks.rank(), ranks.world_size())
+    on_cuda = state.compute.device.type == "cuda"
+    loader = Loader(episodes, state.compute.num_workers, episodes.max_bytes, pin_memory=on_cuda)
+    with loader.batches(order) as batches:
+        while state.epoch < args.max_epoch:
+            row = train_epoch(args, folder, state, episodes, batches, stop)
             if ranks.is_first():
-                print(f"epoch {run.epoch}: validation EER {eer:.2f} %", flush=True)
-                logbook.add_eer(folder, run.epoch, eer)
-
-    validate()  # the run before may have been stopped while it validated
-    while run.epoch < args.max_epoch:
-        result = run.train_epoch(after_episode)
-        report(folder, run.epoch, result)
-        saver.after_epoch()  # after the row: an epoch that has its checkpoint has its row, whenever the run is killed
-        validate()
+                print(describe_epoch(row), flush=True)
+                logbook.add_row(folder, row)  # before the checkpoint: an epoch that has its checkpoint has its row
+                save_epoch(folder, state, args.keep_last)
+            exit_if(ranks.all_reduce_max([stop.number])[0], f"after epoch {state.epoch}")
+            validate(args, folder, state, validation, stop)
 
 
-def choose_start(folder: Path, args: argparse.Namespace) -> tuple[Path, Checkpoint] | None:
-    """Return the checkpoint to resume from and its file, None for a new run.
-
-    UserError if the folder holds a run that is not to be resumed, or a checkpoint is missing or does not fit the flags.
-    """
-    begun = holds_run(folder)
-    if not (begun if args.use_checkpoint == "auto" else args.use_checkpoint):
-        if begun:
-            raise UserError(
-                f"{folder}: holds a run; go on with it by --use_checkpoint True, or choose another --n_folder"
-            )
-        return None
-    path, checkpoint = newest_checkpoint(folder, args.cp_num)
-    if checkpoint.backbone != args.backbone:
-        raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
-    has, trains = checkpoint.class_vectors is not None, trains_class_vectors(args)
-    if checkpoint.speakers and has != trains:  # official files always have them
-        reason = f"it has {'' if has else 'no '}class vectors, these flags train {'some' if trains else 'none'}"
-        raise UserError(f"{path}: does not fit --loss_type and --use_GC ({reason}); repeat the flags of its run")
-    return path, checkpoint
-
-
-def load_init(args: argparse.Namespace) -> Checkpoint:
-    """Return --init's checkpoint; UsageError if it is of another backbone."""
-    given = load_checkpoint(args.init)
-    if given.backbone != args.backbone:
-        raise UsageError(f"--init {args.init}: its backbone is {given.backbone}; add --backbone {given.backbone}")
-    return given
-
-
-def trains_class_vectors(args: argparse.Namespace) -> bool:
-    """Tell whether the objective has a loss over all training speakers."""
-    return args.loss_type == "softmax" or args.use_GC
-
-
-def first_model(args: argparse.Namespace, n_classes: int, speakers: list[str], given: Checkpoint | None) -> EpisodeLoss:
-    """Return the network to start from: a new one, or --init's encoder and its class vectors of the same speakers."""
-    objective = Objective(args.loss_type, args.use_GC, n_classes, EMBEDDING_SIZE)
-    if not given:
-        return EpisodeLoss(Encoder(args.backbone), objective)
-    learnt, stored = objective.class_vectors, given.class_vectors
-    if learnt is not None and stored is not None and stored.shape == learnt.shape and given.speakers == speakers:
-        learnt.data.copy_(stored)
-        print(f"{args.init}: the same speakers; starting from its class vectors too")
-    return EpisodeLoss(given.encoder(), objective)
-
-
-def begin(
-    run: Run,
+def train_epoch(
+    args: Namespace,
     folder: Path,
-    args: argparse.Namespace,
-    features: FeatureIndex,
-    start: tuple[Path, Checkpoint] | None,
-    compute: Compute,
+    state: TrainingState,
+    episodes: TrainingEpisodes,
+    batches: Iterator[Episode],
+    stop: "StopSignal",
+) -> dict[str, float]:
+    """Train the rest of the epoch and return its row of log.csv; save when it is due, and exit after a signal."""
+    n_ranks, lr, n_before = ranks.world_size(), state.lr, state.episode
+    started = saved = time.perf_counter()
+    waited, period = 0.0, 60 * (args.save_every_minutes or math.inf)
+    state.model.train()
+    desc = f"epoch {state.epoch + 1}"
+    with console.progress(total=episodes.per_epoch, initial=state.episode, unit="episode", desc=desc) as bar:
+        while state.episode + n_ranks <= episodes.per_epoch:
+            asked = time.perf_counter()
+            episode = next(batches)
+            waited += time.perf_counter() - asked
+            train_step(state, episode, args.max_grad_norm)
+            bar.update(n_ranks)
+            signalled, save = ranks.all_reduce_max([stop.number, time.perf_counter() - saved >= period])
+            first = (state.epoch, state.episode) == (0, n_ranks)
+            if first or signalled or save or len(state.metrics.pending) == LOG_INTERVAL:
+                check_finite(state, state.metrics.all_gather(), episodes)
+                bar.set_postfix(loss=f"{state.metrics.means()['loss']:.3f}", refresh=False)
+            if first:
+                print(f"first loss: {describe_metrics(state.metrics.means())}")
+            if signalled or save:
+                if ranks.is_first():
+                    save_state(unfinished_path(folder), state)
+                ranks.barrier()  # torchrun kills all ranks when one ends: they wait until the first has written
+                exit_if(signalled, f"after episode {state.episode}")
+                saved = time.perf_counter()
+    check_finite(state, state.metrics.all_gather(), episodes)
+    for statistic in state.model.buffers():  # of each rank's own batches
+        ranks.broadcast(statistic)
+    row = {"epoch": state.epoch + 1, **state.metrics.means(), "lr": lr}
+    n_utterances = (state.episode - n_before) * episodes.n_utterances
+    seconds = time.perf_counter() - started if n_utterances else math.nan  # the run was stopped after the last episode
+    end_epoch(state)
+    return row | {"utterances_per_second": n_utterances / seconds, "waiting": waited / seconds, logbook.EER: math.nan}
+
+
+def validate(
+    args: Namespace, folder: Path, state: TrainingState, validation: Validation | None, stop: "StopSignal"
 ) -> None:
-    """Write config.json; with a checkpoint to start from, put the run first where that left it."""
-    if start:
-        restore(run, *start, features)
-    if not ranks.is_first():
+    """Log the EER of the last epoch if it is due and not logged yet; exit at once after a signal."""
+    if validation is None or state.episode or state.epoch % args.val_every:
         return
-    flags, threads = vars(args), torch.get_num_threads() if compute.device.type == "cpu" else None
-    if start:
-        if args.cp_num is not None:
-            set_later_aside(folder, args.cp_num)
-        flags = logbook.flags_in_force(folder, flags, threads)
-        print(f"going on from {start[0]}: {run.epoch} epochs and {run.episode} episodes are done")
-    remove_unfinished(folder, os.listdir(folder))
-    logbook.write_config(folder, flags, features.speakers, threads)
-
-
-def restore(run: Run, path: Path, checkpoint: Checkpoint, features: FeatureIndex) -> None:
-    """Put a run where a checkpoint left it; warn if the data has another number of utterances now.
-
-    UserError if the checkpoint does not fit the flags and data.
-    """
-    if checkpoint.speakers and checkpoint.speakers != features.speakers:
-        raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
-    n_before, n_now = checkpoint.n_utterances, len(features)
-    changed = f"trained on {n_before:,} utterances, the data now has {n_now:,}" if n_before not in (0, n_now) else ""
+    if not ranks.broadcast_object(lambda: logbook.lacks_eer(folder, state.epoch)):
+        return
+    when, stop.exits_at_once = f"while validating epoch {state.epoch}", True  # nothing is left to save
+    exit_if(stop.number, when)
     try:
-        run.restore(checkpoint)
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # states from elsewhere
-        if console.lacks_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-        reasons = "; ".join(filter(None, [reason, changed]))
-        raise UserError(f"{path}: does not fit these flags and data ({reasons})") from None
-    if changed:
-        console.warn(f"{path}: {changed}; training continues with these. Are files missing?")
+        eer = 100 * validation(state.model.encoder)
+    except SystemExit:
+        exit_if(stop.number, when)
+        raise
+    stop.exits_at_once = False
+    if ranks.is_first():
+        print(f"epoch {state.epoch}: validation EER {eer:.2f} %", flush=True)
+        logbook.add_eer(folder, state.epoch, eer)
 
 
-def describe(args: argparse.Namespace, features: FeatureIndex, episodes: TrainingEpisodes, compute: Compute) -> None:
-    """Say what is trained on what, and what a network that guesses would score."""
-    print(
-        f"{len(features)} utterances of {len(features.speakers)} speakers; {episodes.per_epoch} episodes an epoch; "
-        f"{args.backbone} on {compute.device} in {str(compute.dtype).removeprefix('torch.')}"
-        + (f"; {ranks.world_size()} ranks share the episodes" if ranks.world_size() > 1 else "")
-    )
-    if args.augment:
-        print(f"crops are augmented: {', '.join(args.augment)}; {episodes.n_classes} classes of speaker and speed")
-    if episodes.excluded:
-        needed = args.n_shot + args.n_query
-        print(f"{episodes.excluded} speakers have fewer than {needed} utterances and are in no episode")
-    kinds = []
-    if args.loss_type == "prototypical":
-        kinds.append(("episodic", args.nb_class_train))
-    if trains_class_vectors(args):
-        kinds.append(("global", episodes.n_classes))
-    for kind, n_classes in kinds:
-        print(f"chance, {kind}: accuracy {100 / n_classes:.2f} %, loss ln {n_classes} = {math.log(n_classes):.3f}")
+class StopSignal:
+    """Notes SIGINT and SIGTERM, so that the run is saved before it stops; a second signal stops it without saving."""
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal received; 0 for none
+        self.exits_at_once = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.number and ranks.world_size() == 1:  # under torchrun one Ctrl-C arrives twice
+            raise KeyboardInterrupt
+        self.number = number
+        if self.exits_at_once:
+            raise SystemExit(128 + number)
 
 
-def describe_terms(terms: Terms) -> str:
-    """Return the losses and accuracies that the objective has."""
-    parts = [
-        f"{kind} {loss:.3f} ({100 * accuracy:.1f} % right)"
-        for kind, loss, accuracy in (
-            ("episodic", terms.episodic_loss, terms.episodic_accuracy),
-            ("global", terms.global_loss, terms.global_accuracy),
-        )
-        if not math.isnan(loss)
-    ]
-    return f"{terms.loss:.3f} = {' + '.join(parts)}"
-
-
-def report(folder: Path, epoch: int, result: EpochResult) -> None:
-    """Print the epoch's line and put its row into log.csv; the first rank does."""
-    if not ranks.is_first():
-        return
-    speed = f", {result.utterances_per_second:.1f} utterances/s, {100 * result.waiting:.1f} % waiting for data"
-    if math.isnan(result.waiting):
-        speed = ""
-    print(f"epoch {epoch}: loss {describe_terms(result.terms)}, lr {result.lr:g}{speed}", flush=True)
-    row = {"epoch": epoch, **result.terms._asdict(), **result._asdict(), logbook.EER: math.nan}
-    del row["terms"]
-    logbook.add_row(folder, row)
+def exit_if(number: int, when: str) -> None:
+    """Exit if a signal of this number was received; 0 is none."""
+    if number:
+        console.warn(f"stopped {when} and saved; resume with --use_checkpoint True")
+        raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks import timing
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location
-from dataset.index import FeatureIndex, Table
+from dataset.index import FeatureIndex
+from dataset.table import Table
 from system import console
 
 N_UTTERANCES, N_SPEAKERS, N_VIDEOS = 1_092_009, 5_994, 145_569

@@ -102,7 +102,7 @@ def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:
 def load(episodes: TrainingEpisodes, num_workers: int) -> None:
     """Load an epoch as train.py does."""
     loader = Loader(episodes, num_workers, episodes.max_bytes, pin_memory=False)
-    with loader.batches(episode_order(1, 0, episodes.per_epoch)) as loaded:
+    with loader.batches(episode_order(episodes.per_epoch, 0, 0, 1)) as loaded:
         for _ in loaded:
             pass
 

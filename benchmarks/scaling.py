@@ -12,17 +12,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
-from benchmarks.training import N_QUERY, N_SHOT, new_model
+from benchmarks.training import N_QUERY, N_SHOT, loaded, new_model, train
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from system import console, ranks
 from system.compute import add_compute_arguments, choose_compute
 from system.workers import cpu_count
-from training.loop import Run
+from training.step import TrainingState
 
 N_EPISODES = 2  # of each rank in each timing
 
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> None:
     """Start the ranks in turns and print; or be one of them."""
     args = parse_args(argv)
     if args.tree:
-        train(args)
+        train_as_rank(args)
         return
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "feat"
@@ -64,17 +67,22 @@ def rate_of(n_ranks: int, tree: Path, args: argparse.Namespace, argv: list[str])
     return json.loads(output.splitlines()[-1])
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train two epochs as one of the ranks; the first prints the second one's utterances per second."""
+def train_as_rank(args: argparse.Namespace) -> None:
+    """Train twice as one of the ranks; the first rank prints the utterances per second of the second time."""
     compute = choose_compute(args)
     features = FeatureIndex([args.tree])
     episodes = TrainingEpisodes(
         features, n_way=args.n_way, n_shot=N_SHOT, n_query=N_QUERY, use_variable=False, seed=args.seed
     )
-    episodes.per_epoch = N_EPISODES * ranks.world_size()
-    run = Run(new_model(features), episodes, compute, lr=0.01)
-    rates = [run.train_epoch(lambda: None).utterances_per_second for _ in range(2)]
-    print(json.dumps(rates[-1]))
+    state = TrainingState(new_model(features), compute, lr=0.01)
+    if ranks.world_size() > 1:
+        state.replica = DistributedDataParallel(state.model)
+    with loaded(episodes, compute) as batches:
+        for _ in range(2):
+            started = time.perf_counter()
+            train(state, batches, N_EPISODES)
+    rate = N_EPISODES * ranks.world_size() * episodes.n_utterances / (time.perf_counter() - started)
+    print(json.dumps(rate))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def context_of(args: argparse.Namespace) -> EvaluationContext:
         raise UsageError(f"--data_type {args.data_type}: {path} was trained on {checkpoint.data_type}; omit the flag")
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     root, data_type = save_root(args.save_path), args.data_type or "vox2"
-    context = load_context(path, checkpoint, root, compute, data_type, args.trim_silence)
+    with ranks.main_process_first():  # the other ranks read the index that the first one has written
+        context = load_context(path, checkpoint, root, compute, data_type, args.trim_silence)
     if args.trim_silence:
         print("pauses are cut out of the utterances, as recognize.py does")
     return context

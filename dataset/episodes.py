@@ -1,9 +1,10 @@
-"""Episodes: speakers, their support utterances and their queries, drawn from (seed, epoch, index).
+"""Episodes: speakers, their support utterances and their queries, sampled from (seed, epoch, index).
 
-Shapes: K shots, W ways (speakers), Q queries of a speaker, T frames. An episode depends on its own numbers only, so
-worker processes, ranks and interrupted runs all draw the same ones.
+Shapes: K shots, W ways (speakers), Q queries per speaker, T frames. An episode depends on these three numbers only, so
+loader processes, ranks and resumed runs sample the same ones.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,20 +21,20 @@ class Episode(NamedTuple):
 
     support: torch.Tensor  # (K, W, 1, 40, 200) float32
     query: torch.Tensor  # (Q, W, 1, 40, Tq) float32, Tq = 200 or one length in 100..199; Q = 0 for the softmax loss
-    speaker: torch.Tensor  # (W,) int64, the speakers' classes in training, below TrainingEpisodes.n_classes
+    speaker: torch.Tensor  # (W,) int64, the speakers' classes, below TrainingEpisodes.n_classes
 
 
 class Augmenter(Protocol):
-    """Whatever cuts crops in place of FeatureIndex.crop, all of a speaker's in an episode at one speed."""
+    """What replaces FeatureIndex.crop in training; the crops of a speaker in an episode have the same speed."""
 
     n_speeds: int
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a crop (length, 40) of an utterance from frame `start` on; what is random in it comes from rng."""
+        """Return a crop (length, 40) of an utterance from frame `start` on, augmented at random by `rng`."""
 
 
 def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, allowed: np.ndarray) -> np.ndarray:
-    """Return those of the speakers `allowed` (S,) that can fill an episode; UsageError if they are fewer than n_way."""
+    """Return those of the speakers `allowed` (S,) with n_per_speaker utterances; UsageError for fewer than n_way."""
     eligible = allowed[features.count[allowed] >= n_per_speaker]
     if len(eligible) < n_way:
         raise UsageError(
@@ -43,17 +44,24 @@ def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, al
     return eligible
 
 
-def draw_utterances(
+def sample_utterances(
     features: FeatureIndex, eligible: np.ndarray, n_way: int, n_per_speaker: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw n_way different speakers (W,) and for each n_per_speaker different utterances, rows (n_per_speaker, W)."""
+    """Sample n_way different speakers (W,) and n_per_speaker different utterances of each, rows (n_per_speaker, W)."""
     speakers = rng.choice(eligible, n_way, replace=False)
     rows = [features.first[s] + rng.choice(features.count[s], n_per_speaker, replace=False) for s in speakers]
     return speakers, np.stack(rows, axis=1)
 
 
 class TrainingEpisodes(Dataset):
-    """Training episodes as a map from (epoch, index) to Episode."""
+    """Training episodes as a map from (epoch, index) to Episode.
+
+    Attributes:
+        per_epoch: number of episodes per epoch.
+        n_utterances, max_bytes: number of utterances in an episode, and its maximum size in memory.
+        n_classes: number of training speakers times the speeds of the augmenter, each of which makes another class.
+        n_excluded: number of speakers with too few utterances.
+    """
 
     def __init__(
         self,
@@ -64,65 +72,69 @@ class TrainingEpisodes(Dataset):
         n_query: int,
         use_variable: bool,
         seed: int,
+        n_ranks: int = 1,
         augmenter: Augmenter | None = None,
     ):
-        """Refuse (UsageError) what the data cannot fill; `excluded` counts the speakers with too few utterances.
-
-        A speaker at another of the augmenter's speeds is a class of its own: `n_classes` counts them all.
-        """
+        """Find the speakers with enough utterances; UsageError if they cannot fill an episode for each rank."""
         everyone = np.arange(len(features.speakers))
         self.eligible = eligible_speakers(features, n_way, n_shot + n_query, everyone)
-        self.excluded = len(everyone) - len(self.eligible)
-        self.per_epoch = int(features.count[self.eligible].sum()) // ((n_shot + n_query) * n_way)
-        self.max_bytes = (n_shot + n_query) * n_way * N_MELS * TRAIN_FRAMES * 4  # of an episode
+        self.n_excluded = len(everyone) - len(self.eligible)
+        self.n_utterances = (n_shot + n_query) * n_way
+        self.per_epoch = int(features.count[self.eligible].sum()) // self.n_utterances
+        if self.per_epoch < n_ranks:
+            raise UsageError(f"an epoch has {self.per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
+        self.max_bytes = self.n_utterances * N_MELS * TRAIN_FRAMES * 4
         self._n_speeds = augmenter.n_speeds if augmenter else 1
         self.n_classes = len(everyone) * self._n_speeds
-        self._features, self._seed, self._augmenter = features, seed, augmenter
-        self._n_way, self._n_shot, self._n_query, self._use_variable = n_way, n_shot, n_query, use_variable
+        self.features, self._seed, self._augmenter = features, seed, augmenter
+        self.n_way, self.n_shot, self.n_query, self._use_variable = n_way, n_shot, n_query, use_variable
 
-    def __getitem__(self, at: tuple[int, int]) -> Episode:
-        """Return episode (epoch, index)."""
-        speakers, rows, rng = self._draw(at)
-        # A short query is the beginning of a full training window, so its start is drawn for the full window.
-        starts = rng.integers(n_starts(self._features.n_frames(rows), TRAIN_FRAMES))
+    def __getitem__(self, number: tuple[int, int]) -> Episode:
+        """Return the episode with the number (epoch, index)."""
+        speakers, rows, rng = self._sample(number)
+        # A short query is the beginning of a full training window, so its start is sampled for the full window.
+        starts = rng.integers(n_starts(self.features.n_frames(rows), TRAIN_FRAMES))
         query_frames = int(rng.integers(MIN_QUERY_FRAMES, TRAIN_FRAMES)) if self._use_variable else TRAIN_FRAMES
-        speeds = rng.integers(self._n_speeds, size=self._n_way)
-        k = self._n_shot
+        speeds = rng.integers(self._n_speeds, size=self.n_way)
+        k = self.n_shot
         return Episode(
             self._crops(rows[:k], starts[:k], TRAIN_FRAMES, speeds, rng),
             self._crops(rows[k:], starts[k:], query_frames, speeds, rng),
-            torch.from_numpy((speakers + len(self._features.speakers) * speeds).astype(np.int64)),
+            torch.from_numpy((speakers + len(self.features.speakers) * speeds).astype(np.int64)),
         )
 
-    def names(self, at: tuple[int, int]) -> list[str]:
-        """Return the utterances that episode (epoch, index) reads."""
-        _, rows, _ = self._draw(at)
-        return [self._features.name(row) for row in rows.ravel()]
+    def names(self, number: tuple[int, int]) -> list[str]:
+        """Return the names of the utterances in episode (epoch, index)."""
+        _, rows, _ = self._sample(number)
+        return [self.features.name(row) for row in rows.ravel()]
 
-    def _draw(self, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
-        rng = np.random.default_rng([self._seed, *at])
-        n = self._n_shot + self._n_query
-        return *draw_utterances(self._features, self.eligible, self._n_way, n, rng), rng
+    def _sample(self, number: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng([self._seed, *number])
+        n = self.n_shot + self.n_query
+        return *sample_utterances(self.features, self.eligible, self.n_way, n, rng), rng
 
     def _crops(
         self, rows: np.ndarray, starts: np.ndarray, n_frames: int, speeds: np.ndarray, rng: np.random.Generator
     ) -> torch.Tensor:
         crops = np.empty((*rows.shape, 1, N_MELS, n_frames), np.float32)
-        for at in np.ndindex(rows.shape):
-            where = rows[at], int(starts[at]), n_frames
+        for position in np.ndindex(rows.shape):
+            window = rows[position], int(starts[position]), n_frames
             if self._augmenter:
-                crops[at][0] = self._augmenter.crop(*where, int(speeds[at[1]]), rng).T
+                crops[position][0] = self._augmenter.crop(*window, int(speeds[position[1]]), rng).T
             else:
-                crops[at][0] = self._features.crop(*where).T
+                crops[position][0] = self.features.crop(*window).T
         return torch.from_numpy(crops)
 
 
-def episode_order(epoch: int, start: int, per_epoch: int, rank: int = 0, n_ranks: int = 1) -> list[tuple[int, int]]:
-    """Return the episodes (epoch, index) that one rank takes of an epoch of which `start` are done, in order.
+def episode_order(
+    per_epoch: int, epoch: int, episode: int, max_epoch: int, rank: int = 0, n_ranks: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Yield the episodes (epoch, index) that one rank trains up to the end of epoch `max_epoch`, in order.
 
-    Rank r of n takes start + r, start + r + n, ... All ranks take equally many; the last episodes of an epoch, fewer
-    than n, are not trained on. UsageError where an epoch has no episode for each rank.
+    `epoch` epochs are completed and, over all ranks, `episode` episodes of the next one. Rank r of n takes the episodes
+    r, r + n, ... of the rest of an epoch. All ranks take equally many; the last ones, fewer than n, are not trained on.
     """
-    if per_epoch < n_ranks:
-        raise UsageError(f"an epoch has {per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
-    return [(epoch, start + rank + n_ranks * step) for step in range((per_epoch - start) // n_ranks)]
+    for number in range(epoch + 1, max_epoch + 1):
+        for step in range((per_epoch - episode) // n_ranks):
+            yield number, episode + rank + n_ranks * step
+        episode = 0

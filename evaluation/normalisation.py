@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dataset.index import FeatureIndex
 from evaluation.embedding import SCORE_BLOCK, Segments, cosine, embed
 from model.encoder import Encoder
+from system import ranks
 from system.compute import Compute
 from system.console import UsageError
 
@@ -58,10 +59,11 @@ def load_cohort(
 ) -> Cohort:
     """Return a cohort of the speakers of a feature tree that were trained on, of all if none are named.
 
-    Up to UTTERANCES_PER_SPEAKER of each are embedded, as the `index` of the tree returns them. UsageError if there are
-    fewer than `size` speakers.
+    Up to UTTERANCES_PER_SPEAKER of each are embedded, as the `index` of the tree returns them. The ranks share the
+    work, so all call this together. UsageError if there are fewer than `size` speakers.
     """
-    features = index([tree])
+    with ranks.main_process_first():  # the other ranks read the index that the first one has written
+        features = index([tree])
     speakers = [s for s, name in enumerate(features.speakers) if name in trained_on or not trained_on]
     if len(speakers) < size:
         raise UsageError(f"--as_norm {size}: {tree} holds {len(speakers)} of the training speakers")

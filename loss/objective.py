@@ -9,10 +9,10 @@ from torch.nn import functional as F
 LOSS_TYPES = ("prototypical", "softmax")
 
 
-class Terms(NamedTuple):
-    """What an episode contributes; scalars, NaN where the objective has no such term."""
+class EpisodeMetrics(NamedTuple):
+    """Losses and accuracies of one episode, scalars; NaN for those that the objective does not use."""
 
-    loss: Tensor  # what is minimised: the sum of the terms present
+    loss: Tensor  # the objective: the sum of the losses below
     episodic_loss: Tensor
     global_loss: Tensor
     episodic_accuracy: Tensor  # share of queries whose nearest prototype is their speaker's
@@ -20,7 +20,7 @@ class Terms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The loss over an episode's embeddings; learns class vectors (n_speakers, D) if a term is over all speakers."""
+    """The loss of an episode's embeddings; has class vectors (n_speakers, D) if a loss is over all speakers."""
 
     def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
         super().__init__()
@@ -29,8 +29,8 @@ class Objective(nn.Module):
         if use_GC or not self.episodic:
             self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
 
-    def forward(self, support: Tensor, query: Tensor, speaker: Tensor) -> Terms:
-        """Return the terms of support (K, W, D), query (Q, W, D) and the ways' speaker classes (W,)."""
+    def forward(self, support: Tensor, query: Tensor, speaker: Tensor) -> EpisodeMetrics:
+        """Return losses and accuracies of support (K, W, D), query (Q, W, D) and the ways' speaker classes (W,)."""
         absent = support.new_full((), float("nan"))
         episodic = global_ = (absent, absent)
         if self.episodic:
@@ -38,14 +38,14 @@ class Objective(nn.Module):
             episodic = _classify(query, prototypes(support), ways)
         if self.class_vectors is not None:
             global_ = _classify(torch.cat([support, query]), self.class_vectors, speaker)
-        loss = torch.stack([term for term, _ in (episodic, global_) if term is not absent]).sum()
-        return Terms(loss, episodic[0], global_[0], episodic[1], global_[1])
+        loss = torch.stack([part for part, _ in (episodic, global_) if part is not absent]).sum()
+        return EpisodeMetrics(loss, episodic[0], global_[0], episodic[1], global_[1])
 
 
 def prototypes(support: Tensor) -> Tensor:
     """Return the class vectors (W, D) of support embeddings (K, W, D): the mean over the shots.
 
-    Differs from the release, which makes every support of a K-shot episode a class of its own.
+    Differs from the official code, which makes every support of a K-shot episode a separate class.
     """
     return support.mean(dim=0)
 
@@ -56,7 +56,7 @@ def class_logits(embeddings: Tensor, class_vectors: Tensor) -> Tensor:
 
 
 def _classify(embeddings: Tensor, class_vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy and accuracy of embeddings (R, W, D), those of a column being of one class (W,)."""
+    """Return cross-entropy and accuracy of embeddings (R, W, D); `embeddings[:, w]` belong to class `classes[w]`."""
     logits = class_logits(embeddings.flatten(0, 1), class_vectors)
     target = classes.repeat(len(embeddings))
     return F.cross_entropy(logits, target), (logits.argmax(dim=1) == target).float().mean()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from loss import EpisodeMetrics
 from model.encoder import EMBEDDING_SIZE, Encoder
 from model.resnet import BACKBONES, Bottleneck
 from system import console
@@ -44,7 +45,7 @@ class Checkpoint:
     speakers: list[str] = field(default_factory=list)  # the training speakers in the order of their classes
     data_type: str = ""
     episode: int = 0  # episodes of epoch + 1 that are done
-    sums: list[float] = field(default_factory=list)  # of that epoch's loss.Terms so far
+    sums: dict[str, float] = field(default_factory=dict)  # of the metrics of these episodes, by name
     n_utterances: int = 0  # of the training data; 0 in files that do not say it
     # Not stored in a file:
     digest: str = field(default="", init=False)  # SHA-256 of the file that it was loaded from, in hexadecimal
@@ -163,6 +164,8 @@ def _checked(content: dict) -> Checkpoint:
     """Return a file's content as a checkpoint of plain finite tensors that fit the encoder; ValueError if it is not."""
     if "speakers" not in content:  # the release writes epoch k's file one update into epoch k + 1, and says so
         content["epoch"] = max(0, content["epoch"] - 1)
+    if isinstance(sums := content.get("sums"), list):  # of earlier versions, in this order
+        content["sums"] = dict(zip(EpisodeMetrics._fields, sums, strict=False))
     hints = get_type_hints(Checkpoint)
     for name in _stored():
         kind, value = get_origin(hints[name]) or hints[name], content.get(name)

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import pickle
 import queue
 import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -35,33 +37,49 @@ class Loader(Generic[Tensors]):
         for each process and, if that is not enough, fewer processes load, with a warning.
         """
         self._dataset = dataset
-        self._options: dict[str, Any] = {"batch_size": None, "pin_memory": pin_memory}
-        workers, prefetch = _fitting(num_workers, batch_bytes)
-        if workers:
-            self._dataset = _InProcess(dataset)
-            self._options |= {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": _begin}
+        self._workers, self._prefetch = _fitting(num_workers, batch_bytes)
+        self._options: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged, "pin_memory": pin_memory}
 
     @contextmanager
-    def batches(self, order: Sequence[Any]) -> Iterator[Iterator[Tensors]]:
+    def batches(self, order: Iterable[Any]) -> Iterator[Iterator[Tensors]]:
         """Give an iterator over dataset[item] for the items of `order`; the processes live as long as the block.
 
         The iterator raises what the dataset raises, and UserError if a process is killed. The process that this is
         called in keeps its signal handlers, exit handlers and random states.
         """
-        options, in_processes = self._options, "num_workers" in self._options
-        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-        if in_processes:
-            options = options | {"multiprocessing_context": method}  # else it is settled for the whole program
-        generator = torch.Generator()  # else DataLoader draws a number from the program's
-        loader = DataLoader(self._dataset, sampler=order, collate_fn=_unchanged, generator=generator, **options)
-        if not in_processes:
-            yield iter(loader)
+        options = self._options | {"sampler": order, "generator": torch.Generator()}  # else DataLoader draws a number
+        if not self._workers:
+            yield iter(DataLoader(self._dataset, **options))
             return
-        batches = _Batches[Tensors](loader, "out of memory?" if method == "fork" else NOT_FORKED)
-        try:
-            yield batches
-        finally:
-            batches.close()
+        # DataLoader would settle the start method for the whole program
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        options |= {"multiprocessing_context": method, "worker_init_fn": _begin}
+        with _for_processes(self._dataset, method) as dataset:
+            options |= {"dataset": dataset, "num_workers": self._workers, "prefetch_factor": self._prefetch}
+            batches = _Batches[Tensors](DataLoader(**options), "out of memory?" if method == "fork" else NOT_FORKED)
+            try:
+                yield batches
+            finally:
+                batches.close()
+
+
+@contextmanager
+def _for_processes(dataset: Dataset, method: str) -> Iterator["_InProcess"]:
+    """Give the dataset as loader processes are to have it: those that are not forked read it from a temporary file.
+
+    Python would pickle it for each of them and wait until the process, which imports PyTorch first, has read it; with
+    the index of a million utterances, they would start one after the other.
+    """
+    if method == "fork":
+        yield _InProcess(dataset)
+        return
+    file = tempfile.NamedTemporaryFile(suffix=".pkl", delete=False)
+    try:
+        with file:
+            pickle.dump(dataset, file)
+        yield _InProcess(None, file.name)
+    finally:
+        os.unlink(file.name)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -140,11 +158,15 @@ class _Batches(Iterator[Tensors]):
 class _InProcess(Dataset):
     """A dataset in a loader process: moves its batches to shared memory and returns what it raises."""
 
-    def __init__(self, dataset: Dataset):
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset | None, path: str = ""):
+        """Load from a dataset; without one, from that pickled in a file, when the first item is loaded."""
+        self._dataset, self._path = dataset, path
 
     def __getitem__(self, item: Any) -> tuple[torch.Tensor, ...] | Failure:
         try:
+            if self._dataset is None:
+                with open(self._path, "rb") as file:
+                    self._dataset = pickle.load(file)
             tensors = self._dataset[item]
         except Exception as error:
             return Failure.of(error)

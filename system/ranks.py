@@ -110,6 +110,16 @@ def all_reduce_sum(tensor: "Tensor") -> None:
         _distributed.all_reduce(tensor)
 
 
+def all_gather(tensor: "Tensor") -> "Tensor":
+    """Return the tensors of all R ranks, of equal shapes, as one (R, ...); waits for them."""
+    import torch
+
+    parts = [torch.empty_like(tensor) for _ in range(world_size())] if _distributed else [tensor]
+    if _distributed:
+        _distributed.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
 def broadcast(tensor: "Tensor") -> None:
     """Put the first rank's numbers in a tensor's place."""
     if _distributed:

@@ -10,6 +10,7 @@ import os
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts; deterministic algorithms need it
 
+import itertools
 import sys
 import tempfile
 import unittest
@@ -23,7 +24,7 @@ import torch
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # run as a file, Python sees only this folder
 
-from dataset.episodes import TrainingEpisodes  # noqa: E402
+from dataset.episodes import Episode, TrainingEpisodes, episode_order  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
 from dataset.index import FeatureIndex  # noqa: E402
 from evaluation.embedding import Segments, embed  # noqa: E402
@@ -31,15 +32,13 @@ from loss import Objective  # noqa: E402
 from model.checkpoint import load_checkpoint  # noqa: E402
 from model.encoder import Encoder  # noqa: E402
 from system.compute import Compute, inference  # noqa: E402
-from training.loop import EpisodeLoss, Run  # noqa: E402
+from system.loading import Loader  # noqa: E402
+from training.checkpoints import restore, save_state  # noqa: E402
+from training.step import EpisodeLoss, TrainingState, end_epoch, train_step  # noqa: E402
 
 DEVICE = os.environ.get("METASR_TEST_DEVICE", "cuda")
 RELEASE = Path(os.environ.get("METASR_SHARED", PROJECT.parent / "shared")) / "golden" / "release_checkpoint.pth"
 PER_EPOCH = 4
-
-
-class StopRun(Exception):
-    """Ends an epoch after an episode."""
 
 
 @contextmanager
@@ -93,74 +92,75 @@ class TestCuda(unittest.TestCase):
     def test_the_releases_checkpoint_embeds_as_on_the_cpu(self) -> None:
         self.assert_embeddings_agree(load_checkpoint(RELEASE).encoder())
 
-    def new_run(self, compute: Compute) -> Run:
-        episodes = TrainingEpisodes(self.features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
-        self.assertEqual(episodes.per_epoch, PER_EPOCH)
+    def new_state(self, compute: Compute) -> TrainingState:
         torch.manual_seed(7)
         model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, 4, 256))
-        return Run(model, episodes, compute, lr=0.05)
+        return TrainingState(model, compute, lr=0.05, speakers=self.features.speakers)
 
-    def stop_after(self, run: Run, n_episodes: int) -> None:
-        def after_episode() -> None:
-            if (run.epoch, run.episode) == divmod(n_episodes, PER_EPOCH):
-                raise StopRun
+    def train_steps(self, state: TrainingState, n_steps: int, num_workers: int = 0) -> None:
+        """Train so many episodes from where the state is, an epoch's end included, and gather their metrics."""
+        episodes = TrainingEpisodes(self.features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
+        self.assertEqual(episodes.per_epoch, PER_EPOCH)
+        order = episode_order(PER_EPOCH, state.epoch, state.episode, 99)
+        loader = Loader[Episode](episodes, num_workers, episodes.max_bytes, state.compute.device.type == "cuda")
+        with loader.batches(order) as batches:
+            for episode in itertools.islice(batches, n_steps):
+                train_step(state, episode)
+                if state.episode == PER_EPOCH:
+                    state.metrics.all_gather()
+                    end_epoch(state)
+        state.metrics.all_gather()
 
-        with self.assertRaises(StopRun):
-            while True:
-                run.train_epoch(after_episode)
-
-    def weights(self, run: Run) -> dict[str, torch.Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in run.model.state_dict().items()}
+    def weights(self, state: TrainingState) -> dict[str, torch.Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in state.model.state_dict().items()}
 
     def test_losses_and_a_training_step_are_the_cpus(self) -> None:
         found = []
         for compute in (self.compute, inference("cpu")):
-            run = self.new_run(compute)
-            before = self.weights(run)
-            self.stop_after(run, 1)
-            steps = {name: value - before[name] for name, value in self.weights(run).items() if "batches" not in name}
-            found.append((run.mean_terms(), steps))
+            state = self.new_state(compute)
+            before = self.weights(state)
+            self.train_steps(state, 1)
+            steps = {name: value - before[name] for name, value in self.weights(state).items() if "batches" not in name}
+            found.append((state.metrics.means(), steps))
         (ours, our_steps), (expected, steps) = found
-        for name, value in expected._asdict().items():
-            self.assertAlmostEqual(getattr(ours, name), value, delta=1e-4 * max(1, abs(value)), msg=name)
+        for name, value in expected.items():
+            self.assertAlmostEqual(ours[name], value, delta=1e-4 * max(1, abs(value)), msg=name)
         # Against float64 a layer's step is off by up to 2.5e-3 of its norm on a CPU and 6.5e-3 on an H100, in float32.
         for name, step in steps.items():
             self.assertLess(float((our_steps[name] - step).norm()), 3e-2 * float(step.norm()) + 1e-7, msg=name)
 
     def test_deterministic_runs_are_equal_and_go_on_bit_by_bit(self) -> None:
         with deterministic():
-            runs = [self.new_run(self.compute) for _ in range(3)]
-            for run in runs[:2]:
-                while run.epoch < 2:
-                    run.train_epoch(lambda: None)
-            self.stop_after(runs[2], PER_EPOCH + 1)
-            runs[2].save(self.folder / "stopped.pth", speakers=self.features.speakers)
-            resumed = self.new_run(self.compute)
-            resumed.restore(load_checkpoint(self.folder / "stopped.pth"))
+            states = [self.new_state(self.compute) for _ in range(3)]
+            for state in states[:2]:
+                self.train_steps(state, 2 * PER_EPOCH)
+            self.train_steps(states[2], PER_EPOCH + 1)
+            save_state(self.folder / "stopped.pth", states[2])
+            resumed = self.new_state(self.compute)
+            restore(resumed, load_checkpoint(self.folder / "stopped.pth"), PER_EPOCH)
             self.assertEqual((resumed.epoch, resumed.episode), (1, 1))
-            while resumed.epoch < 2:
-                resumed.train_epoch(lambda: None)
-        expected = self.weights(runs[0])
-        for other in (runs[1], resumed):
+            self.train_steps(resumed, PER_EPOCH - 1)
+        expected = self.weights(states[0])
+        for other in (states[1], resumed):
             for name, value in self.weights(other).items():
                 self.assertTrue(torch.equal(value, expected[name]), name)
 
     def test_bfloat16_begins_as_float32_does_and_keeps_float32_weights(self) -> None:
         losses = []
         for dtype in (torch.float32, torch.bfloat16):
-            run = self.new_run(self.compute._replace(dtype=dtype))
-            self.stop_after(run, 1)
-            losses.append(run.mean_terms().loss)
-            self.assertTrue(all(parameter.dtype is torch.float32 for parameter in run.model.parameters()))
+            state = self.new_state(self.compute._replace(dtype=dtype))
+            self.train_steps(state, 1)
+            losses.append(state.metrics.means()["loss"])
+            self.assertTrue(all(parameter.dtype is torch.float32 for parameter in state.model.parameters()))
         self.assertNotEqual(*losses)
         self.assertLess(abs(losses[1] - losses[0]), 0.05 * losses[0])
 
     def test_loader_processes_change_nothing(self) -> None:
         with deterministic():
-            runs = [self.new_run(self.compute._replace(num_workers=n)) for n in (0, 2)]
-            for run in runs:
-                run.train_epoch(lambda: None)
-        alone, fed = (self.weights(run) for run in runs)
+            states = [self.new_state(self.compute) for _ in range(2)]
+            for state, num_workers in zip(states, (0, 2), strict=True):
+                self.train_steps(state, PER_EPOCH, num_workers)
+        alone, fed = (self.weights(state) for state in states)
         self.assertTrue(all(torch.equal(alone[name], fed[name]) for name in alone))
 
 

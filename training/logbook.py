@@ -1,4 +1,4 @@
-"""What a run's folder tells about the run: config.json (flags, versions, speakers) and log.csv (a row an epoch)."""
+"""The records in the folder of a run: config.json (flags, versions, speakers) and log.csv (a row for each epoch)."""
 
 import csv
 import itertools
@@ -14,14 +14,14 @@ from system import console, ranks
 from system.files import replacing
 
 CONFIG_NAME, LOG_NAME, EER = "config.json", "log.csv", "val_eer"
-DECISIVE = (  # the flags that a run's course depends on
+DECISIVE = (  # the flags that the weights depend on
     "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
     "precision augment augment_prob noise_snr music_snr babble_snr noise_dir rir_dir"
 ).split()
 
 
 def write_config(folder: Path, arguments: dict[str, object], speakers: list[str], threads: int | None) -> None:
-    """Write config.json: flags, ranks, threads (None where they decide no result), versions and training speakers."""
+    """Write config.json: flags, ranks, threads (None on a GPU), versions and training speakers."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     content = {"arguments": arguments, "ranks": ranks.world_size(), "threads": threads, "versions": versions}
     content["speakers"] = speakers
@@ -30,10 +30,10 @@ def write_config(folder: Path, arguments: dict[str, object], speakers: list[str]
 
 
 def flags_in_force(folder: Path, arguments: dict[str, object], threads: int | None) -> dict[str, object]:
-    """Return the flags that a run goes on with: these, but for --lr, whose place the checkpoint's rate takes.
+    """Return the flags of a resumed run: those given, with the --lr that it was started with.
 
-    Warns of decisive flags, and of a number of threads, that are not those in config.json. A damaged config.json is
-    renamed, with a warning.
+    Warns of decisive flags, and of numbers of ranks and threads, that differ from those in config.json. A damaged
+    config.json is renamed, with a warning.
     """
     path = folder / CONFIG_NAME
     try:
@@ -41,18 +41,17 @@ def flags_in_force(folder: Path, arguments: dict[str, object], threads: int | No
         before, ranks_before, threads_before = content["arguments"], content.get("ranks", 1), content.get("threads")
         changed = [name for name in DECISIVE if name in before and before[name] != arguments[name]]
         in_force = arguments | {"lr": before["lr"]}
-    except FileNotFoundError:  # a release's checkpoint has none beside it
+    except FileNotFoundError:  # an official checkpoint has none next to it
         return arguments
     except (ValueError, KeyError, TypeError):
         aside = _put_aside(path)
-        console.warn(f"{path}: damaged; it is renamed to {aside}, and the flags are not compared with those before")
+        console.warn(f"{path}: damaged; it is renamed to {aside}, and the flags are not compared with the earlier ones")
         return arguments
     listed = [f"--{name} {arguments[name]} (was {before[name]})" for name in changed]
     if ranks_before != ranks.world_size():
-        listed.append(f"{ranks.world_size()} ranks (were {ranks_before})")
+        listed.append(f"{ranks.world_size()} ranks (was {ranks_before})")
     if listed:
-        changes = ", ".join(listed)
-        console.warn(f"going on with other flags than before: {changes}; the learning rate stays the checkpoint's")
+        console.warn(f"resumed with other flags: {', '.join(listed)}; the learning rate is the checkpoint's")
     if threads and threads_before and threads != threads_before:
         console.warn(
             f"{path}: threads {threads}, before {threads_before}: sums are rounded differently, so the weights will "
@@ -62,24 +61,24 @@ def flags_in_force(folder: Path, arguments: dict[str, object], threads: int | No
 
 
 def add_row(folder: Path, row: dict[str, float]) -> None:
-    """Put an epoch's row into log.csv, in place of any rows of a run that went further; NaN is left empty."""
+    """Write the row of an epoch into log.csv and remove the rows of later epochs; NaN becomes an empty field."""
     log = folder / LOG_NAME
     rows = [old for old in _read_rows(log, list(row)) if int(old["epoch"]) < row["epoch"]]
     _write_rows(log, [*rows, {name: "" if value != value else value for name, value in row.items()}])
 
 
 def logged_epochs(folder: Path) -> set[int]:
-    """Return the epochs that have a row in log.csv: those that the run itself has trained."""
+    """Return the epochs that have a row in log.csv: those that the run has trained."""
     return {int(row["epoch"]) for row in _read_rows(folder / LOG_NAME)}
 
 
 def lacks_eer(folder: Path, epoch: int) -> bool:
-    """Tell whether an epoch has a row in log.csv, and no validation EER in it."""
+    """Tell whether an epoch has a row in log.csv without a validation EER."""
     return any(int(row["epoch"]) == epoch and row.get(EER) == "" for row in _read_rows(folder / LOG_NAME))
 
 
 def add_eer(folder: Path, epoch: int, eer: float) -> None:
-    """Put the validation EER (percent) into an epoch's row."""
+    """Write the validation EER (percent) into the row of an epoch."""
     log = folder / LOG_NAME
     _write_rows(log, [row | ({EER: eer} if int(row["epoch"]) == epoch else {}) for row in _read_rows(log)])
 
@@ -92,7 +91,7 @@ def _write_rows(log: Path, rows: list[dict]) -> None:
 
 
 def _read_rows(log: Path, columns: list[str] | None = None) -> list[dict[str, str]]:
-    """Return the rows as they are written; a log that is none, or of other columns, is put aside with a warning."""
+    """Return the rows, unparsed; a file that is no log, or has other columns, is renamed with a warning."""
     try:
         with open(log, newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -104,7 +103,7 @@ def _read_rows(log: Path, columns: list[str] | None = None) -> list[dict[str, st
         return []
     except (ValueError, KeyError, csv.Error):
         pass
-    console.warn(f"{log}: not a log of this training; it is renamed to {_put_aside(log)} and a new one is begun")
+    console.warn(f"{log}: not a log of this training; it is renamed to {_put_aside(log)} and a new one is started")
     return []
 
 

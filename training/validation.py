@@ -1,4 +1,4 @@
-"""The error rate of a trial list while the network is being trained."""
+"""The error rate of a trial list during training."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -16,18 +16,22 @@ from system.compute import Compute
 
 
 class Validation:
-    """Scores a trial list as EER_full.py does by default: in float32, whatever the training's precision."""
+    """Scores a trial list as EER_full.py does by default: in float32, whatever the precision of the training."""
 
     def __init__(self, trials: Trials, root: Path, compute: Compute, trained_on: Collection[str]):
-        """Find the utterances of the trials; UserError if one is missing. Warn of trials of speakers `trained_on`."""
-        self._trials, self._compute = trials, compute._replace(dtype=torch.float32)
+        """Find the utterances of the trials; UserError if one is missing. Warn of trials of speakers `trained_on`.
+
+        Utterances are read in this process: the waiting episodes of the training's loader processes may fill the shared
+        memory.
+        """
+        self._trials, self._compute = trials, compute._replace(dtype=torch.float32, num_workers=0)
         self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
         enrol, test = (self._features.rows(side) for side in (trials.enrol, trials.test))
         warn_of_seen_speakers((enrol, test), self._features, unseen_speakers(self._features, trained_on))
         self._enrol, self._test = (Segments.whole(self._features, side) for side in (enrol, test))
 
     def __call__(self, encoder: Encoder) -> float:
-        """Return the EER (fraction)."""
+        """Return the EER (fraction); the ranks share the work, so all call this together."""
         prepared = encoder.for_inference(self._compute.device)
         scores = score(prepared, self._features, self._enrol, self._test, self._compute)
         return verification_metrics(scores, self._trials.label).eer

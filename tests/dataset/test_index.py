@@ -16,6 +16,7 @@ from conftest import PROJECT, in_process, write_features
 from list_table import NAMES, UTTERANCE
 
 import dataset.index
+import dataset.table
 import EER_full
 import train
 from configure import TREES, TRIALS_NAME
@@ -102,7 +103,7 @@ def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         f"4 utterances are in several trees, the first id00001/v0/00000 in {tree} and {dev}; "
-        "each counts once, as in the former"
+        "each is used once, from the former"
     )
     assert index.speakers == ["id00000", "id00001", "id00002", "id00007"] and index.count.tolist() == [4, 4, 4, 2]
     names = [index.name(row) for row in range(len(index))]
@@ -145,7 +146,8 @@ def count_located(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         located.append(path)
         return locate(path)
 
-    monkeypatch.setattr(dataset.index, "locate", counted)
+    for module in (dataset.table, dataset.index):
+        monkeypatch.setattr(module, "locate", counted)
     return located
 
 

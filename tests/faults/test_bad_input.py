@@ -110,7 +110,7 @@ CASES = [
         for flag in ("--lr", "--max_grad_norm", "--save_every_minutes")
         for value in ("nan", "inf", "-1", "0", "1e999", "ten")
     ),
-    ("train", [*NEW, "--lr", "1e30"], unchanged, 1, "the checkpoints so far are good, go on from one with --max_grad"),
+    ("train", [*NEW, "--lr", "1e30"], unchanged, 1, "earlier checkpoints are intact, resume from one with --max_grad"),
     ("EER_short", [*FULL, "--test_length", "0"], unchanged, 2, "--test_length: 0 is below 1"),
     ("EER_short", [*FULL, "--test_length", "9" * 5000], unchanged, 2, "--test_length"),
     ("identification", [*IDENTIFY, "--nb_class_test", "50"], unchanged, 2, "needs 50 speakers with 2 or more utter"),
@@ -127,7 +127,7 @@ CASES = [
         "new: its wav folders hold no wav files",
     ),
     # runs and their folders
-    ("train", TRAIN, unchanged, 1, "baseline_000: holds a run"),
+    ("train", TRAIN, unchanged, 1, "baseline_000: already contains a run"),
     ("train", [*AGAIN, "--n_folder", "9"], unchanged, 1, "holds no checkpoint"),
     ("train", [*AGAIN, "--backbone", "resnet34"], unchanged, 1, "its backbone is resnet18; add --backbone resnet18"),
     ("train", [*AGAIN, "--use_GC", "False"], unchanged, 1, "checkpoint_002.pth: does not fit --loss_type and --use_GC"),
@@ -162,9 +162,12 @@ CASES = [
     ("train", [*AGAIN, "--cp_num", "2"], weight(torch.zeros(9, 256), "weight"), 1, "class vectors of 9 speakers"),
     ("train", [*AGAIN, "--cp_num", "2"], entry("speakers", ["a", "b"]), 1, "trained on other speakers"),
     ("train", [*AGAIN, "--cp_num", "2"], entry("optimizer", {"state": 3}), 1, "does not fit these flags and data"),
-    ("train", [*AGAIN, "--cp_num", "2"], entry("scheduler", {"best": "x"}), 1, "its scheduler's state"),
-    ("train", [*AGAIN, "--cp_num", "2"], entry("episode", 10**6), 1, "1000000 episodes are done of an epoch of 4"),
-    ("train", [*AGAIN, "--cp_num", "2"], entry("sums", [1.0, 2.0]), 1, "does not fit these flags and data"),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("scheduler", {"best": "x"}), 1, "the state of its scheduler"),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("episode", 10**6), 1, "1000000 completed episodes of an epoch of 4"),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("sums", [1.0, 2.0]), 1, "its sums are not numbers for loss, "),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("sums", {"loss": 1.0}), 1, "its sums are not numbers for loss, "),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("sums", ["x"] * 5), 1, "its sums are not numbers for loss, "),
+    ("train", [*AGAIN, "--cp_num", "2"], entry("sums", "x"), 1, "its sums is no dict"),
     ("train", [*AGAIN, "--cp_num", "2"], momentum(torch.zeros(2)), 1, "its momentum is not finite or of another"),
     ("train", [*AGAIN, "--cp_num", "2"], momentum("x"), 1, "does not fit these flags and data"),
     ("train", [*AGAIN, "--cp_num", "2"], rate(float("nan")), 1, "its learning rate is nan"),
@@ -243,9 +246,9 @@ def test_a_log_that_is_none_is_put_aside(tmp_path: Path, damaged: bytes) -> None
 def test_changed_flags_are_told(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     outcome = in_process(importlib.import_module("train").main, [*AGAIN, "--seed", "5", "--lr", "0.5"], home)
-    assert "--lr 0.5 (was 0.01), --seed 5 (was 100); the learning rate stays the checkpoint's" in outcome.stderr
+    assert "--lr 0.5 (was 0.01), --seed 5 (was 100); the learning rate is the checkpoint's" in outcome.stderr
     outcome = in_process(importlib.import_module("train").main, AGAIN, home)  # the rate was never 0.5
-    assert "than before: --seed 100 (was 5); the" in outcome.stderr
+    assert "other flags: --seed 100 (was 5); the" in outcome.stderr
 
 
 def test_every_flag_that_a_run_depends_on_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

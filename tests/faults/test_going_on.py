@@ -1,4 +1,4 @@
-"""Stopping while a validation runs, going back, and one command that begins or goes on."""
+"""Stopping during a validation, resuming an earlier epoch, and one command that starts or resumes."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
     monkeypatch.setattr(train.Validation, "__call__", asked_to_stop)
     outcome = in_process(train.main, VALIDATED, home)
     assert seen == [True] and outcome.status == 128 + signal.SIGTERM
-    assert outcome.is_one_line() and "stopped while validating epoch 1, saved" in outcome.stderr
+    assert outcome.is_one_line() and "stopped while validating epoch 1 and saved" in outcome.stderr
     assert load_checkpoint(checkpoint_path(home / RUN, 1)).epoch == 1
     assert [row["val_eer"] for row in rows(home / RUN)] == [""]
 
@@ -103,7 +103,7 @@ def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> Non
 
     again = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "2"]
     outcome = in_process(train.main, again, home)
-    assert "going on from saved_model/baseline_000/checkpoint_001.pth: 1 epochs" in outcome.stdout
+    assert "resuming from saved_model/baseline_000/checkpoint_001.pth: 1 epochs" in outcome.stdout
     assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
     assert in_process(train.main, [*back, "--max_epoch", "1"], home).status == 0
     assert (folder / "abandoned_2" / "checkpoint_002.pth").exists()
@@ -114,7 +114,7 @@ def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> Non
 def test_auto_begins_then_goes_on_then_has_nothing_to_do(world: Path, home: Path) -> None:
     shutil.rmtree(home / RUN)
     auto = [*TRAIN, "--use_checkpoint", "auto", "--max_epoch"]
-    for n_epochs, told in (("1", "first loss"), ("2", "1 epochs and 0 episodes are done"), ("2", "2 epochs and 0")):
+    for n_epochs, told in (("1", "first loss"), ("2", "1 epochs and 0 episodes completed"), ("2", "2 epochs and 0")):
         outcome = in_process(train.main, [*auto, n_epochs], home)
         assert outcome.status == 0 and outcome.stderr == "" and told in outcome.stdout
     assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
@@ -148,7 +148,7 @@ def test_auto_begins_with_init_once(home: Path) -> None:
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
     checkpoint_path(home / RUN, 2).unlink()  # what it began with is no longer needed
     outcome = in_process(train.main, [*auto, "--max_epoch", "1"], home)
-    assert outcome.status == 0 and "1 epochs and 0 episodes are done" in outcome.stdout, outcome.stderr
+    assert outcome.status == 0 and "1 epochs and 0 episodes completed" in outcome.stdout, outcome.stderr
     assert "class vectors" not in outcome.stdout
 
 
@@ -168,7 +168,7 @@ def test_init_takes_the_class_vectors_of_the_same_speakers(home: Path, same: boo
 @pytest.mark.parametrize("other", [[], ["--use_checkpoint", "auto"]])
 def test_an_epoch_to_go_on_from_needs_a_run_to_go_on_with(home: Path, other: list[str]) -> None:
     outcome = in_process(train.main, [*TRAIN, *other, "--cp_num", "1"], home)
-    assert outcome.status == 2 and "--cp_num 1: an epoch to go on from; add --use_checkpoint True" in outcome.stderr
+    assert outcome.status == 2 and "--cp_num has no effect without --use_checkpoint True" in outcome.stderr
 
 
 def test_a_damaged_log_is_told_while_validating(home: Path) -> None:
@@ -186,11 +186,11 @@ def test_an_epoch_stopped_after_its_last_episode_has_no_speed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "report", stopped)
+        patched.setattr(train, "describe_epoch", stopped)
         outcome = in_process(train.main, [*AGAIN, "--save_every_minutes", "1e-9"], home)
     assert outcome.status == 130 and load_checkpoint(unfinished_path(home / RUN)).episode == 4
     outcome = in_process(train.main, AGAIN, home)
-    assert outcome.status == 0 and "2 epochs and 4 episodes are done" in outcome.stdout
+    assert outcome.status == 0 and "2 epochs and 4 episodes completed" in outcome.stdout
     (line,) = (line for line in outcome.stdout.splitlines() if line.startswith("epoch 3: "))
     assert line.endswith("lr 0.01") and "nan" not in line
     row = rows(home / RUN)[-1]
@@ -203,10 +203,10 @@ def test_an_epoch_stopped_after_its_last_episode_has_no_speed(
 def test_a_state_within_an_epoch_is_left_for_the_checkpoint_of_that_epoch(world: Path, home: Path) -> None:
     """As a kill leaves it that comes when the epoch's checkpoint is written."""
     within = load_checkpoint(checkpoint_path(home / RUN, 1))
-    within.episode, within.sums = 3, [1.0] * 5
+    within.episode, within.sums = 3, dict.fromkeys(within.sums, 1.0)
     save_checkpoint(unfinished_path(home / RUN), within)
     outcome = in_process(train.main, AGAIN, home)
-    assert outcome.status == 0 and "checkpoint_002.pth: 2 epochs and 0 episodes are done" in outcome.stdout
+    assert outcome.status == 0 and "checkpoint_002.pth: 2 epochs and 0 episodes completed" in outcome.stdout
     assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
     assert not unfinished_path(home / RUN).exists()
 
@@ -223,7 +223,7 @@ def test_data_that_lost_utterances_is_told(home: Path) -> None:
     content = torch.load(checkpoint_path(home / RUN, 3), weights_only=True)
     torch.save(content | {"n_utterances": 16, "episode": 4}, unfinished_path(home / RUN))
     outcome = in_process(train.main, AGAIN, home)
-    told = "(4 episodes are done of an epoch of 2; trained on 16 utterances, the data now has 10)"
+    told = "(it has 4 completed episodes of an epoch of 2; trained on 16 utterances, the data now has 10)"
     assert outcome.status == 1 and told in outcome.stderr and outcome.is_one_line()
 
 
@@ -254,6 +254,6 @@ def test_an_official_checkpoint_is_not_removed_by_keep_last(home: Path) -> None:
 def test_too_little_memory_to_resume_is_not_told_as_a_checkpoint_that_does_not_fit(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.Run, "restore", lambda self, checkpoint: torch.empty(2**60))
+    monkeypatch.setattr("training.checkpoints.restore", lambda *_: torch.empty(2**60))
     outcome = in_process(train.main, AGAIN, home)
     assert outcome.status == 1 and "out of memory" in outcome.stderr and "does not fit" not in outcome.stderr

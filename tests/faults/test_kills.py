@@ -122,7 +122,7 @@ def test_a_signal_to_all_processes_saves_and_stops(world: Path, tmp_path: Path, 
     process = in_the_first_epoch(home)
     kill_group(process, number)
     outcome = end_of(process)
-    assert outcome.status == 128 + number and "saved; --use_checkpoint True goes on" in outcome.stderr
+    assert outcome.status == 128 + number and "and saved; resume with --use_checkpoint True" in outcome.stderr
     folder = home / RUN.with_name("baseline_004")
     assert unfinished_path(folder).exists()
     if number == signal.SIGTERM:

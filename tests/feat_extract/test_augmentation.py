@@ -7,10 +7,9 @@ import scipy.signal
 import soundfile
 import torch
 from conftest import here, run_script, voice, write_features, write_wavs
-from torch.utils.data import DataLoader
 
 from configure import TREES
-from dataset.episodes import TrainingEpisodes, episode_order
+from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
 from feat_extract import augmentation, codecs, disturbance
@@ -18,6 +17,7 @@ from feat_extract.audio import read_samples
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
 from feat_extract.fbank import log_mel
+from system.loading import Loader
 from system.console import UserError
 
 EPISODES: dict[str, Any] = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
@@ -321,7 +321,8 @@ def test_only_codec_leaves_the_other_crops_alone(root: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_augmented_episodes_do_not_depend_on_the_loader_processes(root: Path, workers: int) -> None:
     episodes, plain = (TrainingEpisodes(index(root), **EPISODES, augmenter=a) for a in (augmented(root, *KINDS), None))
-    loaded = list(DataLoader(episodes, batch_size=None, sampler=episode_order(1, 0, 5), num_workers=workers))
+    with Loader[Episode](episodes, workers, episodes.max_bytes, False).batches(episode_order(5, 0, 0, 1)) as batches:
+        loaded = list(batches)
     assert len(loaded) == 5
     for i, episode in enumerate(loaded):
         again = TrainingEpisodes(index(root), **EPISODES, augmenter=augmented(root, *KINDS))[1, i]
@@ -416,7 +417,7 @@ def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole["weight"].shape == (12, 256)
     other = [*chosen, "--augment_prob", 0.5, "--n_folder", 1, "--max_epoch", 2]
     done = here("train.py", *other, "--use_checkpoint", "True", cwd=tmp_path)
-    assert "going on with other flags than before: --augment_prob 0.5 (was 0.6);" in done.stderr
+    assert "resumed with other flags: --augment_prob 0.5 (was 0.6);" in done.stderr
     done = here("train.py", *TRAIN, "--use_checkpoint", "True", "--max_epoch", 2, cwd=tmp_path, check=1)
     assert "class vectors of 12 speakers" in done.stderr
     wavs = sorted((tmp_path / "data" / TREES["vox2_dev"].wav).rglob("*.wav"))

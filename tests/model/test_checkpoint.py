@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -28,15 +29,17 @@ from system import console
 from system.console import UserError
 
 
-def some(epoch: int, **facts: Any) -> Checkpoint:
-    return Checkpoint(epoch=epoch, state_dict=state_dict_of(Encoder("resnet18"), torch.randn(7, 256)), **facts)
+def some(epoch: int, **metadata: Any) -> Checkpoint:
+    return Checkpoint(epoch=epoch, state_dict=state_dict_of(Encoder("resnet18"), torch.randn(7, 256)), **metadata)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = some(4, speakers=["a", "b"], data_type="vox1", episode=3, sums=[1.5, 2.0])
+    sums = {"loss": 1.5, "global_loss": math.nan}
+    saved = some(4, speakers=["a", "b"], data_type="vox1", episode=3, sums=sums)
     save_checkpoint(tmp_path / "x.pth", saved)
     loaded = load_checkpoint(tmp_path / "x.pth")
-    assert (loaded.epoch, loaded.speakers, loaded.episode, loaded.sums) == (4, ["a", "b"], 3, [1.5, 2.0])
+    assert (loaded.epoch, loaded.speakers, loaded.episode) == (4, ["a", "b"], 3)
+    assert loaded.sums["loss"] == 1.5 and math.isnan(loaded.sums["global_loss"]) and len(loaded.sums) == 2
     assert loaded.backbone == "resnet18" and present(loaded.class_vectors).shape == (7, 256)
     assert all(torch.equal(saved.state_dict[name], value) for name, value in loaded.state_dict.items())
     assert os.listdir(tmp_path) == ["x.pth"]
@@ -51,6 +54,13 @@ def test_the_digest_is_that_of_the_file_and_not_stored_in_it(tmp_path: Path) -> 
     assert loaded.digest == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
     save_checkpoint(tmp_path / "again.pth", loaded)
     assert torch.load(tmp_path / "again.pth", weights_only=True).keys() == content.keys()
+
+
+def test_sums_that_earlier_versions_stored_by_position_are_loaded_by_name(tmp_path: Path) -> None:
+    content = vars(some(4, speakers=["a"], episode=3)) | {"sums": [6.0, 2.0, 4.0, 1.5, 0.5]}
+    torch.save(content, tmp_path / "x.pth")
+    names = "loss episodic_loss global_loss episodic_accuracy global_accuracy".split()
+    assert load_checkpoint(tmp_path / "x.pth").sums == dict(zip(names, [6.0, 2.0, 4.0, 1.5, 0.5], strict=True))
 
 
 @pytest.mark.parametrize("n_classes", [3, 5994])

@@ -10,7 +10,7 @@ from loss import Objective
 from model.checkpoint import Checkpoint, parameters_of
 from model.encoder import Encoder
 from model.resnet import BACKBONES
-from training.loop import EpisodeLoss
+from training.step import EpisodeLoss
 
 N_SPEAKERS = 50  # of the golden network
 

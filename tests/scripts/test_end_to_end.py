@@ -401,7 +401,7 @@ def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
     folder.mkdir()
     (home / "release.pth").rename(folder / "checkpoint_002.pth")
     done = here("train.py", *TRAIN, "--use_checkpoint", "True", "--n_folder", 7, "--max_epoch", 3, cwd=home)
-    assert "2 epochs and 0 episodes are done" in done.stdout and (folder / "checkpoint_003.pth").exists()
+    assert "2 epochs and 0 episodes completed" in done.stdout and (folder / "checkpoint_003.pth").exists()
 
 
 def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

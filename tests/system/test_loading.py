@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -205,6 +206,28 @@ def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal() -> Non
         process.terminate()  # as Python does with processes that are left when it exits
         process.join(20)
         assert process.exitcode is not None
+
+
+class CountedItems(Items):
+    """Data that counts how often it is pickled."""
+
+    n_pickled = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        type(self).n_pickled += 1
+        return self.__dict__
+
+
+@pytest.mark.slow
+def test_data_is_pickled_once_for_all_processes_that_are_not_forked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Loader(CountedItems(), 3, batch_bytes=16, pin_memory=False).batches(range(9)) as batches:
+        assert len(list(tmp_path.glob("*.pkl"))) == 1
+        assert [int(batch[0]) for (batch,) in batches] == list(range(9))
+    assert CountedItems.n_pickled == 1 and not list(tmp_path.glob("*.pkl"))
 
 
 def run(code: str) -> subprocess.CompletedProcess:

@@ -17,7 +17,7 @@ from dataset.index import FeatureIndex
 from loss import Objective
 from model.checkpoint import Checkpoint, load_checkpoint, parameters_of
 from system.console import UsageError
-from training.loop import EpisodeLoss
+from training.step import EpisodeLoss
 
 TRAIN = "--backbone resnet18 --nb_class_train 4 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="torchrun's own support is POSIX's")]
@@ -80,7 +80,7 @@ def test_two_ranks_step_along_the_mean_of_their_gradients_and_one_goes_on_at_the
     folder = home / "saved_model" / "baseline_001"
     assert json.loads((folder / "config.json").read_text())["ranks"] == 2
     done = here("train.py", *flags, "--use_checkpoint", True, "--max_epoch", 2, cwd=home)
-    assert "1 epochs and 0 episodes are done" in done.stdout and "lr 0.02" in done.stdout
+    assert "1 epochs and 0 episodes completed" in done.stdout and "lr 0.02" in done.stdout
 
 
 def test_evaluators_score_what_one_rank_does(home: Path) -> None:
@@ -102,10 +102,14 @@ def test_a_mistake_is_told_in_one_line(home: Path) -> None:
 
 
 def test_ranks_take_episodes_in_turns_and_equally_many() -> None:
-    assert [episode_order(1, 0, 8, rank, 3) for rank in range(3)] == [
-        [(1, 0), (1, 3)], [(1, 1), (1, 4)], [(1, 2), (1, 5)]
+    assert [list(episode_order(8, 0, 0, 2, rank, 3)) for rank in range(3)] == [
+        [(1, 0), (1, 3), (2, 0), (2, 3)], [(1, 1), (1, 4), (2, 1), (2, 4)], [(1, 2), (1, 5), (2, 2), (2, 5)]
     ]  # fmt: skip
-    saved_by_two = [episode_order(2, 4, 8, rank, 3) for rank in range(3)]
-    assert saved_by_two == [[(2, 4)], [(2, 5)], [(2, 6)]]
+    saved_by_two = [list(episode_order(8, 1, 4, 3, rank, 3)) for rank in range(3)]
+    assert saved_by_two == [[(2, 4), (3, 0), (3, 3)], [(2, 5), (3, 1), (3, 4)], [(2, 6), (3, 2), (3, 5)]]
+
+
+def test_more_ranks_than_episodes_are_refused(home: Path) -> None:
+    features = FeatureIndex([home / "data" / TREES["vox2_dev"].feat])
     with pytest.raises(UsageError, match="an epoch has 2 episodes, too few for 3 ranks"):
-        episode_order(1, 0, 2, 0, 3)
+        TrainingEpisodes(features, n_way=4, n_shot=1, n_query=1, use_variable=True, seed=100, n_ranks=3)

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ from torch import nn
 
 import train
 from configure import TREES
-from loss import Objective, Terms
+from dataset.episodes import Episode, TrainingEpisodes
+from loss import EpisodeMetrics, Objective
 from model.encoder import Encoder
 from system.compute import Compute
-from training.loop import EpisodeLoss, Run
+from training.step import EpisodeLoss, TrainingState, end_epoch, train_step
 
 SHAPES = {"support": (1, 100, 1, 40, 200), "query": (2, 100, 1, 40)}
 
@@ -28,18 +29,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_of(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Run:
-    """Run train.py with no other flags than these and its folders'; return its Run."""
-    made: list[Run] = []
+class Prepared(NamedTuple):
+    """What train.py hands to its loop."""
 
-    class SpiedRun(Run):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            made.append(self)
+    state: TrainingState
+    episodes: TrainingEpisodes
 
-    monkeypatch.setattr(train, "Run", SpiedRun)
+
+def prepared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Prepared:
+    """Run train.py up to its loop, with no other flags than these and its folders'."""
+    made: list[Prepared] = []
+
+    def loop(args: object, folder: Path, state: TrainingState, episodes: TrainingEpisodes, validation: object) -> None:
+        made.append(Prepared(state, episodes))
+
+    monkeypatch.setattr(train, "train", loop)
     folders = ["--save_path", data, "--model_path", tmp_path / "models"]
-    train.main([str(flag) for flag in (*folders, "--backbone", "resnet18", "--max_epoch", 0, *flags)])
+    train.main([str(flag) for flag in (*folders, "--backbone", "resnet18", *flags)])
     return made[0]
 
 
@@ -54,34 +60,35 @@ def test_defaults_of_train() -> None:
 
 
 def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of(data, tmp_path, monkeypatch)
-    assert run._episodes.per_epoch == 606 // ((1 + 2) * 100)
-    episodes = [run._episodes[1, index] for index in range(12)]
+    state, sampler = prepared(data, tmp_path, monkeypatch)
+    assert sampler.per_epoch == 606 // ((1 + 2) * 100)
+    episodes = [sampler[1, index] for index in range(12)]
     lengths = {episode.query.shape[-1] for episode in episodes}
     assert all(episode.support.shape == SHAPES["support"] for episode in episodes)
     assert all(episode.query.shape[:-1] == SHAPES["query"] for episode in episodes)
     assert len(lengths) > 6 and lengths <= set(range(100, 200))
     assert all(len(set(episode.speaker.tolist())) == 100 for episode in episodes)
-    # numpy's generator of (seed, epoch, index), which draws the speakers first
+    # numpy's generator of (seed, epoch, index), which samples the speakers first
     drawn = np.random.default_rng([100, 1, 0]).choice(101, 100, replace=False)
     assert episodes[0].speaker.tolist() == drawn.tolist()
     torch.manual_seed(100)
     drawn_first = Objective("prototypical", True, 101, 256).class_vectors
-    assert torch.equal(present(run.model.objective.class_vectors), present(drawn_first))
-    assert run.model.objective.episodic
+    assert torch.equal(present(state.model.objective.class_vectors), present(drawn_first))
+    assert state.model.objective.episodic
 
 
 @pytest.mark.parametrize("use_variable", [[], ["--use_variable", False]])
 def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_variable: list
 ) -> None:
-    run = run_of(data, tmp_path, monkeypatch, "--loss_type", "softmax", "--nb_class_train", 5, *use_variable)
-    assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
+    flags = ["--loss_type", "softmax", "--nb_class_train", 5, *use_variable]
+    episodes = prepared(data, tmp_path, monkeypatch, *flags).episodes
+    assert {episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
 def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 5, "--use_variable", False)
-    assert {run._episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
+    episodes = prepared(data, tmp_path, monkeypatch, "--nb_class_train", 5, "--use_variable", False).episodes
+    assert {episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
 class Scripted(EpisodeLoss):
@@ -97,27 +104,33 @@ class Scripted(EpisodeLoss):
         query: torch.Tensor,
         speaker: torch.Tensor,
         trunk_dtype: torch.dtype = torch.float32,
-    ) -> Terms:
+    ) -> EpisodeMetrics:
         vectors = present(self.objective.class_vectors)
         slope = torch.zeros_like(vectors) if self.gradient is None else self.gradient
         product = (vectors * slope).sum()
-        return Terms(product - product.detach() + self.loss, *(torch.zeros(4)))
+        return EpisodeMetrics(product - product.detach() + self.loss, *(torch.zeros(4)))
 
 
 @pytest.fixture
-def scripted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run with train.py's defaults for SGD and scheduler, and a scripted model."""
-    episodes = run_of(data, tmp_path, monkeypatch, "--nb_class_train", 2, "--n_query", 1)._episodes
-    monkeypatch.setattr(episodes, "per_epoch", 2)
-    return Run(Scripted(), episodes, Compute(torch.device("cpu"), torch.float32, 0), lr=train.parse_args([]).lr)
+def scripted() -> TrainingState:
+    """A training with train.py's defaults for SGD and schedule, and a scripted model."""
+    return TrainingState(Scripted(), Compute(torch.device("cpu"), torch.float32, 0), lr=train.parse_args([]).lr)
 
 
-def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: Run) -> None:
+def train_epoch(state: TrainingState) -> None:
+    """Train two steps, on episodes that the scripted model does not look at."""
+    for _ in range(2):
+        train_step(state, Episode(torch.zeros(1), torch.zeros(1), torch.zeros(1)))
+    state.metrics.all_gather()
+    end_epoch(state)
+
+
+def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: TrainingState) -> None:
     gradient = torch.randn(101, 256)
     scripted.model.gradient = gradient
     vectors = present(scripted.model.objective.class_vectors)
     hand, momentum = vectors.detach().double().clone(), torch.zeros(101, 256, dtype=torch.float64)
-    scripted.train_epoch(lambda: None)  # two steps
+    train_epoch(scripted)
     for _ in range(2):
         slope = gradient.double() + 1e-4 * hand
         momentum = 0.9 * momentum + slope
@@ -125,22 +138,23 @@ def test_sgd_with_nesterov_momentum_and_weight_decay_by_hand(scripted: Run) -> N
     torch.testing.assert_close(vectors.detach().double(), hand, rtol=0, atol=1e-6)
 
 
-def rates(run: Run, losses: list[float]) -> list[float]:
-    """Return the learning rates of epochs with these losses, as the run reports them."""
+def rates(state: TrainingState, losses: list[float]) -> list[float]:
+    """Return the learning rates of epochs with these losses."""
     found = []
-    assert isinstance(run.model, Scripted)
+    assert isinstance(state.model, Scripted)
     for loss in losses:
-        run.model.loss = loss
-        found.append(run.train_epoch(lambda: None).lr)
+        state.model.loss = loss
+        found.append(state.lr)
+        train_epoch(state)
     return found
 
 
-def test_a_plateau_of_more_than_three_epochs_lowers_the_rate_tenfold_down_to_1e_5(scripted: Run) -> None:
+def test_a_plateau_of_more_than_three_epochs_lowers_the_rate_tenfold_down_to_1e_5(scripted: TrainingState) -> None:
     expected = [0.1] * 5 + [0.01] * 4 + [1e-3] * 4 + [1e-4] * 4 + [1e-5] * 8
     assert rates(scripted, [1.0] * len(expected)) == pytest.approx(expected)
 
 
-def test_an_epoch_is_better_from_a_ten_thousandth_on(scripted: Run) -> None:
+def test_an_epoch_is_better_from_a_ten_thousandth_on(scripted: TrainingState) -> None:
     better, worse = ([(1 - step) ** epoch for epoch in range(7)] for step in (1.2e-4, 0.2e-4))
     assert rates(scripted, better) == pytest.approx([0.1] * 7)
     assert rates(scripted, [0.5, *(0.5 * loss for loss in worse)])[-1] == pytest.approx(0.01)
@@ -162,10 +176,10 @@ def test_the_two_losses_are_means_of_cross_entropies_with_weights_one_and_one() 
     episodic = by_hand(query.flatten(0, 1), support[0], [0, 1, 2, 3] * 2)
     everything = torch.cat([support, query]).flatten(0, 1)
     everywhere = by_hand(everything, present(objective.class_vectors).detach(), speaker.tolist() * 3)
-    terms = objective(support, query, speaker)
-    assert terms.loss.item() == pytest.approx(1 * episodic + 1 * everywhere)
-    assert terms.episodic_loss.item() == pytest.approx(episodic)
-    assert terms.global_loss.item() == pytest.approx(everywhere)
+    metrics = objective(support, query, speaker)
+    assert metrics.loss.item() == pytest.approx(1 * episodic + 1 * everywhere)
+    assert metrics.episodic_loss.item() == pytest.approx(episodic)
+    assert metrics.global_loss.item() == pytest.approx(everywhere)
 
 
 def test_the_network_begins_as_the_method_says() -> None:

@@ -1,3 +1,5 @@
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from small_network import small_network
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from dataset.episodes import Episode, TrainingEpisodes
+from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from evaluation.embedding import Segments, score
@@ -19,7 +21,9 @@ from model.checkpoint import load_checkpoint, parameters_of, state_dict_of
 from model.encoder import Encoder
 from system.compute import Compute
 from system.console import UserError
-from training.loop import EpisodeLoss, Run
+from training.checkpoints import restore, save_state
+from training.report import check_finite
+from training.step import EpisodeLoss, TrainingState, end_epoch, train_step
 
 CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
@@ -40,125 +44,117 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     return FeatureIndex([tree])
 
 
-def new_run(
-    features: FeatureIndex, compute: Compute = CPU, lr: float = 0.05, max_grad_norm: float | None = None
-) -> Run:
-    episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
-    torch.manual_seed(7)
-    model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, len(features.speakers), 256))
-    return Run(model, episodes, compute, lr, max_grad_norm)
-
-
-def state(run: Run) -> list[torch.Tensor]:
-    momentum = [entry["momentum_buffer"] for entry in run.optimizer.state_dict()["state"].values()]
-    return [*run.model.state_dict().values(), *momentum]
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_after(run: Run, n_episodes: int) -> None:
-    def after_episode() -> None:
-        if (run.epoch, run.episode) == divmod(n_episodes, 4):
-            raise Stop
-
-    with pytest.raises(Stop):
-        while True:
-            run.train_epoch(after_episode)
-
-
 @pytest.fixture(scope="module")
-def undisturbed(features: FeatureIndex) -> tuple[Run, list]:
-    run = new_run(features)
-    assert run._episodes.per_epoch == 4
-    return run, [run.train_epoch(lambda: None).terms for _ in range(2)]
+def episodes(features: FeatureIndex) -> TrainingEpisodes:
+    return TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
 
 
-@pytest.mark.parametrize("n_done", [1, 3, 5])
-def test_a_run_stopped_anywhere_goes_on_bit_by_bit(
-    features: FeatureIndex, undisturbed: tuple[Run, list], tmp_path: Path, n_done: int
-) -> None:
-    stopped = new_run(features)
-    stop_after(stopped, n_done)
-    stopped.save(tmp_path / "x.pth", speakers=features.speakers)
-
-    torch.manual_seed(99)
-    resumed = Run(
-        EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, 4, 256)), stopped._episodes, CPU, lr=0.3
+def new_state(compute: Compute = CPU, lr: float = 0.05, use_GC: bool = True, n_speakers: int = 4) -> TrainingState:
+    torch.manual_seed(7)
+    return TrainingState(
+        EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, n_speakers, 256)), compute, lr
     )
-    resumed.restore(load_checkpoint(tmp_path / "x.pth"))
-    assert (resumed.epoch, resumed.episode) == divmod(n_done, 4)
-    while resumed.epoch < 2:
-        terms = resumed.train_epoch(lambda: None).terms
-    run, expected = undisturbed
-    assert terms == expected[-1]
-    assert all(torch.equal(a, b) for a, b in zip(state(run), state(resumed), strict=True))
-    assert run.scheduler.state_dict() == resumed.scheduler.state_dict()
 
 
-def test_the_same_seed_trains_the_same_with_loader_processes(
-    features: FeatureIndex, undisturbed: tuple[Run, list]
+def train_steps(
+    state: TrainingState, episodes: TrainingEpisodes, n_steps: int, max_grad_norm: float | None = None
 ) -> None:
-    run = new_run(features, CPU._replace(num_workers=2))
-    for _ in range(2):
-        run.train_epoch(lambda: None)
-    assert all(torch.equal(a, b) for a, b in zip(state(undisturbed[0]), state(run), strict=True))
+    """Train so many episodes from where the state is, an epoch's end included, and gather their metrics."""
+    order = episode_order(episodes.per_epoch, state.epoch, state.episode, 99)
+    for number in itertools.islice(order, n_steps):
+        train_step(state, episodes[number], max_grad_norm)
+        if state.episode == episodes.per_epoch:
+            state.metrics.all_gather()
+            end_epoch(state)
+    state.metrics.all_gather()
 
 
-def test_gradients_are_clipped_on_demand(features: FeatureIndex) -> None:
+def tensors(state: TrainingState) -> list[torch.Tensor]:
+    momentum = [entry["momentum_buffer"] for entry in state.optimizer.state_dict()["state"].values()]
+    return [*state.model.state_dict().values(), *momentum]
+
+
+@pytest.mark.parametrize("n_before", [1, 3, 5])
+def test_a_state_saved_anywhere_is_resumed_bit_by_bit(
+    episodes: TrainingEpisodes, tmp_path: Path, n_before: int
+) -> None:
+    straight, stopped, resumed = new_state(), new_state(), new_state(lr=0.3)
+    assert episodes.per_epoch == 4
+    train_steps(straight, episodes, 7)
+    train_steps(stopped, episodes, n_before)
+    save_state(tmp_path / "x.pth", stopped)
+    for parameter in resumed.model.parameters():
+        parameter.data.fill_(1)
+    restore(resumed, load_checkpoint(tmp_path / "x.pth"), episodes.per_epoch)
+    assert (resumed.epoch, resumed.episode) == divmod(n_before, 4)
+    train_steps(resumed, episodes, 7 - n_before)
+    assert resumed.metrics.means() == straight.metrics.means()
+    assert all(torch.equal(a, b) for a, b in zip(tensors(straight), tensors(resumed), strict=True))
+    schedules = ((s.lr, s.scheduler.best, s.scheduler.num_bad_epochs) for s in (straight, resumed))
+    assert len(set(schedules)) == 1
+
+
+def test_means_do_not_depend_on_when_the_metrics_are_gathered_and_the_schedule_sees_the_losses(
+    episodes: TrainingEpisodes,
+) -> None:
+    state, losses = new_state(), list[float]()
+    state.model.register_forward_hook(lambda _, given, metrics: losses.append(float(metrics.loss.detach())))
+    train_steps(state, episodes, 4)  # gathered at the epoch's end
+    assert state.scheduler.best == sum(losses) / 4
+    train_steps(state, episodes, 1)
+    train_steps(state, episodes, 2)
+    assert state.metrics.means()["loss"] == sum(losses[4:]) / 3
+
+
+def test_gradients_are_clipped_on_demand(episodes: TrainingEpisodes) -> None:
     norms = []
     for limit in (None, 0.01):
-        run = new_run(features, max_grad_norm=limit)
-        stop_after(run, 1)
-        norms.append(sum(float(present(of.grad).square().sum()) for of in run.model.parameters()) ** 0.5)
+        state = new_state()
+        train_steps(state, episodes, 1, limit)
+        norms.append(sum(float(present(of.grad).square().sum()) for of in state.model.parameters()) ** 0.5)
     assert norms[0] > 0.1 and norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_plateau_scheduler_sees_epoch_means(features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, seen = new_run(features), list[float]()
-    monkeypatch.setattr(run.scheduler, "step", seen.append)
-    means = [run.train_epoch(lambda: None).terms.loss for _ in range(2)]
-    assert seen == means
-
-
-def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(features: FeatureIndex) -> None:
+def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(episodes: TrainingEpisodes) -> None:
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
-        run = new_run(features, CPU._replace(dtype=dtype))
-        stop_after(run, 1)
-        losses.append(run.mean_terms().loss)
-        assert all(parameter.dtype is torch.float32 for parameter in run.model.parameters())
+        state = new_state(CPU._replace(dtype=dtype))
+        train_steps(state, episodes, 1)
+        losses.append(state.metrics.means()["loss"])
+        assert all(parameter.dtype is torch.float32 for parameter in state.model.parameters())
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episode(features: FeatureIndex) -> None:
-    run = new_run(features)
-    run.train_epoch(lambda: None)
-    run.model.encoder.projection.weight.data.fill_(float("inf"))
-    with pytest.raises(UserError, match=r"epoch 2, episode 1: the loss is not finite.*s\d/v/\d"):
-        run.train_epoch(lambda: None)
+@pytest.mark.parametrize("losses, weight, at", [([1, math.nan, math.inf], 0, 2), ([1, 2, 3], math.inf, 3)])
+def test_what_is_not_finite_is_reported_with_its_episode(
+    episodes: TrainingEpisodes, losses: list[float], weight: float, at: int
+) -> None:
+    state = new_state()
+    state.epoch, state.episode = 4, 3
+    check_finite(state, torch.ones(3), episodes)
+    state.model.encoder.projection.weight.data[7, 7] = weight
+    utterances = ", ".join(episodes.names((5, at - 1)))
+    with pytest.raises(UserError, match=rf"^epoch 5, episode {at}: the .* not finite.*--max_grad_norm.* {utterances}$"):
+        check_finite(state, torch.tensor(losses), episodes)
 
 
-def test_a_checkpoint_of_other_speakers_is_refused(features: FeatureIndex, tmp_path: Path) -> None:
-    new_run(features).save(tmp_path / "x.pth")
-    episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
-    other = Run(EpisodeLoss(Encoder("resnet18"), Objective("prototypical", True, 9, 256)), episodes, CPU, lr=0.1)
+def test_a_checkpoint_of_other_speakers_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path / "x.pth", new_state())
     with pytest.raises(ValueError, match="class vectors of 4 speakers, this training needs 9"):
-        other.restore(load_checkpoint(tmp_path / "x.pth"))
+        restore(new_state(n_speakers=9), load_checkpoint(tmp_path / "x.pth"), per_epoch=4)
 
 
 class DoubleEpisodes(TrainingEpisodes):
     """Float64: convolutions of another memory format round otherwise, here by far less than what is compared."""
 
-    def __getitem__(self, at: tuple[int, int]) -> Episode:
-        support, query, speaker = super().__getitem__(at)
+    def __getitem__(self, number: tuple[int, int]) -> Episode:
+        support, query, speaker = super().__getitem__(number)
         return Episode(support.double(), query.double(), speaker)
 
 
 @pytest.mark.parametrize("use_GC", [True, False])
-def test_a_releases_file_goes_on_as_a_plain_loop_does(features: FeatureIndex, tmp_path: Path, use_GC: bool) -> None:
-    """The plain loop is the release's: contiguous, unfused, class vectors in the optimiser whether used or not."""
+def test_an_official_file_is_resumed_as_a_plain_loop_goes(features: FeatureIndex, tmp_path: Path, use_GC: bool) -> None:
+    """The plain loop is the official one: contiguous, unfused, class vectors in the optimiser whether used or not."""
     torch.manual_seed(3)
     model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
     class_vectors = model.objective.class_vectors if use_GC else torch.nn.Parameter(torch.randn(4, 256).double())
@@ -177,18 +173,18 @@ def test_a_releases_file_goes_on_as_a_plain_loop_does(features: FeatureIndex, tm
     weights = {"state_dict": state_dict_of(model.encoder, class_vectors)}
     torch.save({"epoch": 2, **weights, "optimizer": optimizer.state_dict()}, tmp_path / "release.pth")
     fresh = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
-    run = Run(fresh, episodes, CPU, lr=0.3)
-    run.restore(load_checkpoint(tmp_path / "release.pth"))
-    assert run.epoch == 1 and run.optimizer.param_groups[0]["lr"] == 0.05
-    stop_after(run, 5)
+    state = TrainingState(fresh, CPU, lr=0.3)
+    restore(state, load_checkpoint(tmp_path / "release.pth"), episodes.per_epoch)
+    assert (state.epoch, state.episode, state.lr) == (1, 0, 0.05)
+    train_steps(state, episodes, 1)
     before = [parameter.clone() for parameter in model.parameters()]
     plain_step((2, 0))
-    for old, expected, ours in zip(before, model.parameters(), run.model.parameters(), strict=True):
+    for old, expected, ours in zip(before, model.parameters(), state.model.parameters(), strict=True):
         assert (ours - expected).norm() <= 1e-6 * (expected - old).norm()
 
 
-def test_momentum_of_class_vectors_is_not_dropped_where_there_are_none(features: FeatureIndex, tmp_path: Path) -> None:
-    """A release's file trained with global classification, gone on with by --use_GC False."""
+def test_momentum_of_class_vectors_is_not_dropped_where_there_are_none(tmp_path: Path) -> None:
+    """An official file trained with global classification, resumed with --use_GC False."""
     encoder, class_vectors = Encoder("resnet18"), torch.nn.Parameter(torch.randn(4, 256))
     optimizer = torch.optim.SGD(parameters_of(encoder, class_vectors), 0.05, momentum=0.9)
     for parameter in parameters_of(encoder, class_vectors):
@@ -196,21 +192,19 @@ def test_momentum_of_class_vectors_is_not_dropped_where_there_are_none(features:
     optimizer.step()
     weights = {"state_dict": state_dict_of(encoder, class_vectors)}
     torch.save({"epoch": 2, **weights, "optimizer": optimizer.state_dict()}, tmp_path / "release.pth")
-    episodes = TrainingEpisodes(features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
-    run = Run(EpisodeLoss(Encoder("resnet18"), Objective("prototypical", False, 4, 256)), episodes, CPU, lr=0.3)
     n_ours = len(list(encoder.parameters()))
     with pytest.raises(ValueError, match=f"its optimiser steps {n_ours + 1} parameters, this training's {n_ours}"):
-        run.restore(load_checkpoint(tmp_path / "release.pth"))
+        restore(new_state(use_GC=False), load_checkpoint(tmp_path / "release.pth"), per_epoch=4)
 
 
-def test_only_the_trunk_computes_in_bfloat16(features: FeatureIndex) -> None:
-    run, seen = new_run(features, CPU._replace(dtype=torch.bfloat16)), dict[str, Any]()
-    encoder, objective = run.model.encoder, run.model.objective
+def test_only_the_trunk_computes_in_bfloat16(episodes: TrainingEpisodes) -> None:
+    state, seen = new_state(CPU._replace(dtype=torch.bfloat16)), dict[str, Any]()
+    encoder, objective = state.model.encoder, state.model.objective
     encoder.trunk.register_forward_hook(lambda _, x, y: seen.setdefault("maps", []).append(y.detach()))
-    objective.register_forward_hook(lambda _, x, y: seen.update(embeddings=x[:2], speaker=x[2], terms=y))
+    objective.register_forward_hook(lambda _, x, y: seen.update(embeddings=x[:2], speaker=x[2], metrics=y))
     vectors = F.normalize(present(objective.class_vectors).detach().double(), dim=1)
     projection = encoder.projection.weight.detach().double()
-    stop_after(run, 1)
+    train_steps(state, episodes, 1)
     assert all(maps.dtype is torch.bfloat16 for maps in seen["maps"])
     by_hand = []
     for maps, embeddings in zip(seen["maps"], seen["embeddings"], strict=True):
@@ -221,7 +215,7 @@ def test_only_the_trunk_computes_in_bfloat16(features: FeatureIndex) -> None:
     support, query = by_hand
     episodic = F.cross_entropy(query @ F.normalize(support, dim=1).T, torch.arange(3))
     everywhere = F.cross_entropy(torch.cat(by_hand) @ vectors.T, seen["speaker"].repeat(2))
-    assert seen["terms"].loss.item() == pytest.approx((episodic + everywhere).item(), rel=1e-5)
+    assert seen["metrics"].loss.item() == pytest.approx((episodic + everywhere).item(), rel=1e-5)
 
 
 class NoFloat64(TorchFunctionMode):
@@ -240,11 +234,13 @@ class NoFloat64(TorchFunctionMode):
         return result
 
 
-def test_nothing_is_float64_before_it_is_on_the_cpu(features: FeatureIndex, tmp_path: Path) -> None:
-    run, rows = new_run(features), np.arange(8)
+def test_nothing_is_float64_before_it_is_on_the_cpu(
+    features: FeatureIndex, episodes: TrainingEpisodes, tmp_path: Path
+) -> None:
+    state, rows = new_state(), np.arange(8)
     with NoFloat64():
-        run.train_epoch(lambda: None)
-        run.save(tmp_path / "x.pth")
-        new_run(features).restore(load_checkpoint(tmp_path / "x.pth"))
+        train_steps(state, episodes, 4)
+        save_state(tmp_path / "x.pth", state)
+        restore(new_state(), load_checkpoint(tmp_path / "x.pth"), episodes.per_epoch)
         whole = Segments.whole(features, rows)
-        score(run.model.encoder.for_inference(), features, whole, whole, CPU)
+        score(state.model.encoder.for_inference(), features, whole, whole, CPU)
