@@ -8,7 +8,7 @@ from configure import TRAINING_TREE
 from feat_extract.augmentation import add_augmentation_arguments
 from loss import LOSS_TYPES
 from model.checkpoint import MODEL_PATH
-from model.resnet import BACKBONES
+from model.encoder import BACKBONES
 from system.compute import add_compute_arguments
 from system.console import Parser, boolean, integer, positive
 

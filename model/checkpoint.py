@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from loss import EpisodeMetrics
-from model.encoder import EMBEDDING_SIZE, Encoder
-from model.resnet import BACKBONES, Bottleneck
+from model.encoder import BACKBONES, EMBEDDING_SIZE, Bottleneck, Encoder
 from system import console
 from system.console import UserError
 from system.files import is_folder, replacing

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model import resnet
+from model import encoder
 
 
 @contextlib.contextmanager
@@ -15,6 +15,6 @@ def small_network(backbone: str) -> Iterator[pytest.MonkeyPatch]:
     Not thinner: with 8 channels, torch 2.13's bfloat16 convolutions in channels-last order corrupt the memory.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.BACKBONES, backbone, resnet.Layout(resnet.BasicBlock, (1, 1, 1, 1)))
-        patch.setattr(resnet, "WIDTHS", (16, 16, 16, 16))
+        patch.setitem(encoder.BACKBONES, backbone, encoder.Layout(encoder.BasicBlock, (1, 1, 1, 1)))
+        patch.setattr(encoder, "WIDTHS", (16, 16, 16, 16))
         yield patch

@@ -9,8 +9,8 @@ from conftest import write_features
 from dataset.episodes import Episode, TrainingEpisodes, episode_order, sample_utterances
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
-from system.loading import Loader
 from system.console import UsageError
+from system.loading import Loader
 
 PAPER: dict[str, Any] = {"n_way": 8, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
 

@@ -17,8 +17,8 @@ from feat_extract.audio import read_samples
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
 from feat_extract.fbank import log_mel
-from system.loading import Loader
 from system.console import UserError
+from system.loading import Loader
 
 EPISODES: dict[str, Any] = {"n_way": 3, "n_shot": 1, "n_query": 2, "use_variable": True, "seed": 100}
 RATE = 16000

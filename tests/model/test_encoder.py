@@ -8,8 +8,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from loss import Objective
 from model.checkpoint import Checkpoint, parameters_of
-from model.encoder import Encoder
-from model.resnet import BACKBONES
+from model.encoder import BACKBONES, Encoder
 from training.step import EpisodeLoss
 
 N_SPEAKERS = 50  # of the golden network
