@@ -189,8 +189,9 @@ def _begin(worker: int) -> None:
 
 def _end_by_parent() -> None:
     """Wait for the SIGTERM by which the parent ends its children."""
-    if sys.platform == "linux":
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+    parent = multiprocessing.parent_process()  # os.getppid() may be the process that forks
+    if sys.platform == "linux" and parent:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
             pass
         os._exit(0)
 

@@ -91,6 +91,18 @@ def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
     )
 
 
+def by_start_method(method: str) -> tuple[str, ...]:
+    """Return a launcher that runs a script as where its processes are started so by default: "fork", "spawn", ..."""
+    program = (
+        "import multiprocessing, os, runpy, sys\n"
+        f"multiprocessing.set_start_method({method!r})\n"
+        "del sys.argv[0]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    return sys.executable, "-c", program
+
+
 def finish(process: subprocess.Popen, timeout: float = 180) -> Outcome:
     """Wait for a script; one that hangs is killed, with all its processes, and fails the test."""
     try:

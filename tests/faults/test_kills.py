@@ -1,5 +1,6 @@
 """SIGKILL at random points, SIGTERM to all processes, a loader killed: nothing is lost, the end is the same."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TORCHRUN, in_process, present, write_wavs
@@ -14,6 +16,7 @@ from harness import (
     RUN,
     TRAIN,
     Outcome,
+    by_start_method,
     copy_world,
     files_of,
     finish,
@@ -103,9 +106,9 @@ def wait_for(process: subprocess.Popen, words: str) -> None:
         assert process.poll() is None, present(process.stderr).read()
 
 
-def in_the_first_epoch(home: Path, *flags: object) -> subprocess.Popen:
+def in_the_first_epoch(home: Path, **options: Any) -> subprocess.Popen:
     """Start a training with a loader process; return it once it has trained an episode."""
-    process = start(*TRAINING[:-2], "--n_folder", 4, "--num_workers", 1, *flags, cwd=home)
+    process = start(*TRAINING[:-2], "--n_folder", 4, "--num_workers", 1, cwd=home, **options)
     wait_for(process, "first loss")
     return process
 
@@ -117,11 +120,19 @@ def end_of(process: subprocess.Popen) -> Outcome:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_saves_and_stops(world: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_signal_to_all_processes_saves_and_stops(
+    world: Path, tmp_path: Path, number: signal.Signals, method: str
+) -> None:
     home = copy_world(world, tmp_path / "home")
-    process = in_the_first_epoch(home)
+    process = in_the_first_epoch(home, launcher=by_start_method(method))
     kill_group(process, number)
     outcome = end_of(process)
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
+        while time.monotonic() < deadline:
+            kill_group(process, 0)
+            time.sleep(0.01)
     assert outcome.status == 128 + number and "and saved; resume with --use_checkpoint True" in outcome.stderr
     folder = home / RUN.with_name("baseline_004")
     assert unfinished_path(folder).exists()

@@ -1,11 +1,10 @@
 """The processes that load a training's data live as long as it does, and need not be forked."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import present
-from harness import RUN, TRAIN, finish, same_training, start, trained_world
+from harness import RUN, TRAIN, by_start_method, finish, same_training, start, trained_world
 
 from model.checkpoint import checkpoint_path
 
@@ -32,15 +31,7 @@ def test_loader_processes_live_as_long_as_the_training(world: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_processes_that_are_not_forked_train_the_same(world: Path, tmp_path: Path, method: str) -> None:
-    program = (
-        "import multiprocessing, runpy, sys\n"
-        f"multiprocessing.set_start_method({method!r})\n"
-        "del sys.argv[0]\n"
-        "sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    launcher = (sys.executable, "-c", program)
     flags = ["--save_path", world / "data", "--num_workers", 2, "--max_epoch", 2]
-    outcome = finish(start("train.py", *TRAIN, *flags, cwd=tmp_path, launcher=launcher))
+    outcome = finish(start("train.py", *TRAIN, *flags, cwd=tmp_path, launcher=by_start_method(method)))
     assert outcome.status == 0 and outcome.stderr == "", outcome.stderr
     assert same_training(checkpoint_path(tmp_path / RUN, 2), checkpoint_path(world / RUN, 2))

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
 
 
 def nothing() -> None: ...
+
+
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Items(Dataset):
@@ -92,7 +97,7 @@ def test_waiting_batches_fit_in_shared_memory(
 @posix
 @pytest.mark.parametrize(
     "end, total, told",
-    [(lambda: os.kill(os.getpid(), signal.SIGKILL), 64 * MB, True), (lambda: os._exit(1), 8192 * MB, False)],
+    [(kill_this_process, 64 * MB, True), (partial(os._exit, 1), 8192 * MB, False)],
     ids=["killed", "exits"],
 )
 def test_a_killed_loader_raises_where_a_batch_is_awaited(
@@ -167,7 +172,7 @@ def fail() -> None:
         (nothing, nothing, None),
         (nothing, fail, ValueError),
         (damaged, nothing, UserError),
-        (lambda: time.sleep(600), interrupt_soon, KeyboardInterrupt),  # in the midst of a batch that takes long
+        (partial(time.sleep, 600), interrupt_soon, KeyboardInterrupt),  # in the midst of a batch that takes long
     ],
     ids=["break", "error", "error of the data", "interrupt"],
 )
@@ -193,7 +198,13 @@ def test_the_processes_end_with_the_loop_however_that_ends(
 
 
 @posix
-def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal() -> None:
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
+)
+def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: method)
     with loader(num_workers=1).batches(range(99)) as batches:
         next(batches)
         (process,) = multiprocessing.active_children()
