@@ -24,12 +24,13 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from command_line.augmentation import choose_augmentation
 from command_line.training import add_training_arguments
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
-from feat_extract.augmentation import Augmentation, AugmentedCrops, choose_augmentation
+from feat_extract.augmentation import Augmentation, AugmentedCrops
 from loss import Objective
 from model.checkpoint import run_folder, unfinished_path
 from model.encoder import EMBEDDING_SIZE, Encoder

@@ -4,8 +4,8 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+from command_line.augmentation import add_augmentation_arguments
 from configure import TRAINING_TREE
-from feat_extract.augmentation import add_augmentation_arguments
 from loss import LOSS_TYPES
 from model.checkpoint import MODEL_PATH
 from model.encoder import BACKBONES

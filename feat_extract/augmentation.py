@@ -11,26 +11,19 @@ The signal work is NumPy's and SciPy's: audiomentations (0.43) draws from the gl
 so that its crops could not be drawn from (seed, epoch, index).
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.disturbance import MAX_SNR, Sources, mix, reverberate
-from feat_extract.noise_folder import MUSIC, NOISE, SPEECH, check_recordings
-from system import console
-from system.console import UsageError, UserError
+from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
+from system.console import UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
-SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
-USED_BY = {  # flag -> the kinds of which at least one must be chosen with it
-    "augment_prob": {"noise", "reverb", "babble"}, "noise_snr": {"noise"}, "music_snr": {"noise"},
-    "babble_snr": {"babble"}, "noise_dir": {"noise", "babble"}, "rir_dir": {"reverb"},
-}  # fmt: skip
 SPEEDS = (10, 9, 11)  # in tenths of the recorded one
 MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
 
@@ -46,53 +39,6 @@ class Augmentation(NamedTuple):
     noise_dir: str | None = None
     rir_dir: str | None = None
     codec_prob: float = 0.3  # that a crop passes a codec, whether or not it is disturbed
-
-
-def add_augmentation_arguments(parser: console.Parser) -> None:
-    """Add the flags of augmentation."""
-    add, default = parser.add_argument, Augmentation()
-    add("--augment", type=_kinds, default=[], metavar="KINDS", help=f"some of {','.join(KINDS)} (none)")
-    add("--augment_prob", type=console.positive, default=default.prob, metavar="P",
-        help=f"of noise, music, babble or reverb in a crop ({default.prob})")  # fmt: skip
-    for flag in SNR_FLAGS:
-        least, greatest = getattr(default, flag[2:])
-        add(flag, type=float, nargs=2, default=[least, greatest], metavar="DB",
-            help=f"least and greatest ({least:g} {greatest:g})")  # fmt: skip
-    add(
-        "--noise_dir",
-        help="folder of noise recordings; its folders music and speech, as in MUSAN, are music and babble",
-    )
-    add("--rir_dir", help="folder of recorded room impulse responses, such as RIRS_NOISES")
-    for flag, kinds in USED_BY.items():
-        parser.works_if(flag, partial(_chooses, kinds), f"without --augment {' or '.join(sorted(kinds))}")
-    parser.works_if("music_snr", lambda args: args.noise_dir, "without --noise_dir, which may hold music")
-
-
-def choose_augmentation(args: argparse.Namespace) -> Augmentation:
-    """Return what the flags ask for; UsageError if they contradict, UserError for a folder without recordings."""
-    if args.augment_prob > 1:
-        raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
-    ranges: dict[str, Any] = {flag[2:]: tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS}
-    for name, (least, greatest) in ranges.items():
-        if not -MAX_SNR <= least <= greatest <= MAX_SNR:
-            raise UsageError(f"--{name} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
-    for folder in filter(None, (args.noise_dir, args.rir_dir)):
-        check_recordings(Path(folder))
-    return Augmentation(
-        tuple(args.augment), args.augment_prob, **ranges, noise_dir=args.noise_dir, rir_dir=args.rir_dir
-    )
-
-
-def _chooses(kinds: set[str], args: argparse.Namespace) -> bool:
-    return not kinds.isdisjoint(args.augment)
-
-
-def _kinds(text: str) -> list[str]:
-    """Read kinds with commas between them."""
-    given = text.split(",")
-    if unknown := set(given) - set(KINDS):
-        raise argparse.ArgumentTypeError(f"'{min(unknown)}' is none of {', '.join(KINDS)}")
-    return [kind for kind in KINDS if kind in given]
 
 
 class AugmentedCrops:
