@@ -9,7 +9,7 @@ from feat_extract.disturbance import MAX_SNR
 from feat_extract.noise_folder import check_recordings
 from system.console import Parser, UsageError, positive
 
-SNR_FLAGS = ("noise_snr", "music_snr", "babble_snr")
+SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")
 USED_BY = {  # flag -> the kinds of which at least one must be chosen with it
     "augment_prob": {"noise", "reverb", "babble"}, "noise_snr": {"noise"}, "music_snr": {"noise"},
     "babble_snr": {"babble"}, "noise_dir": {"noise", "babble"}, "rir_dir": {"reverb"},
@@ -24,9 +24,9 @@ def add_augmentation_arguments(parser: Parser) -> None:
     add("--augment_prob", type=positive, default=default.prob, metavar="P",
         help=f"probability of noise, music, babble or reverb in a crop (default: {default.prob})")  # fmt: skip
     for flag in SNR_FLAGS:
-        least, greatest = getattr(default, flag)
-        add(f"--{flag}", type=float, nargs=2, default=[least, greatest], metavar=("MIN", "MAX"),
-            help=f"signal-to-noise ratio of {flag[:-4]} in dB (default: {least:g} {greatest:g})")  # fmt: skip
+        least, greatest = getattr(default, flag[2:])
+        add(flag, type=float, nargs=2, default=[least, greatest], metavar=("MIN", "MAX"),
+            help=f"signal-to-noise ratio of {flag[2:-4]} in dB (default: {least:g} {greatest:g})")  # fmt: skip
     add("--noise_dir", metavar="DIR",
         help="folder of noise, music and speech, such as MUSAN (default: synthetic noise)")  # fmt: skip
     add("--rir_dir", metavar="DIR",
@@ -44,12 +44,12 @@ def choose_augmentation(args: Namespace) -> Augmentation:
     if args.augment_prob > 1:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
     for flag in SNR_FLAGS:
-        least, greatest = getattr(args, flag)
+        least, greatest = getattr(args, flag[2:])
         if not -MAX_SNR <= least <= greatest <= MAX_SNR:
-            raise UsageError(f"--{flag} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
+            raise UsageError(f"{flag} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
     for folder in filter(None, (args.noise_dir, args.rir_dir)):
         check_recordings(Path(folder))
-    noise_snr, music_snr, babble_snr = (tuple(getattr(args, flag)) for flag in SNR_FLAGS)
+    noise_snr, music_snr, babble_snr = (tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS)
     return Augmentation(
         tuple(args.augment), args.augment_prob, noise_snr, music_snr, babble_snr, args.noise_dir, args.rir_dir
     )
