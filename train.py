@@ -1,15 +1,13 @@
-"""Train a speaker encoder: softmax, prototypical, or prototypical with global classification (the paper's).
+"""Train a speaker encoder: softmax, prototypical, or prototypical with global
+classification (the default).
 
-    python train.py --use_GC True --n_shot 1 --n_query 2 --use_variable True --nb_class_train 100
-    python train.py --use_GC False
-    python train.py --loss_type softmax --use_GC False --n_shot 1 --n_query 0 --use_variable False --nb_class_train 256
-    python train.py --use_checkpoint True --n_folder 0  # resumes that run
-    python train.py --use_checkpoint auto  # starts or resumes: for schedulers that repeat a command
-    python train.py --augment noise,reverb,babble  # augmented crops; codec, speed and specaugment, too
-    torchrun --nproc_per_node=4 train.py --scale_lr True  # on four GPUs
+    python train.py --save_path DATA --n_folder 1
+    python train.py --save_path DATA --n_folder 1 --use_checkpoint True
+    torchrun --nproc_per_node=4 train.py --save_path DATA --scale_lr True
 
-The first is the default. Writes saved_model/baseline_NNN/: checkpoint_EEE.pth and a row of log.csv for each epoch, and
-config.json. Ctrl-C or SIGTERM saves and stops.
+The second command resumes the first. Each epoch writes checkpoint_EEE.pth and a
+row of log.csv to saved_model/baseline_NNN (--n_folder NNN). Ctrl-C and SIGTERM
+save before they stop. docs/training.md explains the flags.
 """
 
 import math

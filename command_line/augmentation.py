@@ -18,7 +18,7 @@ USED_BY = {  # flag -> the kinds of which at least one must be chosen with it
 
 def add_augmentation_arguments(parser: Parser) -> None:
     """Add the flags of augmentation."""
-    add, default = parser.add_argument, Augmentation()
+    add, default = parser.add_argument_group("augmentation").add_argument, Augmentation()
     add("--augment", type=_kinds, default=[], metavar="KINDS",
         help=f"augmentation of training crops, any of {','.join(KINDS)} (default: none)")  # fmt: skip
     add("--augment_prob", type=positive, default=default.prob, metavar="P",

@@ -25,15 +25,18 @@ class Compute(NamedTuple):
 
 
 def add_compute_arguments(parser: console.Parser, precision: str) -> None:
-    """Add the flags that choose device and precision, the latter with its default for this script."""
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--use_cuda", type=console.boolean, default=True, help="with auto: False keeps to the CPU")
-    parser.add_argument("--gpu", type=console.integer(0), default=0, help="with auto: number of the GPU")
-    parser.add_argument("--precision", choices=PRECISIONS, default=precision,
-                        help=f"of the ResNet; auto: bf16 where the device has it ({precision})")  # fmt: skip
-    parser.add_argument("--num_workers", type=console.integer(0, 1000), help="processes that load data")
-    parser.add_argument("--deterministic", type=console.boolean, default=False,
-                        help="on CUDA too, the same bits in every run on one kind of GPU; slower (False)")  # fmt: skip
+    """Add the flags of device, precision and loader processes; the default precision depends on the script."""
+    add = parser.add_argument_group("hardware").add_argument
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto, CUDA or cpu)")
+    add("--use_cuda", type=console.boolean, default=True, metavar="BOOL",
+        help="CUDA with --device auto (default: True)")  # fmt: skip
+    add("--gpu", type=console.integer(0), default=0, metavar="N", help="number of the GPU (default: 0)")
+    add("--precision", choices=PRECISIONS, default=precision,
+        help=f"precision of the ResNet; auto: bf16 if the device has it (default: {precision})")  # fmt: skip
+    add("--num_workers", type=console.integer(0, 1000), metavar="N",
+        help="processes that load data (default: 0 on a CPU, else one per core, up to 8)")  # fmt: skip
+    add("--deterministic", type=console.boolean, default=False, metavar="BOOL",
+        help="bit-identical results on GPUs of one kind, slower (default: False)")  # fmt: skip
     parser.works_if("use_cuda", lambda args: args.device == "auto", "unless --device is auto")
     parser.works_if("gpu", lambda args: args.device in ("auto", "cuda"), "unless --device is auto or cuda")
     parser.works_if("gpu", lambda args: args.use_cuda, "with --use_cuda False")

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import io
 import json
 import math
@@ -39,18 +40,42 @@ class UsageError(UserError):
     status = 2
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that shows the script's docstring as help and reports a mistake in one line.
+_Formatter = functools.partial(argparse.RawDescriptionHelpFormatter, width=80)
 
-    It also refuses flags that have no effect beside the other ones.
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with the script's docstring as help, at 80 columns, and one-line errors.
+
+    It also refuses flags that have no effect with the other ones.
     """
 
     def __init__(self, description: str | None = None, **kwargs: Any):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
         self._conditions = [condition for parent in kwargs.get("parents", []) for condition in parent._conditions]
+        self._titled: dict[str | None, Any] = {}
+        super().__init__(description=description, formatter_class=_Formatter, usage="%(prog)s [flags]", **kwargs)
+
+    def add_argument_group(self, title: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Return the group of flags with this title, a new one if there is none."""
+        if title not in self._titled:
+            self._titled[title] = super().add_argument_group(title, *args, **kwargs)
+        return self._titled[title]
+
+    def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:
+        """Add an argument as argparse does, and its name to the usage line unless it is a flag."""
+        action = super().add_argument(*names, **kwargs)
+        if not action.option_strings:
+            name = str(action.metavar or action.dest)
+            form = {"+": f"{name}...", "*": f"[{name}...]"}.get(str(action.nargs))
+            self.usage = f"{self.usage} {form or ' '.join([name] * int(action.nargs or 1))}"
+        return action
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        """Add subcommands as argparse does, and their metavar to the usage line."""
+        self.usage = f"%(prog)s {kwargs.get('metavar', 'COMMAND')} [flags]"
+        return super().add_subparsers(prog=self.prog, **kwargs)
 
     def needs(self, flag: str, *others: str) -> None:
-        """Let a flag be given with one of the others only; the names are without dashes."""
+        """Let a flag be given only together with one of the others; names without dashes."""
         words = " or ".join(f"--{name}" for name in others)
         self.works_if(flag, lambda args: any(getattr(args, name) for name in others), f"without {words}")
 

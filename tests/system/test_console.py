@@ -37,6 +37,24 @@ def test_other_words_are_refused(word: str) -> None:
         boolean(word)
 
 
+def test_a_group_of_flags_is_shown_once_and_may_have_flags_that_need_others(capsys: pytest.CaptureFixture[str]) -> None:
+    parent = console.Parser(add_help=False)
+    parent.add_argument_group("data").add_argument("--folder", default="here", help="folder (default: here)")
+    parser = console.Parser(parents=[parent])
+    group = parser.add_argument_group("data")
+    group.add_argument("--fast", action="store_true", help="skip checks (default: False)")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.needs("fast", "folder")
+    parser.works_if("folder", lambda args: args.fast, "without --fast")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].endswith(" [flags] FILE...") and out.count("data:") == 1
+    assert parser.parse_args(["a.wav", "--fast", "--folder", "there"]).folder == "there"
+    with pytest.raises(console.UsageError, match="--folder has no effect without --fast"):
+        parser.parse_args(["a.wav", "--folder", "there"])
+
+
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
 def test_more_memory_than_there_is_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]
