@@ -165,7 +165,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
             planned = recordings.plan_folder(args.import_dir, tree, args.speaker_from or "1")
         else:
             planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
-        problems += recordings.import_recordings(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
+        problems += recordings.import_files(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
         failures += convert.convert_trees(root, args.delete_m4a, args.num_workers)
         undecoded = convert.list_failures(root, failures)
@@ -182,7 +182,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     source = sources.voxceleb_source(args.source, key, args.user, password)
     for archive in chosen:
         archives.refuse_lost(root, archive.name, archive.tree)
-    lacking = [a for a in chosen if not (archives.is_spent(root, a.name) or a.complete(root))]
+    lacking = [a for a in chosen if not (archives.was_removed(root, a.name) or a.complete(root))]
     wanted = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
     download.fetch(wanted, source, root, args.jobs, args.retries)
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 from configure import TREES
 from corpora.voxceleb import Archive
@@ -22,12 +22,9 @@ from system import console
 from system.console import UserError
 from system.files import check_room, read_lines, remove_unfinished_below, replacing, utterances
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
 BLOCK = 1 << 20  # bytes read at a time
 ENCODINGS = (".wav", ".m4a")  # of VoxCeleb's recordings; the archives of others may hold files of other kinds, too
-SPENT_SUFFIX = ".extracted"  # of a note with lines "SPEAKER COUNT": what an archive gave before it was removed
+MARKER_SUFFIX = ".extracted"  # of the marker file of an extracted archive; its lines are "SPEAKER COUNT"
 
 
 class _JoinedFile(io.RawIOBase):
@@ -48,7 +45,7 @@ class _JoinedFile(io.RawIOBase):
         self._position = max(0, start + offset)
         return self._position
 
-    def readinto(self, buffer: "WriteableBuffer") -> int:
+    def readinto(self, buffer: Any) -> int:
         """Fill the buffer from the file at the position, at most to that file's end; return the bytes read."""
         index = bisect.bisect_right(self._ends, self._position)
         if index == len(self._files):
@@ -102,92 +99,91 @@ def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
 
 
 def find_missing(places: dict[zipfile.ZipInfo, Path]) -> dict[zipfile.ZipInfo, Path]:
-    """Return those of an archive's recordings that are not whole in their places yet.
+    """Return those of an archive's recordings that have not been extracted.
 
-    A wav beside a member's place stands for it: --delete_m4a has removed what it was made from.
+    An m4a counts as extracted if its wav exists, since --delete_m4a removes the m4a after its conversion.
     """
-    return {member: place for member, place in places.items() if not _is_whole(place, member.file_size)}
+    return {member: place for member, place in places.items() if not _is_extracted(place, member.file_size)}
+
+
+def _is_extracted(place: Path, size: int) -> bool:
+    try:
+        return place.stat().st_size == size
+    except FileNotFoundError:
+        return place.with_suffix(".wav").exists()
 
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
     """Extract those of the archives that are in `root`; UserError if none is, or what was extracted is lost."""
-    here = [archive for archive in archives if is_spent(root, archive.name) or archive.present(root)]
+    here = [archive for archive in archives if was_removed(root, archive.name) or archive.present(root)]
     if not here:
         names = ", ".join(archive.name for archive in archives)
-        raise UserError(f"{root}: holds none of {names}, nor their parts; --download fetches them")
+        raise UserError(f"{root}: contains none of {names}, nor their parts; download them with --download")
     for archive in here:
         refuse_lost(root, archive.name, archive.tree)
     for archive in here:
-        extract(archive, root, delete)
+        if not was_removed(root, archive.name):
+            extract(archive, root, delete)
+        if delete:
+            for part in archive.present(root):
+                part.unlink()
 
 
 def extract(archive: Archive, root: Path, delete: bool) -> None:
-    """Write an archive's members into its wav tree under `root`, where its parts lie too; whole files are kept.
+    """Write an archive's members into its wav tree under `root`, where its parts are too; complete files are kept.
 
-    With `delete` the parts are removed at the end. Raises UserError for a missing or damaged part, an unsafe member,
-    another file in the place of a member and a lack of disk, before anything is written.
+    With `delete`, also write the marker that lets the parts be removed. Raises UserError for a missing or damaged part,
+    an unsafe member, another file in the place of a member and a full disk, before anything is written.
     """
-    if not is_spent(root, archive.name):
-        with open_zip(archive, root) as (data, opened, places):
-            missing = find_missing(places)
-            if other := next((place for place in missing.values() if os.path.lexists(place)), None):
-                raise UserError(f"{other}: not the file that {archive.name} holds for it; move it away, then run again")
-            if missing:
-                check_room(root, archive.name, sum(member.file_size for member in missing))
-                _check_md5(archive, root, data)
-                remove_unfinished_below(root / TREES[archive.tree].wav)
-                _write_members(root / archive.name, opened, missing)
-        print(f"{archive.name}: {len(missing):,} files extracted")
-        if delete:
-            names = (member.filename.removeprefix(archive.inside) for member in places)
-            given = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name]
-            note_spent(root, archive.name, given)
+    with open_zip(archive, root) as (data, opened, places):
+        missing = find_missing(places)
+        if other := next((place for place in missing.values() if os.path.lexists(place)), None):
+            raise UserError(f"{other}: differs from the file in {archive.name}; move it away, then run again")
+        if missing:
+            check_room(root, archive.name, sum(member.file_size for member in missing))
+            _check_md5(archive, root, data)
+            remove_unfinished_below(root / TREES[archive.tree].wav)
+            _write_members(root / archive.name, opened, missing)
+    print(f"{archive.name}: {len(missing):,} files extracted")
     if delete:
-        for part in archive.present(root):
-            part.unlink()
+        names = (member.filename.removeprefix(archive.inside) for member in places)
+        recordings = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name]
+        write_marker(root, archive.name, recordings)
 
 
-def is_spent(root: Path, name: str) -> bool:
-    """Tell whether an archive was extracted and then removed, perhaps not to its last part."""
-    return (root / (name + SPENT_SUFFIX)).exists()
+def was_removed(root: Path, name: str) -> bool:
+    """Return whether an archive was extracted and then removed, at least in part."""
+    return (root / (name + MARKER_SUFFIX)).exists()
 
 
-def note_spent(root: Path, name: str, given: Iterable[str]) -> None:
-    """Write down that an archive may be removed and need not be fetched again.
+def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
+    """Write the marker of an extracted archive, which is then neither needed nor downloaded again.
 
-    `given` are the recordings that it gave, <speaker>/..., of which the note keeps how many each speaker has; two
-    that differ in their suffix alone are one.
+    It counts the recordings of each speaker. `recordings` are their paths, <speaker>/...; two that differ in their
+    suffix alone are one.
     """
-    counts = Counter(name.partition("/")[0] for name in {file.rpartition(".")[0] for file in given})
-    with replacing(root / (name + SPENT_SUFFIX), durable=True) as note:
+    counts = _count_by_speaker({path.rpartition(".")[0] for path in recordings})
+    with replacing(root / (name + MARKER_SUFFIX), durable=True) as marker:
         lines = "".join(f"{speaker} {count}\n" for speaker, count in counts.items())
-        note.write_text(lines, encoding="utf-8", errors="surrogateescape")
+        marker.write_text(lines, encoding="utf-8", errors="surrogateescape")
 
 
 def refuse_lost(root: Path, name: str, tree: str) -> None:
-    """Raise UserError if an archive was removed and the wav tree has lost of what it gave; say how to get that again.
-
-    Notes of earlier versions are empty: after these a tree counts as lost if it holds nothing.
-    """
-    if not is_spent(root, name):
+    """Raise UserError if an archive was removed and recordings of it are missing in the wav tree."""
+    if not was_removed(root, name):
         return
-    note, wavs = root / (name + SPENT_SUFFIX), root / TREES[tree].wav
-    here = {utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)}
-    held = Counter(utterance.partition("/")[0] for utterance in here)
-    given = [line.rstrip().rpartition(" ") for line in read_lines(note, "no such note")]
-    lost = sum(max(0, int(count) - held[speaker]) for speaker, _, count in given)
-    if lost or not here:
+    marker, wavs = root / (name + MARKER_SUFFIX), root / TREES[tree].wav
+    found = _count_by_speaker({utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)})
+    lines = (line.rstrip().rpartition(" ") for line in read_lines(marker, "no such marker"))
+    if lost := (Counter({speaker: int(count) for speaker, _, count in lines}) - found).total():
         raise UserError(
-            f"{name}: was extracted and removed, and {f'{lost:,}' if lost else 'all'} of its files are no longer in "
-            f"{wavs}; remove {note} to have it fetched again, or leave it out (--parts)"
+            f"{name}: was extracted and removed, and {lost:,} of its files are no longer in {wavs}; remove {marker} "
+            "to download it again, or exclude it with --parts"
         )
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return path.suffix != ".wav" and path.with_suffix(".wav").exists()
+def _count_by_speaker(names: Iterable[str]) -> Counter[str]:
+    return Counter(name.partition("/")[0] for name in names)
 
 
 def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora import convert, openslr
-from corpora.archives import find_missing, is_spent, open_zip, refuse_lost
+from corpora.archives import find_missing, open_zip, refuse_lost, was_removed
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
 from dataset.trial_sampling import most_trials
@@ -19,7 +19,7 @@ from feat_extract.feature_extraction import ERRORS_NAME as FEATURE_ERRORS
 from system.console import UserError
 from system.files import read_lines, utterances, walk
 
-DOWNLOAD, OPENSLR, EXTRACT, CONVERT, FEATURES, TRIALS, TRAIN, TRAIN_VOX1, EVALUATE, ADD = range(10)  # in this order
+DOWNLOAD, OPENSLR, EXTRACT, CONVERT, FEATURES, TRIALS, TRAIN, EVALUATE, ADD = range(9)  # in this order
 MODEL = "pretrained/open_speech.pth"  # is evaluated where there is nothing to train on
 N_TRIALS = 10_000  # of a new list, fewer if the recordings do not give as many
 N_WAY, N_PER_SPEAKER = 100, 3  # train.py's defaults: speakers of an episode, and utterances of each
@@ -59,7 +59,7 @@ def report(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -
         for state in states:
             print(f"  {state.name:28}{state.words}")
     steps = [state.step for states in groups.values() for state in states if state.step]
-    step = min(steps, default=Step(DOWNLOAD, "dataprep.py", "--download"))
+    step = min(steps, key=lambda step: step.order, default=Step(DOWNLOAD, "dataprep.py", "--download"))
     flags = [f"--save_path {shlex.quote(str(root))}", step.flags]
     if step.order == DOWNLOAD:
         begun = [archive for archive, state in zip(archives, of_archives, strict=True) if state.step == step]
@@ -79,7 +79,7 @@ def _parts(archives: Sequence[Archive]) -> list[str]:
 
 def check_archive(archive: Archive, root: Path) -> State:
     """Return which parts of an archive are there and whether its members are in the tree."""
-    if is_spent(root, archive.name):
+    if was_removed(root, archive.name):
         return State(archive.name, _spent(root, archive.name, archive.tree))
     if not archive.complete(root):
         here = sum((root / part).exists() for part in archive.parts)
@@ -115,7 +115,7 @@ def check_openslr(root: Path) -> Iterator[State]:
     for subset in openslr.SUBSETS:
         part = openslr.part_of(subset)
         archive, wavs = f"{subset}.tar.gz", root / TREES[part].wav
-        if is_spent(root, archive):
+        if was_removed(root, archive):
             yield State(archive, _spent(root, archive, part))
         else:
             extracted = any(True for folder in walk(wavs) for _ in folder.having(".wav"))
@@ -170,9 +170,8 @@ def _training(name: str, features: Iterable[str]) -> Step:
     n_way = min(N_WAY, sum(count >= N_PER_SPEAKER for count in counts))
     if n_way < 2:
         return Step(ADD, "dataprep.py", "--import_dir FOLDER --split train")
-    is_vox1 = name == TRAINING_TREE["vox1"]
-    flags = "--data_type vox1 " * is_vox1 + f"--nb_class_train {n_way}" * (n_way < N_WAY)
-    return Step(TRAIN_VOX1 if is_vox1 else TRAIN, "train.py", flags.strip())
+    flags = "--data_type vox1 " * (name == TRAINING_TREE["vox1"]) + f"--nb_class_train {n_way}" * (n_way < N_WAY)
+    return Step(TRAIN, "train.py", flags.strip())
 
 
 def _evaluation(root: Path, features: Iterable[str]) -> Step:

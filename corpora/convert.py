@@ -28,7 +28,7 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure
     for tree in trees:
         remove_unfinished_below(tree)
     total = sum(1 for _ in pending(trees, delete))
-    work = unordered_map(functools.partial(_convert_beside, delete=delete), pending(trees, delete), workers)
+    work = unordered_map(functools.partial(_convert, delete=delete), pending(trees, delete), workers)
     failures, n_converted, n_removed = [], 0, 0
     for converted, removed, failure in console.progress(work, total=total, unit="file", desc="convert"):
         n_converted += converted
@@ -60,41 +60,27 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"{len(failures):,} recordings could not be converted; {table} says which and why"]
 
 
-def _convert_beside(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:
-    """Make the wav unless there is one; return whether it was made, whether the m4a was removed, and what failed.
+def _convert(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:
+    """Write the wav of an m4a unless it exists; return whether it was written, whether the m4a was removed, a failure.
 
-    With `delete` a damaged wav is replaced first. Both files stay where an intact wav has another length than the m4a,
-    which is a failure. An m4a that something is remarked about, such as a missing end, is never removed, nor is a
-    longer wav replaced with it.
+    With `delete` the m4a is removed if its wav has the same length and nothing is remarked about the m4a, such as
+    missing seconds. A wav of another length is a failure, and both files stay.
     """
     m4a, wav = pair
-    if wav.exists() and not delete:
+    exists = wav.exists()
+    if exists and not delete:
         return False, False, None
     try:
         recording = read_and_warn(m4a)
+        n_samples = len(read_recording(wav).samples) if exists else len(recording.samples)
     except RecordingError as error:
-        return False, False, (str(m4a), error.reason)
-    there, given = _length(wav), len(recording.samples)
-    if (there > given and recording.remarks) or (there not in (0, given) and _is_finished(wav)):
-        reason = f"gives {given / SAMPLE_RATE:.2f} s where its wav holds {there / SAMPLE_RATE:.2f} s; both were kept"
-        return False, False, (str(m4a), reason)
-    if there != given:
+        return False, False, (str(m4a), str(error).removeprefix(f"{m4a}: "))
+    if n_samples != len(recording.samples):
+        seconds = len(recording.samples) / SAMPLE_RATE, n_samples / SAMPLE_RATE
+        return False, False, (str(m4a), "{:.2f} s long, its wav {:.2f} s; remove the wrong one".format(*seconds))
+    if not exists:
         write_wav(wav, recording.samples)
     removed = delete and not recording.remarks
     if removed:
         m4a.unlink()
-    return there != given, removed, None
-
-
-def _is_finished(wav: Path) -> bool:
-    """Tell whether the header of a wav states the size of its file: whoever wrote it came to the end."""
-    with open(wav, "rb") as file:
-        return int.from_bytes(file.read(8)[4:], "little") == wav.stat().st_size - 8
-
-
-def _length(wav: Path) -> int:
-    """Return how many samples a wav holds at 16 kHz; 0 if it is not there or cannot be read."""
-    try:
-        return len(read_recording(wav).samples)
-    except RecordingError:
-        return 0
+    return not exists, removed, None

@@ -1,144 +1,129 @@
-"""One source's files over HTTP, resumed where a connection breaks; requests and urllib3 do the rest."""
+"""One server's files over HTTP, resumed where a connection breaks."""
 
 import os
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import ChunkedEncodingError, ConnectionError, HTTPError, Timeout
 from tqdm import tqdm
-from urllib3 import BaseHTTPResponse, Retry
-from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError
 
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX, Source, Wanted
 from system import console
 from system.console import UserError
 
-BLOCK = 1 << 18  # bytes taken from the network at a time
+BLOCK = 1 << 16  # bytes taken from the network at a time; a dropped connection loses less than this
 TIMEOUT = 30  # seconds without a byte before a connection counts as dropped
-TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which asking again may help
-
-
-class _Retry(Retry):
-    """urllib3's Retry that also prints why a request is repeated."""
-
-    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        """Wait before the next attempt."""
-        status, error = self.history[-1].status, self.history[-1].error
-        console.warn(f"download: {_reason(error) if error else f'HTTP {status}'}; trying again")
-        super().sleep(response)
+TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which another request may succeed
+REPEATABLE = (ConnectionError, Timeout, ChunkedEncodingError, HTTPError)  # errors after which it may, too
+Result = TypeVar("Result")
 
 
 class Client:
-    """A source's files on their way into a folder; the threads of one download share it."""
+    """A server's files on their way into a folder; the threads of one download share it."""
 
     def __init__(self, source: Source, folder: Path, jobs: int, retries: int, longest_pause: int):
-        self.source, self.folder, self.longest_pause = source, folder, longest_pause
-        self.lock = threading.Lock()
+        self.source, self.folder, self.retries, self.longest_pause = source, folder, retries, longest_pause
         self.sizes: dict[str, int] = {}
-        self.retry = _Retry(retries, status_forcelist=TRANSIENT, raise_on_status=False, backoff_factor=0.5)
-        self.retry.backoff_max = self.retry.retry_after_max = longest_pause
         self.session = requests.Session()
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(max_retries=self.retry, pool_maxsize=jobs))
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=jobs))
         # Without "identity" a server may compress, and ranges would count compressed bytes.
         self.session.headers.update({"User-Agent": "meta-sr", "Accept-Encoding": "identity"})
 
     def partial(self, file: Wanted) -> Path:
-        """Return where a file grows."""
+        """Return the path of an unfinished file."""
         return self.folder / (file.name + PARTIAL_SUFFIX)
 
     def held(self, file: Wanted) -> int:
-        """Return how many bytes of a file lie here from earlier."""
+        """Return how many bytes of an unfinished file are on the disk."""
         path = self.partial(file)
         return path.stat().st_size if path.exists() else 0
 
     def size(self, file: Wanted) -> int:
-        """Return the size in bytes that the source states for a file, 0 if it states none."""
-        with self.open(file, "bytes=0-0") as response:
+        """Return the size in bytes that the server states for a file, 0 if it states none."""
+        with self.persist(file, lambda: self.open(file, "bytes=0-0")) as response:
             self.sizes[file.name] = _total(response)
         return self.sizes[file.name]
 
     def fetch(self, file: Wanted, bar: tqdm) -> str | None:
-        """Bring one file here; return why that failed, None if it did not."""
+        """Download and check one file; return what went wrong, None if nothing did."""
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
             try:
-                self.transfer(file, bar)
+                self.persist(file, lambda: self.receive(file, bar))
             except UserError as error:
                 return str(error)
             problem = file.check(path)
             if problem is None:
                 os.replace(path, self.folder / file.name)
                 return None
-            self.advance(bar, -path.stat().st_size)
+            bar.update(-path.stat().st_size)
             os.replace(path, bad)
             if attempt == 1:
-                console.warn(f"{file.name}: {problem}; kept as {bad.name}, fetching it once more")
+                console.warn(f"{file.name}: {problem}; kept as {bad.name}, downloading it once more")
         return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.source.host}"
 
-    def transfer(self, file: Wanted, bar: tqdm) -> None:
-        """Bring what the partial file lacks, going on where a connection breaks; progress restores all retries."""
-        retry = self.retry
+    def persist(self, file: Wanted, action: Callable[[], Result]) -> Result:
+        """Return action(), repeated with growing pauses after a dropped connection or a server's error.
+
+        UserError after `retries` repetitions in a row during which the file did not grow.
+        """
+        failures = 0
         while True:
             before = self.held(file)
             try:
-                return self.receive(file, bar)
-            except HTTPError as error:
-                try:
-                    retry = (self.retry if self.held(file) > before else retry).increment("GET", error=error)
-                except MaxRetryError:
+                return action()
+            except requests.RequestException as error:
+                failures = 1 if self.held(file) > before else failures + 1
+                if failures > self.retries or not isinstance(error, REPEATABLE):
                     raise self.refusal(file, _reason(error)) from None
-                time.sleep(min(1, self.longest_pause))  # Retry itself does not pause before its first repetition
-                retry.sleep()
+                console.warn(f"download: {_reason(error)}; trying again")
+                time.sleep(min(self.longest_pause, 2**failures / 2))
 
     def receive(self, file: Wanted, bar: tqdm) -> None:
-        """Add what one connection brings to the partial file; a source without Range sends it from its start."""
+        """Append what one connection brings to the unfinished file; a server without ranges sends it from its start."""
         path, size, start = self.partial(file), self.sizes[file.name], self.held(file)
         if 0 < size == start:
             return
         with self.open(file, f"bytes={start if start < size else 0}-") as response:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                self.advance(bar, -start)
+                bar.update(-start)
                 start = 0
             with open(path, "ab" if start else "wb", buffering=0) as out:
-                while block := response.raw.read1(BLOCK):
-                    self.advance(bar, out.write(block))
+                for block in response.iter_content(BLOCK):
+                    bar.update(out.write(block))
             lacking = _total(response) - self.held(file)
         if lacking > 0:
-            raise IncompleteRead(self.held(file), lacking)
+            raise ConnectionError(f"{lacking} more bytes expected")
 
     def open(self, file: Wanted, byte_range: str) -> requests.Response:
-        """Ask for a range of a file's bytes; UserError if that is refused or does not succeed."""
-        try:
-            url, headers = self.source.url(file.served or file.name), {"Range": byte_range}
-            response = self.session.get(url, headers=headers, auth=self.authorize, stream=True, timeout=TIMEOUT)
-        except requests.RequestException as error:
-            raise self.refusal(file, _reason(error)) from None
+        """Request a range of a file's bytes; HTTPError if another request may succeed, UserError if it may not."""
+        url, headers = self.source.url(file.served or file.name), {"Range": byte_range}
+        response = self.session.get(url, headers=headers, auth=self.authorize, stream=True, timeout=TIMEOUT)
         code, answer = response.status_code, f"HTTP {response.status_code} {response.reason}"
         if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
             code, answer = 403, "answered with a web page"
         if code not in (200, 206):
             response.close()
+            if code in TRANSIENT:
+                raise HTTPError(answer, response=response)
             raise self.refusal(file, answer, code)
         return response
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add password or token; requests takes them off again when redirected to another host or to plain http."""
+        """Add password or token; requests removes them when redirected to another host or to plain http."""
         request.headers.update(self.source.headers)
         return request
 
     def refusal(self, file: Wanted, answer: str, code: int = 0) -> UserError:
-        """Return the error that says what the source answered, and what to do about it."""
+        """Return the error that quotes the server's answer and says what to do about it."""
         advice = {401: self.source.advice, 403: self.source.advice, 404: "not served there: try another --source"}
         todo = advice.get(code, "run again to continue")
         return UserError(f"{file.served or file.name}: {self.source.host}: {self.source.scrub(answer)}; {todo}")
-
-    def advance(self, bar: tqdm, count: int) -> None:
-        """Move the bar, which counts bytes; threads take turns."""
-        with self.lock:
-            bar.update(count)
 
 
 def _reason(error: BaseException) -> str:
@@ -149,6 +134,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _total(response: requests.Response) -> int:
-    """Return the whole file's size in bytes as an answer states it, 0 if it does not."""
+    """Return the size in bytes of the complete file as an answer states it, 0 if it does not."""
     stated = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     return int(stated) if stated.isdecimal() else 0

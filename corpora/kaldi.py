@@ -3,13 +3,13 @@
 import unicodedata
 from pathlib import Path
 
-from corpora.naming import Recording, clean, speaker_folder, tell_apart
+from corpora.naming import ImportedFile, clean, speaker_folder, tell_apart
 from system import console
 from system.console import UsageError, UserError
 from system.files import read_lines
 
 
-def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
+def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]:
     """Choose a wav below `tree` for every recording of a wav.scp, lines `UTTERANCE PATH`.
 
     A relative path counts from the working directory, as in Kaldi, or else from the list's own folder. Speakers come
@@ -27,7 +27,7 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
     for number, name, speaker in _pairs(utt2spk, "UTTERANCE SPEAKER"):
         if (other := speaker_of.setdefault(unicodedata.normalize("NFC", name), speaker)) != speaker:
             raise UserError(f"{utt2spk}: line {number}: '{name}' has speaker '{speaker}', in an earlier line '{other}'")
-    recordings: list[Recording] = []
+    files: list[ImportedFile] = []
     taken: dict[Path, str] = {}
     speakers: dict[str, str] = {}
     for number, name, path in _pairs(scp, "UTTERANCE PATH"):
@@ -39,8 +39,8 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[Recording]:
             raise UserError(f"{scp}: line {number}: would be written to the same wav: {tell_apart(taken[wav], name)}")
         source = Path(path)
         source = source if source.exists() else scp.parent / source
-        recordings.append(Recording(len(recordings), source, speaker, wav))
-    return recordings
+        files.append(ImportedFile(len(files), source, speaker, wav))
+    return files
 
 
 def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:

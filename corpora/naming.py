@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +14,14 @@ from feat_extract.recording import RecordingError
 from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, walk
 
-REPEATED = "same content as another"  # recording of this import
+# Why a file is not imported, as import_report.csv says it.
+REPEATED = "same content as another"
 IN_TREE = "already in the tree under another name"
-DAMAGED = "a damaged file has its name"  # in the tree; the user may remove it
-TAKEN = "another recording has its name"  # in the tree
-TWICE = "in the tree twice"  # both since before this import
+TAKEN = "a damaged wav or another recording has its name"
 
 
-class Recording(NamedTuple):
-    """A recording, the wav to make of it, and what was found in it."""
+class ImportedFile(NamedTuple):
+    """A file to import, the wav to make of it, and what was found in it."""
 
     number: int  # in the import
     source: Path
@@ -31,11 +29,11 @@ class Recording(NamedTuple):
     wav: Path
     seconds: float = 0.0
     speech: float = 0.0  # seconds of it that are not silence
-    digest: str = ""  # of its samples; empty if it was refused before they were compared
-    unnamed: Path | None = None  # its new wav under a temporary name; None if `wav` was in the tree before
-    refused: str = ""  # why it was not imported
+    digest: str = ""  # of its samples; empty if it was skipped before they were compared
+    temporary: Path | None = None  # its new wav before it gets its name; None if `wav` was in the tree before
+    skipped: str = ""  # why it was not imported
     detail: str = ""  # more about that
-    remark: str = ""  # what is doubtful about it, though it was
+    remark: str = ""  # what is doubtful about it, though it was imported
 
 
 def clean(text: str) -> str:
@@ -63,89 +61,49 @@ def speaker_folder(speaker: str, speakers: dict[str, str], where: Path) -> str:
     return name
 
 
-def refuse_same_forms(paths: Iterable[str], folder: Path) -> None:
-    """Raise UserError if two of the paths in a folder, or two folders on them, differ in Unicode normal form alone."""
-    spellings: dict[str, str] = {}
-    for path in paths:
-        while path:
-            if (other := spellings.setdefault(unicodedata.normalize("NFC", path), path)) != path:
-                raise UserError(f"{folder}: rename or remove one of two files: {tell_apart(other, path)}")
-            path = path.rpartition("/")[0]
-
-
-def write_unnamed(recording: Recording, samples: np.ndarray) -> Recording:
-    """Write samples (S,) int16 under a temporary name in the recording's folder, unless one of its wavs has them.
-
-    Returns the recording with their digest and the wav that holds them.
-    """
+def write_temporary(file: ImportedFile, samples: np.ndarray) -> ImportedFile:
+    """Write samples (S,) int16 under a temporary name in the folder of the file's wav, unless that wav has them."""
     digest = _digest(samples)
-    for wav in _names(recording):
-        if not wav.exists():
-            break
-        if _digest_of(wav) == digest:
-            return recording._replace(digest=digest, wav=wav)
-    unnamed = recording.wav.with_name(f".{recording.number:08}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    write_wav(unnamed, samples)
-    return recording._replace(digest=digest, unnamed=unnamed)
+    if file.wav.exists() and _digest_of(file.wav) == digest:
+        return file._replace(digest=digest)
+    temporary = file.wav.with_name(f".{file.number:08}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    write_wav(temporary, samples)
+    return file._replace(digest=digest, temporary=temporary)
 
 
-def give_names(recordings: list[Recording], tree: Path) -> list[Recording]:
-    """Give the new wavs their names in the tree; return the recordings, with those refused that get none.
+def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
+    """Give the new wavs their names in the tree; return the files, marked as skipped where that was not possible.
 
-    Wavs that were in the tree before keep their names and samples. A new wav is removed if one of these or an earlier
-    recording has its samples, or if its name belongs to a wav that none of the recordings has the samples of.
+    Wavs that were in the tree before keep their names and samples. A new wav is removed if its samples are in the tree
+    already, under any name, or in an earlier file of the import, or if another wav has its name.
     """
-    taken = {recording.wav for recording in recordings if recording.digest and not recording.unnamed}
-    in_tree = _find_copies(tree, [recording.unnamed for recording in recordings if recording.unnamed], taken)
-    first: dict[str, Recording] = {}  # by digest
-    told: dict[int, Recording] = {}
-    for recording in sorted(recordings, key=lambda recording: recording.unnamed is not None):
-        original = first.get(recording.digest)
-        if original and (recording.unnamed or recording.wav == original.wav):
-            recording = recording._replace(refused=REPEATED, detail=str(original.source))
-        elif original:
-            recording = recording._replace(remark=TWICE)
-        elif recording.unnamed and recording.digest in in_tree:
-            recording = recording._replace(refused=IN_TREE, detail=str(in_tree[recording.digest]))
-        elif recording.unnamed:
-            recording = _named(recording, recording.unnamed, taken)
-        if recording.unnamed and recording.refused:
-            recording.unnamed.unlink()
-        elif recording.digest and not recording.refused:
-            first.setdefault(recording.digest, recording)
-            taken.add(recording.wav)
-        told[recording.number] = recording
-    return [told[recording.number] for recording in recordings]
+    first = {file.digest: file for file in reversed(files) if file.digest and not file.temporary}
+    in_tree = _find_copies(tree, [file.temporary for file in files if file.temporary])
+    named = []
+    for file in files:
+        if file.temporary:
+            if file.digest in first:
+                file = file._replace(skipped=REPEATED, detail=str(first[file.digest].source))
+            elif file.digest in in_tree:
+                file = file._replace(skipped=IN_TREE, detail=str(in_tree[file.digest]))
+            elif file.wav.exists():
+                file = file._replace(skipped=TAKEN, detail=f"{file.wav}; rename the file, or remove this wav")
+        if file.temporary and file.skipped:
+            file.temporary.unlink()
+        elif file.temporary:
+            file.temporary.rename(file.wav)
+            first[file.digest] = file
+        named.append(file)
+    return named
 
 
-def _named(recording: Recording, unnamed: Path, taken: Collection[Path]) -> Recording:
-    """Rename a new wav to the first of its names that is not `taken`; refuse it if the tree has that name already."""
-    wav = next(name for name in _names(recording) if name not in taken)
-    if not wav.exists():
-        unnamed.rename(wav)
-        return recording._replace(wav=wav)
-    try:
-        read_recording(wav)
-    except RecordingError as error:
-        return recording._replace(refused=DAMAGED, detail=f"{error}; remove it")
-    return recording._replace(refused=TAKEN, detail=f"{wav}; rename the file, or remove the wav")
-
-
-def _names(recording: Recording) -> Iterator[Path]:
-    """Yield the wavs that a recording may become, the next where recordings differ in their suffix alone."""
-    wav = recording.wav
-    while True:
-        yield wav
-        wav = wav.with_stem(f"{wav.stem}_{recording.source.suffix[1:]}")
-
-
-def _find_copies(tree: Path, unnamed: list[Path], known: Collection[Path]) -> dict[str, Path]:
-    """Return by digest those wavs of a tree, but for the known ones, that have the size of one of the unnamed wavs."""
-    if not unnamed:
+def _find_copies(tree: Path, temporary: list[Path]) -> dict[str, Path]:
+    """Return those wavs of a tree, by digest, that have the size of one of the temporary wavs."""
+    if not temporary:
         return {}
-    sizes = {os.path.getsize(path) for path in unnamed}
+    sizes = {os.path.getsize(path) for path in temporary}
     wavs = (tree / f"{name}{suffix}" for folder in walk(tree) for name, suffix in folder.having(".wav"))
-    return {_digest_of(wav): wav for wav in wavs if wav not in known and os.path.getsize(wav) in sizes}
+    return {_digest_of(wav): wav for wav in wavs if os.path.getsize(wav) in sizes}
 
 
 def _digest(samples: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, NamedTuple
 
 from configure import TREES
-from corpora.archives import is_spent, note_spent, refuse_lost, refuse_unsafe
+from corpora.archives import refuse_lost, refuse_unsafe, was_removed, write_marker
 from corpora.convert import Failure
 from corpora.download import fetch, with_md5
 from corpora.sources import Source, Wanted
@@ -40,19 +40,13 @@ class Noise(NamedTuple):
     page: int  # number of its page at OpenSLR
     archive: str
     folder: str  # in the archive
-    parts: dict[str, int]  # folder in it -> number of its wavs
-    flag: str  # of train.py, which names such a folder
+    n_wavs: int  # in that folder
+    flag: str  # of train.py, which takes such a folder
 
 
 NOISES = {
-    "musan": Noise(17, "musan.tar.gz", "musan", {"music": 660, "noise": 930, "speech": 426}, "--noise_dir"),
-    "rirs": Noise(
-        28,
-        "rirs_noises.zip",
-        "RIRS_NOISES",
-        {"pointsource_noises": 843, "real_rirs_isotropic_noises": 417, "simulated_rirs": 60_000},
-        "--rir_dir",
-    ),
+    "musan": Noise(17, "musan.tar.gz", "musan", 2016, "--noise_dir"),
+    "rirs": Noise(28, "rirs_noises.zip", "RIRS_NOISES", 61_260, "--rir_dir"),
 }
 Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
 
@@ -62,7 +56,7 @@ def fetch_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: in
     for page in sorted({SUBSETS[subset] for subset in subsets}):
         source = _source(base, page)
         names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
-        names = [name for name in names if not is_spent(root, name) and not (root / name).exists()]
+        names = [name for name in names if not was_removed(root, name) and not (root / name).exists()]
         if names:
             sums = _fetch_sums(source, root, page, retries)
             wanted = [with_md5(name, sums[name]) if name in sums else Wanted(name) for name in names]
@@ -81,7 +75,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
     """
     archive, part = root / f"{subset}.tar.gz", part_of(subset)
-    if is_spent(root, archive.name):
+    if was_removed(root, archive.name):
         refuse_lost(root, archive.name, part)
         return []
     tree = root / TREES[part].wav
@@ -94,7 +88,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
             if failure:
                 failures.append(failure)
     if delete and not failures:
-        note_spent(root, archive.name, given)
+        write_marker(root, archive.name, given)
         archive.unlink()
     print(f"{subset}: extracted")
     return failures
@@ -136,22 +130,21 @@ def _convert(member: Member) -> Failure | None:
 
 
 def lacks_noise(name: str, root: Path) -> bool:
-    """Return whether the folder of one of the NOISES must still be fetched into `root`.
+    """Return whether the folder of one of the NOISES must still be downloaded into `root`.
 
-    A folder that was not extracted here is used if it is complete, that is, if its parts contain as many wavs as
-    OpenSLR's; it may be a link. UserError for any other one: it is never removed.
+    An existing folder or link that was not extracted here is used if it contains as many wavs as OpenSLR's; otherwise
+    it is a UserError, for it is never removed.
     """
     noise = NOISES[name]
     place = root / noise.folder
     if not os.path.lexists(place):
         return True
-    if not (is_folder(place) and is_spent(root, noise.archive)):
-        found = {part: len(utterances(place / part, ".wav")) for part in noise.parts}
-        if any(found[part] < count for part, count in noise.parts.items()):
-            counts = ", ".join(f"{found[part]:,} of {count:,} wavs in {part}" for part, count in noise.parts.items())
+    if not (is_folder(place) and was_removed(root, noise.archive)):
+        found = len(utterances(place, ".wav"))
+        if found < noise.n_wavs:
             raise UserError(
-                f"{place}: not extracted by dataprep.py, and incomplete ({counts}); move it away to have OpenSLR's "
-                f"fetched, or leave out --{name} and use the folder with train.py {noise.flag} {place}"
+                f"{place}: not extracted by dataprep.py, and incomplete ({found:,} of {noise.n_wavs:,} wavs); move it "
+                f"away to download OpenSLR's, or omit --{name} and use the folder with train.py {noise.flag} {place}"
             )
     return False
 
@@ -190,7 +183,9 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
         raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
     if not n_files:
         raise UserError(f"{archive}: holds nothing in {folder}/, as OpenSLR's does")
-    note_spent(root, archive.name, [])  # before: a kill between the two leaves a note without a folder, not one without
+    write_marker(
+        root, archive.name, []
+    )  # before: a kill between the two leaves a note without a folder, not one without
     (unfinished / folder).rename(root / folder)
     shutil.rmtree(unfinished)
     return n_files

@@ -12,14 +12,13 @@ import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
 from corpora.naming import (
-    DAMAGED,
     TAKEN,
-    Recording,
+    ImportedFile,
     clean,
-    give_names,
-    refuse_same_forms,
+    name_wavs,
     speaker_folder,
-    write_unnamed,
+    tell_apart,
+    write_temporary,
 )
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
@@ -36,7 +35,7 @@ SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short 
 SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
 FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
 
-NAMELESS, UNREADABLE, NOT_AUDIO = "no speaker is named for it", "unreadable", "not audio"
+NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker is named for it", "unreadable", "not audio", "silent"
 RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
 
 
@@ -61,52 +60,56 @@ def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
     return search
 
 
-def plan_folder(folder: Path, tree: Path, rule: str) -> list[Recording]:
+def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
     """Choose a wav below `tree` for every file of a folder: the speaker, what else its folders say, and its name.
 
-    See speaker_finder for the rule. Letters that a trial list could not hold become underscores. Raises UserError
-    where two speakers would become one, where two names differ in their Unicode normal form alone, and where no
-    recording has a speaker.
+    See speaker_finder for the rule. Letters that a trial list cannot contain become underscores; of files that differ
+    in their suffix alone, all but the first keep it in their name. Raises UserError where two speakers or two files
+    would get one name, and where no recording has a speaker.
     """
     sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
-    recordings: list[Recording] = []
+    files: list[ImportedFile] = []
     speakers: dict[str, str] = {}
-    paths = [PurePosixPath(source.relative_to(folder).as_posix()) for source in sources]
-    refuse_same_forms(map(str, paths), folder)
-    for source, path in zip(sources, paths, strict=True):
+    taken: dict[Path, Path] = {}
+    for source in sources:
+        path = PurePosixPath(source.relative_to(folder).as_posix())
         speaker = speaker_of(path) or ""
         name = speaker_folder(speaker, speakers, folder)
         video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
-        recordings.append(Recording(len(recordings), source, name, tree / name / video / f"{clean(path.stem)}.wav"))
-    called_audio = [recording for recording in recordings if recording.source.suffix.lower() in SUFFIXES] or recordings
-    if not any(recording.speaker for recording in called_audio):
+        wav = tree / name / video / f"{clean(path.stem)}.wav"
+        if wav in taken and taken[wav].suffix != source.suffix:
+            wav = wav.with_stem(f"{wav.stem}_{source.suffix[1:]}")
+        if (other := taken.setdefault(wav, source)) != source:
+            raise UserError(f"rename a file, both would become {wav.name}: {tell_apart(str(other), str(source))}")
+        files.append(ImportedFile(len(files), source, name, wav))
+    called_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
+    if not any(file.speaker for file in called_audio):
         raise UserError(
             f"--import_dir {folder}: no speaker was found in the paths, such as {called_audio[0].source}; give each "
             f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
         )
-    return recordings
+    return files
 
 
-def import_recordings(
-    recordings: list[Recording], tree: Path, root: Path, workers: int | None, channel: int | None, trim_silence: bool
+def import_files(
+    files: list[ImportedFile], tree: Path, root: Path, workers: int | None, channel: int | None, trim_silence: bool
 ) -> list[str]:
-    """Write the recordings' wavs into a tree below `root` and report on them; the originals stay.
+    """Write the files' wavs into a tree below `root`, and import_report.csv into `root`; print a summary.
 
-    Every file is tried. Unreadable, silent and repeated recordings are left out; those that are short, clipped or
-    without a voice are only reported, in import_report.csv under `root` and as a summary. `channel` is counted from 1,
-    None for the mean of all; `trim_silence` cuts the silence at both ends and long pauses within. Wavs get their names
-    after all recordings were read, see give_names. Returns what to tell the user at the end: how many were unreadable,
-    without a speaker or kept out by a file in the tree, if any.
+    Every file is tried. Unreadable, silent and repeated recordings are skipped; those that are short, clipped or
+    without a voice are remarked. `channel` is counted from 1, None for the mean of all; `trim_silence` removes the
+    silence at both ends and long pauses. Returns an error message if files were unreadable, without a speaker or kept
+    out by a wav in the tree.
     """
     remove_unfinished_below(tree)
-    work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), recordings, workers)
-    examined = give_names(sorted(console.progress(work, total=len(recordings), unit="file", desc="import")), tree)
+    work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
+    examined = name_wavs(sorted(console.progress(work, total=len(files), unit="file", desc="import")), tree)
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
-    lost = [recording for recording in examined if recording.refused in (NAMELESS, UNREADABLE, DAMAGED, TAKEN)]
+    lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN)]
     if not lost:
         return []
-    first = f"{lost[0].source}: {lost[0].refused}" + f" ({lost[0].detail})" * bool(lost[0].detail)
+    first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)
     return [f"{len(lost):,} recordings could not be imported, listed in {root / REPORT_NAME}; the first: {first}"]
 
 
@@ -126,69 +129,66 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
 
 
-def examine(recording: Recording, channel: int | None, trim_silence: bool) -> Recording:
+def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:
     """Decode a recording, write its samples unless they are useless or in the tree, and add what was found."""
-    called_audio = recording.source.suffix.lower() in SUFFIXES
-    if not recording.speaker and called_audio:
-        return recording._replace(refused=NAMELESS)
+    called_audio = file.source.suffix.lower() in SUFFIXES
+    if not file.speaker and called_audio:
+        return file._replace(skipped=NAMELESS)
     try:
-        samples, _, remarks = read_recording(recording.source, channel)
+        samples, _, remarks = read_recording(file.source, channel)
     except SilentError:
-        return recording._replace(refused="silent")
+        return file._replace(skipped=SILENT)
     except RecordingError as error:
-        refused = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
-        return recording._replace(refused=refused, detail=error.reason)
+        skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
+        return file._replace(skipped=skipped, detail=error.reason)
     speech = cut_pauses(samples)
-    recording = recording._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
-    if not recording.speaker:
-        return recording._replace(refused=NAMELESS)
-    if spectral_modulation(speech) < MIN_MODULATION:
-        remarks = [*remarks, "no voice found"]
-    return _written(recording, speech if trim_silence else samples, remarks)
-
-
-def _written(recording: Recording, samples: np.ndarray, remarks: list[str]) -> Recording:
-    """Write the samples of a recording unless they are silent or in one of its wavs, and add what was found."""
+    file = file._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
+    if not file.speaker:
+        return file._replace(skipped=NAMELESS)
+    if trim_silence:
+        samples = speech
     if max(samples.max(), -int(samples.min())) < SILENCE:
-        return recording._replace(refused="silent")
-    recording = write_unnamed(recording, samples)
+        return file._replace(skipped=SILENT)
+    if spectral_modulation(speech) < MIN_MODULATION:
+        remarks.append("no voice found")
     if len(samples) / SAMPLE_RATE < SHORT:
-        remarks = [*remarks, f"shorter than {SHORT:g} s"]
-    if np.count_nonzero((samples >= FULL_SCALE) | (samples <= -FULL_SCALE)) > CLIPPED * len(samples):
-        remarks = [*remarks, "clipped"]
-    return recording._replace(remark=" and ".join(remarks))
+        remarks.append(f"shorter than {SHORT:g} s")
+    if np.count_nonzero(np.abs(samples.astype(int)) >= FULL_SCALE) > CLIPPED * len(samples):
+        remarks.append("clipped")
+    return write_temporary(file, samples)._replace(remark=" and ".join(remarks))
 
 
-def write_report(path: Path, recordings: list[Recording]) -> None:
-    """Write a row for every recording."""
-    with replacing_table(path) as file:
-        rows = csv.writer(file)
+def write_report(path: Path, files: list[ImportedFile]) -> None:
+    """Write a row for every file."""
+    with replacing_table(path) as table:
+        rows = csv.writer(table)
         rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])
-        for r in recordings:
-            wav = "" if r.refused else r.wav
-            times = f"{r.seconds:.2f}", f"{r.speech:.2f}"
-            rows.writerow([r.source, r.speaker, *times, wav, r.refused, r.detail, r.remark])
+        for f in files:
+            wav = "" if f.skipped else f.wav
+            times = f"{f.seconds:.2f}", f"{f.speech:.2f}"
+            rows.writerow([f.source, f.speaker, *times, wav, f.skipped, f.detail, f.remark])
 
 
-def summary(recordings: list[Recording]) -> str:
-    """Return what the report amounts to, a few lines."""
-    kept = [recording for recording in recordings if not recording.refused]
-    n_recordings = sum(recording.refused != NOT_AUDIO for recording in recordings)
-    speakers = Counter(recording.speaker for recording in kept)
-    hours = sum(recording.seconds for recording in kept) / 3600
-    of_speech = sum(recording.speech for recording in kept) / 3600
+def summary(files: list[ImportedFile]) -> str:
+    """Return the sums of the report, a few lines."""
+    kept = [file for file in files if not file.skipped]
+    n_recordings = sum(file.skipped != NOT_AUDIO for file in files)
+    speakers = Counter(file.speaker for file in kept)
+    hours, of_speech = (sum(seconds) / 3600 for seconds in ([f.seconds for f in kept], [f.speech for f in kept]))
     lines = [
         f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h, "
         f"{of_speech:.2f} h of it speech"
     ]
     if speakers:
         counts = speakers.values()
-        middle = statistics.median(counts)
-        lines.append(f"utterances per speaker: {min(counts)} at least, {middle:g} in the middle, {max(counts)} at most")
+        lines.append(
+            f"utterances per speaker: minimum {min(counts)}, median {statistics.median(counts):g}, "
+            f"maximum {max(counts)}"
+        )
     if len(speakers) == 1 < len(kept):
         lines.append(f"all are of one speaker, {kept[0].speaker}; if they are not, --speaker_from says: {RULES}")
-    reasons = Counter(recording.refused for recording in recordings if recording.refused)
-    lines += [f"left out, {reason}: {count:,}" for reason, count in reasons.most_common()]
-    remarks = Counter(recording.remark for recording in kept if recording.remark)
+    reasons = Counter(file.skipped for file in files if file.skipped)
+    lines += [f"skipped, {reason}: {count:,}" for reason, count in reasons.most_common()]
+    remarks = Counter(file.remark for file in kept if file.remark)
     lines += [f"imported, but {remark}: {count:,}" for remark, count in remarks.most_common()]
     return "\n".join(lines)

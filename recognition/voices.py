@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from corpora.naming import refuse_same_forms
+from corpora.naming import tell_apart
 from model.encoder import EMBEDDING_SIZE
 from system.console import UserError
 from system.files import locked, replacing
@@ -227,9 +227,11 @@ def check_owner(voice: Voice, digest: str) -> None:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return the voice files of a folder by speaker; UserError if two names differ in Unicode normal form alone."""
-    files = [name for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX) and not name.startswith(".")]
-    refuse_same_forms(files, folder)
-    paths = {_name_of(path): path for path in map(folder.joinpath, files)}
+    paths: dict[str, Path] = {}
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(SUFFIX) and not file.startswith("."):
+            if (other := paths.setdefault(_name_of(folder / file), folder / file).name) != file:
+                raise UserError(f"{folder}: rename or remove one of two files: {tell_apart(other, file)}")
     return dict(sorted(paths.items()))
 
 
