@@ -1,25 +1,13 @@
-"""Get the data: VoxCeleb, or any other speech, as the tree of wavs that the other scripts read.
+"""Prepare speech as the wav trees that the other scripts read.
 
-VoxCeleb, with a key from mm.kaist.ac.kr/datasets/voxceleb, from Hugging Face, or from any mirror:
+    python dataprep.py --download --source huggingface --extract --convert
+    python dataprep.py --librispeech train-clean-5 dev-clean-2
+    python dataprep.py --import_dir FOLDER --split test --make_trials 2000
 
-    python dataprep.py --save_path DIR --download --source official --key KEY
-    python dataprep.py --save_path DIR --download --source huggingface --parts vox1_test
-    python dataprep.py --save_path DIR --download --source https://HOST/FOLDER --user NAME --password -
-    python dataprep.py --save_path DIR --extract --convert
-
-Speech without an account, one's own recordings, and synthetic voices to try everything on:
-
-    python dataprep.py --save_path DIR --librispeech train-clean-5 dev-clean-2
-    python dataprep.py --save_path DIR --musan --rirs  # noise and rooms, for train.py --augment
-    python dataprep.py --save_path DIR --import_dir FOLDER --split test --make_trials 2000
-    python dataprep.py --save_path DIR --import_list wav.scp --utt2spk utt2spk
-    python dataprep.py --save_path DIR --demo
-
-What is there, and what to do next:
-
-    python dataprep.py --save_path DIR --check
-
-Every step skips what is done, and continues where it stopped after an interruption of any kind.
+These commands prepare VoxCeleb, two subsets of LibriSpeech (460 MB, no account
+needed), and your own recordings. --check prints which data is present and the
+next command. All steps can be repeated: they skip what is complete and resume
+after an interruption. docs/data.md describes each step.
 """
 
 import argparse
@@ -50,16 +38,25 @@ LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials sa
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; UsageError for flags that ask for nothing or mean nothing together."""
+    """Read the command line; UsageError for flags that ask for nothing or have no effect together."""
     parser = console.Parser(__doc__)
-    parser.add_argument("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    parser.add_argument("--num_workers", type=console.integer(1), help="processes that decode (default: all cores)")
-    parser.add_argument("--jobs", type=console.integer(1), default=4, help="files downloaded at once (4)")
-    parser.add_argument("--retries", type=console.integer(0), default=8, help="of a dropped connection (8)")
-    parser.add_argument("--seed", type=console.integer(0), default=100, help="of --demo and of trial lists (100)")
-    add_voxceleb(parser)
-    add_other_speech(parser)
-    parser.add_argument("--check", action="store_true", help="tell what is there and what to do next")
+    add_voxceleb_flags(parser)
+    add_openslr_flags(parser)
+    add_import_flags(parser)
+    add = parser.add_argument_group("trial list and demo").add_argument
+    add("--make_trials", type=console.integer(2), metavar="N",
+        help="trials to sample from the test speakers, half targets (default: none)")  # fmt: skip
+    add("--trial_list", type=Path, metavar="FILE", help="trial list to copy to SAVE_PATH (default: none)")
+    add("--demo", action="store_true", help="write the synthetic corpus of make demo")
+    add("--seed", type=console.integer(0), default=100, metavar="N",
+        help="random seed of trial lists and --demo (default: 100)")  # fmt: skip
+    add = parser.add_argument_group("output and hardware").add_argument
+    add("--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    add("--check", action="store_true", help="print the state of the data and the next command")
+    add("--num_workers", type=console.integer(1), metavar="N", help="decoding processes (default: all cores)")
+    add("--jobs", type=console.integer(1), default=4, metavar="N", help="simultaneous downloads (default: 4)")
+    add("--retries", type=console.integer(0), default=8, metavar="N",
+        help="retries of a download without progress (default: 8)")  # fmt: skip
     for flag, others in NEEDS.items():
         parser.needs(flag, *others)
     parser.works_if("key", lambda args: args.source != "huggingface", "with --source huggingface")
@@ -70,60 +67,66 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     if not given.intersection(ACTIONS):
-        raise UsageError(f"say what to do: {', '.join('--' + name for name in ACTIONS)} (--help describes them)")
+        raise UsageError(f"nothing to do; add {', '.join('--' + name for name in ACTIONS)} (--help describes them)")
     if args.make_trials and args.make_trials % 2:
-        raise UsageError("--make_trials: an even number, half of the trials are targets")
+        raise UsageError("--make_trials: not an even number; half of the trials are targets")
     return args
 
 
-def add_voxceleb(parser: console.Parser) -> None:
+def add_voxceleb_flags(parser: console.Parser) -> None:
     """Add the flags about VoxCeleb's archives."""
     group = parser.add_argument_group("VoxCeleb")
-    group.add_argument("--download", action="store_true", help="fetch archives and trial lists")
-    group.add_argument("--source", help="official, huggingface (HF_TOKEN is used) or the address of a mirror")
-    group.add_argument("--key", help="of the official source; or VOXCELEB_KEY; - asks for it")
-    group.add_argument("--user", help="of a mirror")
-    group.add_argument("--password", help="of a mirror; or VOXCELEB_PASSWORD; - asks for it")
-    group.add_argument("--parts", choices=voxceleb.CHOICES, default="all", help="which archives (all)")
-    group.add_argument("--parts_list", type=Path, metavar="FILE", help="lines 'NAME MD5' in place of VoxCeleb's")
-    group.add_argument("--zip_list", type=Path, metavar="FILE", help="lines 'PART_GLOB ZIP MD5', likewise")
-    group.add_argument("--trial_list", type=Path, metavar="FILE", help="copy a trial list to its place")
-    group.add_argument("--extract", action="store_true", help="write the archives' files into the tree")
-    group.add_argument("--delete_archives", action="store_true", help="remove archives once they are extracted")
-    group.add_argument("--convert", action="store_true", help="write a wav beside every m4a")
+    add = group.add_argument
+    add("--download", action="store_true", help="download archives and trial lists from --source")
+    add("--source", metavar="NAME", help="official, huggingface or a mirror's URL (required by --download)")
+    add("--key", help="key of the official source; - asks for it (default: VOXCELEB_KEY)")
+    add("--user", help="user name at a mirror (default: none)")
+    add("--password", help="password at a mirror; - asks for it (default: VOXCELEB_PASSWORD)")
+    add("--parts", choices=voxceleb.CHOICES, default="all", metavar="NAME",
+        help=f"archives: {', '.join(voxceleb.CHOICES)} (default: all)")  # fmt: skip
+    add("--parts_list", type=Path, metavar="FILE", help="archives, lines 'NAME MD5' (default: VoxCeleb's)")
+    add("--zip_list", type=Path, metavar="FILE", help="joined zips, lines 'PART_GLOB ZIP MD5' (default: VoxCeleb's)")
+    add("--extract", action="store_true", help="extract the archives into the wav trees")
+    add("--delete_archives", action="store_true", help="remove each archive after its extraction")
+    add("--convert", action="store_true", help="convert each m4a to a wav in the same folder")
     keep = group.add_mutually_exclusive_group()
-    keep.add_argument("--delete_m4a", action="store_true", help="remove each m4a once its wav is written")
-    keep.add_argument("--keep_m4a", dest="delete_m4a", action="store_false", default=False, help="keep them (default)")
+    keep.add_argument("--delete_m4a", action="store_true", help="remove each m4a after its conversion")
+    keep.add_argument("--keep_m4a", dest="delete_m4a", action="store_false", default=False,
+                      help="keep the m4a files (default)")  # fmt: skip
 
 
-def add_other_speech(parser: console.Parser) -> None:
-    """Add the flags about speech that is not VoxCeleb's."""
-    group = parser.add_argument_group("other speech")
-    group.add_argument("--librispeech", nargs="+", choices=openslr.SUBSETS, metavar="SUBSET",
-                       help=f"fetch and convert: {', '.join(openslr.SUBSETS)}")  # fmt: skip
-    group.add_argument("--musan", action="store_true", help="fetch noise, music and voices for train.py --augment")
-    group.add_argument("--rirs", action="store_true", help="fetch impulse responses of rooms for train.py --augment")
-    group.add_argument("--openslr_url", "--librispeech_url", metavar="URL", help=f"a mirror of {openslr.BASE}")
+def add_openslr_flags(parser: console.Parser) -> None:
+    """Add the flags about the corpora of OpenSLR."""
+    add = parser.add_argument_group("LibriSpeech and noise, from OpenSLR").add_argument
+    add("--librispeech", nargs="+", choices=openslr.SUBSETS, metavar="SUBSET",
+        help=f"subsets to prepare: {', '.join(openslr.SUBSETS)} (default: none)")  # fmt: skip
+    add("--musan", action="store_true", help="download noise, music and babble for train.py --augment")
+    add("--rirs", action="store_true", help="download room impulse responses for train.py --augment")
+    add("--openslr_url", "--librispeech_url", metavar="URL", help=f"mirror (default: {openslr.BASE})")
+
+
+def add_import_flags(parser: console.Parser) -> None:
+    """Add the flags about imports of recordings."""
+    group = parser.add_argument_group("import of your own recordings")
+    add = group.add_argument
     imported = group.add_mutually_exclusive_group()
-    imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="convert a folder of recordings")
-    imported.add_argument("--import_list", type=Path, metavar="WAV.SCP", help="convert what Kaldi's wav.scp lists")
-    group.add_argument("--utt2spk", type=Path, metavar="FILE", help="who speaks (utt2spk beside --import_list)")
-    group.add_argument("--split", choices=recordings.SPLITS, help="tree that an import fills (train)")
-    group.add_argument("--speaker_from", metavar="DEPTH_OR_REGEX",
-                       help="what in a recording's path names its speaker: the folder at a depth, or what a regular "
-                            "expression matches, or its first group (1)")  # fmt: skip
-    group.add_argument("--channel", type=console.integer(1), metavar="N",
-                       help="take one channel, counted from 1, not the mean of all")  # fmt: skip
-    group.add_argument("--trim_silence", type=console.boolean, default=False,
-                       help="cut the silence at both ends and long pauses (False)")  # fmt: skip
-    group.add_argument("--make_trials", type=console.integer(2), metavar="N", help="draw a trial list, half targets")
-    group.add_argument("--demo", action="store_true", help="write the synthetic demo corpus")
+    imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="folder of recordings (default: none)")
+    imported.add_argument("--import_list", type=Path, metavar="FILE", help="Kaldi's wav.scp (default: none)")
+    add("--utt2spk", type=Path, metavar="FILE", help="Kaldi's utt2spk (default: stored next to --import_list)")
+    add("--split", choices=recordings.SPLITS, help="wav tree that the import fills (default: train)")
+    add("--speaker_from", metavar="RULE",
+        help="what names the speaker in a path of --import_dir: the folder at a depth, or the match or first group of "
+             "a regular expression (default: 1, the first folder)")  # fmt: skip
+    add("--channel", type=console.integer(1), metavar="N", help="channel, counted from 1 (default: mean of all)")
+    add("--trim_silence", type=console.boolean, default=False, metavar="BOOL",
+        help="remove silence at both ends and long pauses (default: False)")  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
     """Do what the flags ask; recordings that cannot be used fail the run, but at its end."""
     args = parse_args(argv)
     root, problems = save_root(args.save_path), []
+    refuse_overwriting(args, root)
     chosen = voxceleb.read_archives(args.parts, args.parts_list, args.zip_list)
     if any(getattr(args, action) for action in ACTIONS if action != "check"):
         root.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,14 @@ def main(argv: list[str]) -> None:
         check.report(root, chosen, [word for flag, file in given.items() if file for word in (flag, str(file))])
     if problems:
         raise UserError("; ".join(problems))
+
+
+def refuse_overwriting(args: argparse.Namespace, root: Path) -> None:
+    """Raise UsageError if a list to read is one of the tables that a run writes below `root`."""
+    written = [(root / name).resolve() for name in (convert.ERRORS_NAME, recordings.REPORT_NAME)]
+    for flag in ("parts_list", "zip_list", "import_list", "utt2spk", "trial_list"):
+        if (path := getattr(args, flag)) and path.resolve() in written:
+            raise UsageError(f"--{flag} {path}: dataprep.py writes this file; copy the list to another name")
 
 
 def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> list[str]:

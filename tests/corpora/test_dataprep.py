@@ -372,6 +372,18 @@ def test_wrong_flags_are_told_in_one_line(tmp_path: Path, arguments: list[str], 
     assert SECRET[:6] not in output.stderr
 
 
+@pytest.mark.parametrize("flag", ["--import_list", "--trial_list"])
+@pytest.mark.parametrize("name", ["import_report.csv", "convert_errors.csv"])
+def test_a_list_that_the_same_command_would_overwrite_is_refused(tmp_path: Path, flag: str, name: str) -> None:
+    (tmp_path / name).write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
+    (tmp_path / "utt2spk").write_text("1 anna\n0 ben\n")
+    (tmp_path / "link.txt").symlink_to(tmp_path / name)
+    before = tree(tmp_path)
+    output = run("--save_path", tmp_path, flag, tmp_path / "link.txt", "--librispeech", "dev-clean-2")
+    assert output.returncode == 2 and flag in output.stderr and output.stderr.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "text", ["vox1_test_wav.zip\n", "vox1_test_wav.zip 1\n", f"../vox1_test {'0' * 32}\n", f"a.zip {'0' * 32}\n", ""]
 )

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-SCRIPTS = ["train"]  # a script, or a script and its subcommand
+SCRIPTS = ["train", "dataprep"]  # a script, or a script and its subcommand
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
@@ -27,5 +27,6 @@ def test_help_is_short_and_states_defaults(
         if title.splitlines()[:1] != ["options:"]:
             grouped += entries
     assert len(grouped) == len(re.findall(r"^  -(?!h, )", flags, re.MULTILINE)), "a flag is in no titled group"
-    silent = [entry for entry in grouped if not re.search(r"\b(default|required)\b", entry)]
+    valued = [entry for entry in grouped if not re.match(r"  --\w+( {2,}|\n)", entry)]  # a switch has no default
+    silent = [entry for entry in valued if not re.search(r"\b(default|required)\b", entry)]
     assert not silent, f"no default is stated: {silent}"
