@@ -1,12 +1,22 @@
-"""The feature pickle: writing it, reading it safely, finding its frames on disk, and cropping.
+"""Write and read feature files: pickles of {'feat': (T, 40) array, 'label': speaker}, as the official code writes them.
 
-A feature file is the pickle of {'feat': (T, 40) array, 'label': speaker}, as the paper's code release writes it.
-Such files come from strangers: dataset/safe_pickle.py reads them without letting them call anything.
+A feature file is read in one of two ways:
+
+- `read_feature` reads the complete file. A pickle is a program and may come from other people, so `load_feature` of
+  dataset/safe_pickle.py reads it without calling anything that the pickle names.
+- Training needs short windows of long utterances. `locate` finds the offset of the array's bytes in the file once, for
+  the index, and `read_frames` then reads the bytes of the window only. To find the offset, `locate` reads the two ends
+  of the file and puts zeros between them: a pickle of protocol 3 or later has all its operations in the ends, and
+  between them only bytes of the array, whose values do not matter. `load_feature` notes where these bytes start while
+  it checks the operations, so the offset does not depend on the form of the pickle.
+
+Some pickles do not contain the frames as consecutive little-endian numbers: those of protocols 0 to 2, which store
+bytes as text, and those of arrays in Fortran order or big-endian. Their offset is -1, and `read_frames` reads the
+complete file. `read_frames` refuses a file whose size or modification time has changed since `locate`.
 """
 
 import os
 import pickle
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -21,37 +31,77 @@ from system.console import UserError
 from system.files import replacing
 
 MAX_BYTES = 256 * 2**20  # a larger file is no feature of one utterance (two hours of float64)
-HEAD_BYTES = 4096  # read from either end of a file to learn where its frames lie
-BYTES_OPCODES = ((pickle.BINBYTES, "<I"), (pickle.BINBYTES8, "<Q"), (pickle.BYTEARRAY8, "<Q"))
+END_BYTES = 4096  # that `locate` reads at each end of a file; the operations of a pickle take about 200
 
 
 class Location(NamedTuple):
-    """Where the frames of a feature file are, and what tells whether it is still that file."""
+    """The position of the frames in a feature file, and the state of the file when it was found."""
 
     n_frames: int
-    offset: int  # of the first frame in the file; -1: not stored as plain bytes, read the file whole
+    offset: int  # of the first frame in bytes; -1 if only the complete file can be read
     itemsize: int  # 4 (float32) or 8 (float64); 0 where offset is -1
-    size: int  # bytes
-    changed: int  # modification time in ns
+    size: int  # of the file in bytes
+    changed: int  # modification time of the file in ns
 
 
 def write_feature(path: Path, feat: np.ndarray, speaker: str) -> None:
     """Write a feature file: feat (T, 40) as float32, speaker the name of the speaker's folder."""
-    # Protocol 4 keeps the frames as one run of bytes behind a short header: crops read just what they need.
     blob = pickle.dumps({"feat": np.ascontiguousarray(feat, np.float32), "label": speaker}, protocol=4)
     with replacing(path) as temporary:
         temporary.write_bytes(blob)
 
 
 def read_feature(path: Path) -> np.ndarray:
-    """Return the features (T, 40) float32 of a feature file; UserError if it is not one or holds non-finite values."""
+    """Return the features (T, 40) float32 of a file; UserError if it is no feature file or contains NaN or infinity."""
     with _opened(path) as (file, _):
-        return _checked(_parse(file.read(), path).values(), path)
+        return _finite(_parse(file.read(), path).values(), path)
+
+
+def locate(path: Path) -> Location:
+    """Return the position of the frames in a feature file; UserError if it is not one."""
+    with _opened(path) as (file, stamp):
+        blob = bytearray(stamp[0])
+        for start in (0, max(0, len(blob) - END_BYTES)):
+            file.seek(start)
+            file.readinto(memoryview(blob)[start : start + END_BYTES])
+    try:
+        array = _parse(bytes(blob), path)
+    except UserError:  # damaged, or of a text protocol, whose operations are not only in the ends
+        return Location(len(read_feature(path)), -1, 0, *stamp)
+    if array.offset < 0 or array.fortran or array.dtype.byteorder == ">":
+        return Location(array.shape[0], -1, 0, *stamp)
+    return Location(array.shape[0], array.offset, array.dtype.itemsize, *stamp)
+
+
+def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarray:
+    """Return the frames start..stop-1 (n, 40) float32 of a file.
+
+    `where` is the file's location. UserError if the file has changed since, or if a value is NaN or infinite.
+    """
+    row = N_MELS * where.itemsize
+    with _opened(path) as (file, stamp):
+        if stamp != (where.size, where.changed):
+            raise UserError(f"{path}: has changed since this run read its length; run again")
+        if where.offset < 0:
+            return _finite(_parse(file.read(), path).values(), path)[start:stop]
+        file.seek(where.offset + start * row)
+        raw = file.read((stop - start) * row)
+    if len(raw) != (stop - start) * row:
+        raise _refusal(path, "truncated")
+    return _finite(np.frombuffer(raw, f"<f{where.itemsize}").reshape(-1, N_MELS), path)
+
+
+def is_current(path: Path, where: Location) -> bool:
+    """Tell whether a file still has the size and modification time of its location."""
+    try:
+        return _stamp(os.stat(path)) == (where.size, where.changed)
+    except OSError:
+        return False
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[FileIO, tuple[int, int]]]:
-    """Open a file to read, and tell its size and time; an OSError becomes a UserError, from a loader process too."""
+    """Open a file and yield it with its size and modification time; UserError for an OSError in the block."""
     try:
         with open(path, "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
@@ -59,71 +109,20 @@ def _opened(path: Path) -> Iterator[tuple[FileIO, tuple[int, int]]]:
                 raise _refusal(path, f"larger than {MAX_BYTES >> 20} MiB")
             yield file, stamp
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; has the tree changed, or may you not read it?") from None
-
-
-def _checked(frames: np.ndarray, path: Path) -> np.ndarray:
-    """Return the frames as float32; UserError naming the file if any is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        frames = frames.astype(np.float32)
-    if not np.isfinite(frames).all():
-        raise _refusal(path, "it holds NaN or infinite values")
-    return frames
-
-
-def locate(path: Path) -> Location:
-    """Return where the frames of a feature file lie, reading only its ends."""
-    with _opened(path) as (file, stamp):
-        # The middle stays zero: the pickle's structure stands in the ends, its frames need not be read.
-        blob = bytearray(stamp[0])
-        for start in (0, max(0, len(blob) - HEAD_BYTES)):
-            file.seek(start)
-            file.readinto(memoryview(blob)[start : start + HEAD_BYTES])
-    try:
-        array = _parse(bytes(blob), path)
-    except UserError:  # text protocols hold structure in the middle too
-        return Location(len(read_feature(path)), -1, 0, *stamp)
-    offset = _raw_offset(blob, array)
-    return Location(array.shape[0], offset, array.dtype.itemsize if offset >= 0 else 0, *stamp)
-
-
-def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarray:
-    """Return frames start..stop-1 (n, 40) float32 of the file that `where` is of; UserError if it has changed since."""
-    row = N_MELS * where.itemsize
-    with _opened(path) as (file, stamp):
-        if stamp != (where.size, where.changed):
-            raise UserError(f"{path}: has changed while this run was reading the tree; run again")
-        if where.offset < 0:
-            return _checked(_parse(file.read(), path).values(), path)[start:stop]
-        file.seek(where.offset + start * row)
-        raw = file.read((stop - start) * row)
-    if len(raw) != (stop - start) * row:
-        raise _refusal(path, "its frames end before the file says so")
-    return _checked(np.frombuffer(raw, f"<f{where.itemsize}").reshape(-1, N_MELS), path)
-
-
-def is_current(path: Path, where: Location) -> bool:
-    """Tell whether a feature file is still the one that `where` was found in, by its size and modification time."""
-    try:
-        return _stamp(os.stat(path)) == (where.size, where.changed)
-    except OSError:
-        return False
+        raise UserError(f"{path}: {error.strerror}; file moved or permission denied?") from None
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _raw_offset(blob: bytearray, array: StoredArray) -> int:
-    """Return where the array's bytes start in the pickle, -1 if they do not stand there as they are."""
-    if array.fortran or array.dtype.byteorder == ">":
-        return -1
-    for opcode, length in BYTES_OPCODES:
-        mark = opcode + struct.pack(length, len(array.raw))
-        at = blob.find(mark, 0, HEAD_BYTES)
-        if at >= 0 and blob.startswith(array.raw[:64], at + len(mark)):
-            return at + len(mark)
-    return -1
+def _finite(frames: np.ndarray, path: Path) -> np.ndarray:
+    """Return the frames as float32; UserError naming the file if a value is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        frames = frames.astype(np.float32)
+    if not np.isfinite(frames).all():
+        raise _refusal(path, "contains NaN or infinite values")
+    return frames
 
 
 def _refusal(path: Path, reason: str) -> UserError:
@@ -131,7 +130,7 @@ def _refusal(path: Path, reason: str) -> UserError:
 
 
 def _parse(blob: bytes, path: Path) -> StoredArray:
-    """Return the feature array of a pickle; UserError naming the file for whatever else it holds or asks for."""
+    """Return the feature array of a pickle; UserError naming the file if it contains anything else."""
     try:
         return load_feature(blob)
     except MemoryError:  # the machine's, which says nothing about the file

@@ -1,36 +1,42 @@
-"""Reading the pickle {'feat': (T, 40) float array, 'label': speaker}, whoever wrote it.
+"""Read the pickle {'feat': (T, 40) float array, 'label': speaker} without running it.
 
-A pickle is a program. Its operations are checked before it runs, the names that it may ask for are those of a pickled
-NumPy array, and each is replaced by a class that notes its arguments and calls nothing. Neither memory nor time goes
-beyond what the file's own size explains.
+A pickle is a program. Its operations are checked before it is loaded. It may refer to the names of a
+pickled NumPy array only, and each is replaced by an object that stores its arguments and calls nothing. Memory and time
+are limited by the size of the file.
 """
 
 import io
 import pickle
 import pickletools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from configure import N_MELS
 
-MAX_OPERATIONS = 200  # our files have 40, the most verbose form 90; the memo has as many places
-MAX_GETS = 8  # uses of a noted object, 2 in any form: each at most doubles what hashing a key has to walk through
+MAX_OPERATIONS = 200  # our files have 40, protocol 0 has 90; this also limits the size of the memo
+MAX_GETS = 8  # reads of the memo, 2 in any protocol: each can double the work of hashing a key
 ADMITTED = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 DICT EMPTY_DICT TUPLE EMPTY_TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD "
     "SETITEM SETITEMS".split()
 )
+NAMES = {  # that a pickled NumPy array refers to; in numpy.core up to NumPy 1
+    "numpy.ndarray", "numpy.dtype", "_codecs.encode",
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
+}  # fmt: skip
 
 
 class StoredArray(NamedTuple):
-    """The array of a feature pickle, its bytes not yet looked at."""
+    """The array of a feature pickle."""
 
     shape: tuple[int, int]  # (T, 40)
-    dtype: np.dtype  # float32 or float64, of either byte order
+    dtype: np.dtype  # float32 or float64, little-endian or big-endian
     fortran: bool  # stored column by column
     raw: bytes | bytearray
+    offset: int  # of `raw` in the pickle; -1 if the pickle contains it as text
 
     def values(self) -> np.ndarray:
         """Return the array (T, 40)."""
@@ -38,87 +44,79 @@ class StoredArray(NamedTuple):
 
 
 def load_feature(blob: bytes) -> StoredArray:
-    """Return the array of a feature pickle; UnpicklingError says what else it is, a damaged one can raise anything."""
-    _check_operations(blob)
+    """Return the array of a feature pickle.
+
+    UnpicklingError says what another pickle contains; a damaged one can raise any exception.
+    """
+    offsets = _check_operations(blob)
     match _Unpickler(io.BytesIO(blob)).load():
-        case {"feat": _Noted() as array, "label": str()}:
-            return _stored_array(array)
-    raise pickle.UnpicklingError("it does not hold {'feat': array, 'label': speaker}")
+        case {"feat": _Recorder() as array, "label": str()}:
+            return _stored_array(array, offsets)
+    raise pickle.UnpicklingError("it does not contain {'feat': array, 'label': speaker}")
 
 
-def _check_operations(blob: bytes) -> None:
-    """Raise for an operation that no feature needs, too many of them, or a length beyond the file's end."""
-    gets = 0
-    for count, (operation, argument, _) in enumerate(pickletools.genops(blob), 1):
+def _check_operations(blob: bytes) -> dict[int, int]:
+    """Return the offset of each bytes object in the pickle by its length.
+
+    UnpicklingError for an operation that features do not need, and for too many operations. ValueError for a length
+    beyond the end of the file.
+    """
+    stream, offsets, gets = io.BytesIO(blob), dict[int, int](), 0
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream), 1):
         gets += "GET" in operation.name
         if operation.name not in ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for operation {operation.name}, which no feature needs")
+            raise pickle.UnpicklingError(f"it uses the operation {operation.name}, which features do not need")
         if count > MAX_OPERATIONS or gets > MAX_GETS or ("PUT" in operation.name and (argument or 0) >= MAX_OPERATIONS):
-            raise pickle.UnpicklingError("it asks for more operations or memory than a feature needs")
+            raise pickle.UnpicklingError("it uses more operations or memory than features need")
+        if isinstance(argument, bytes | bytearray):
+            offsets[len(argument)] = stream.tell() - len(argument)  # the stream is at the end of the argument
+    return offsets
 
 
-class _Noted:
-    """Stands in for what a name would call: keeps the arguments and the state that the pickle gives."""
+class _Recorder:
+    """Takes the place of a name in the pickle and of what a call of it returns: stores what the pickle passes to it."""
 
-    def __init__(self, *arguments: object):
-        self.arguments = arguments
+    def __init__(self, name: str, *arguments: object):
+        self.name, self.arguments = name, arguments
         self.state: object = None
+
+    def __call__(self, *arguments: object) -> "_Recorder":
+        return _Recorder(self.name, *arguments)
 
     def __setstate__(self, state: object) -> None:
         self.state = state
 
 
-class _Encode(_Noted): ...
-
-
-class _DType(_Noted): ...
-
-
-class _Reconstruct(_Noted): ...
-
-
-class _FromBuffer(_Noted): ...
-
-
 class _Unpickler(pickle.Unpickler):
-    NAMES = {
-        "numpy.ndarray": _Noted,
-        "numpy.dtype": _DType,
-        "_codecs.encode": _Encode,
-        "numpy.core.multiarray._reconstruct": _Reconstruct,  # of NumPy 1
-        "numpy._core.multiarray._reconstruct": _Reconstruct,
-        "numpy.core.numeric._frombuffer": _FromBuffer,
-        "numpy._core.numeric._frombuffer": _FromBuffer,
-    }
-
-    def find_class(self, module: str, name: str) -> type[_Noted]:
-        try:
-            return self.NAMES[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in NAMES:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which features do not need")
+        return _Recorder(name)
 
 
-def _stored_array(array: _Noted) -> StoredArray:
-    """Return the array that a stand-in describes; UnpicklingError if it describes none, or another than (T, 40)."""
+def _stored_array(array: _Recorder, offsets: dict[int, int]) -> StoredArray:
+    """Return the array that the recorded calls describe; UnpicklingError if there is none of shape (T, 40)."""
     match array:
-        case _Reconstruct(state=(_, shape, dtype, fortran, raw)):
+        case _Recorder(name="_reconstruct", state=(_, shape, dtype, fortran, raw)):
             pass
-        case _FromBuffer(arguments=(raw, dtype, shape, order)):
+        case _Recorder(name="_frombuffer", arguments=(raw, dtype, shape, order)):
             fortran = order == "F"
         case _:
             raise pickle.UnpicklingError("its array has neither shape nor bytes")
     match dtype:
-        case _DType(arguments=("f4" | "f8" as code, *_), state=(_, "<" | ">" | "=" as order, *_)):
+        case _Recorder(name="dtype", arguments=("f4" | "f8" as code, *_), state=(_, "<" | ">" as order, *_)):
             kind = np.dtype(order + code)
         case _:
             raise pickle.UnpicklingError("its array is not float32 or float64")
     match raw:
-        case _Encode(arguments=(str() as text, "latin1")):
-            raw = text.encode("latin1")
+        case _Recorder(
+            name="encode", arguments=(str() as text, "latin1")
+        ):  # protocols 0 to 2 have no operation for bytes
+            raw, offsets = text.encode("latin1"), {}
     if not (isinstance(shape, tuple) and all(type(n) is int for n in shape)):
         raise pickle.UnpicklingError("its array has no shape")
     if len(shape) != 2 or shape[0] < 1 or shape[1] != N_MELS:
         raise pickle.UnpicklingError(f"its array has shape {shape}, not (frames, {N_MELS})")
     if not isinstance(raw, bytes | bytearray) or len(raw) != shape[0] * N_MELS * kind.itemsize:
-        raise pickle.UnpicklingError("its array is cut off")
-    return StoredArray(shape, kind, bool(fortran), raw)
+        raise pickle.UnpicklingError("its array is truncated")
+    return StoredArray(shape, kind, bool(fortran), raw, offsets.get(len(raw), -1))

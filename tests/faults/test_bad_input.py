@@ -174,14 +174,14 @@ CASES = [
     # features
     ("EER_full", FULL, feature(FEATURE, np.zeros((210, 39), np.float32)), 1, "00001.pkl: not a feature file (its arr"),
     ("EER_full", FULL, feature(FEATURE, np.zeros((0, 40), np.float32)), 1, "shape (0, 40), not (frames, 40)"),
-    ("EER_full", FULL, feature(FEATURE, NAN), 1, "00001.pkl: not a feature file (it holds NaN"),
-    ("EER_full", FULL, feature(FEATURE, np.full((210, 40), 1e300)), 1, "00001.pkl: not a feature file (it holds NaN"),
+    ("EER_full", FULL, feature(FEATURE, NAN), 1, "00001.pkl: not a feature file (contains NaN"),
+    ("EER_full", FULL, feature(FEATURE, np.full((210, 40), 1e300)), 1, "00001.pkl: not a feature file (contains NaN"),
     ("EER_full", FULL, feature(FEATURE, np.zeros((210, 40), int)), 1, "its array is not float32 or float64"),
-    ("EER_full", FULL, feature(FEATURE, NAN * 0 + 1, label=7), 1, "does not hold {'feat': array, 'label': speaker}"),
+    ("EER_full", FULL, feature(FEATURE, NAN * 0 + 1, label=7), 1, "does not contain {'feat': array, 'label': speaker}"),
     ("EER_full", FULL, cut(FEATURE, 9000), 1, "00001.pkl: not a feature file"),
     ("EER_full", FULL, text(FEATURE, b""), 1, "00001.pkl: not a feature file"),
     ("train", NEW, text(TRAINING / "id00002" / "v" / "00003.pkl", b"junk"), 1, "00003.pkl: not a feature file"),
-    ("train", NEW, all_features(TRAINING / "id00002", NAN), 1, ".pkl: not a feature file (it holds NaN"),
+    ("train", NEW, all_features(TRAINING / "id00002", NAN), 1, ".pkl: not a feature file (contains NaN"),
     # trial lists
     ("EER_full", [*FULL, "--trials", "absent.txt"], unchanged, 1, "absent.txt: no such trial list"),
     ("EER_full", [*FULL, "--trials", "data"], unchanged, 1, "data: Is a directory"),
