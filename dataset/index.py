@@ -34,32 +34,29 @@ class FeatureIndex:
         names, suffixes, locations = (
             np.concatenate([getattr(table, field) for table in tables]) for field in ("name", "suffix", "location")
         )
-        of_tree = np.concatenate([np.full(len(t.name), i, np.int8) for i, t in enumerate(tables)])
-        order: np.ndarray | slice = slice(None)  # a table is sorted
-        duplicates = np.zeros(0, np.int64)
+        of_tree = np.repeat(np.arange(len(tables), dtype=np.int8), [len(table.name) for table in tables])
+        rows = np.arange(len(names))  # a table is sorted
         if len(tables) > 1:
-            sorted_all = np.argsort(names, kind="stable")
-            again = np.append(False, names[sorted_all[1:]] == names[sorted_all[:-1]])
-            order, duplicates = sorted_all[~again], sorted_all[again]
-        self._trees = present
-        self._names, self._suffix, self._location = names[order], suffixes[order], locations[order]
-        self._tree = of_tree[order]
-        self._duplicates = names[duplicates], of_tree[duplicates]  # utterances that an earlier tree contains, too
-        self._checked = np.zeros(len(self._names), bool)  # rows whose file this process has compared with its location
+            rows = np.unique(names, return_index=True)[1]  # of equal names the first, from the first tree
+        self._trees, self._tree = present, of_tree[rows]
+        self._names, self._suffix, self._location = names[rows], suffixes[rows], locations[rows]
+        self._checked = np.zeros(len(rows), bool)  # rows whose file this process has compared with its location
         of_rows = np.array([name.split(b"/", 1)[0] for name in self._names.tolist()])
         speakers, self.first, self.speaker, self.count = np.unique(
             of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
-        if len(duplicates):
-            self._warn_of_duplicates(locations[duplicates, 0])
+        unused = np.delete(np.arange(len(names)), rows)  # utterances that an earlier tree contains too
+        self._unused = names[unused], of_tree[unused]
+        if len(unused):
+            self._warn_of_duplicates(locations[unused, 0])
 
     def __len__(self) -> int:
         return len(self._names)
 
     def _warn_of_duplicates(self, n_frames: np.ndarray) -> None:
         """Warn of the utterances in several trees; `n_frames` (n,) are the lengths of those that are not used."""
-        names, of_tree = self._duplicates
+        names, of_tree = self._unused
         rows = np.searchsorted(self._names, names)
         kept, other = self._trees[self._tree[rows[0]]], self._trees[of_tree[0]]
         differing = np.count_nonzero(self._location[rows, 0] != n_frames)
@@ -74,7 +71,7 @@ class FeatureIndex:
         if tree not in self._trees:
             return set()
         number = self._trees.index(tree)
-        names, of_tree = self._duplicates
+        names, of_tree = self._unused
         others = {os.fsdecode(name.split(b"/", 1)[0]) for name in names[of_tree == number].tolist()}
         return {self.speakers[speaker] for speaker in np.unique(self.speaker[self._tree == number])} | others
 
