@@ -14,6 +14,7 @@ from evaluation.noise import NoisyTests
 from feat_extract import augmentation, decoding
 from feat_extract.augmentation import Augmentation, AugmentedCrops
 from feat_extract.disturbance import Sources
+from feat_extract.noise_folder import NOISE, recordings
 from system.console import UserError
 
 RATE = 16000
@@ -203,6 +204,14 @@ def test_speech_is_babble_wherever_the_folder_begins(root: Path, features: Featu
         AugmentedCrops(Augmentation(("babble",), noise_dir=str(folder / "noise")), root, features)
 
 
+def test_the_innermost_folder_gives_the_kind(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+    tone(tmp_path / "own" / "music" / "of radio" / "speech" / "a.wav", 700)
+    tone(tmp_path / "own" / "speech" / "of radio" / "music" / "a.wav", 1100)
+    sources = Sources(root, features, str(tmp_path / "own"), None, ("music", "speech"))
+    assert frequencies(sources.music, 5) == {1100}
+    assert frequencies(lambda n, rng: sources.babble([0], n, rng), 5) == {700}
+
+
 def test_folders_far_above_say_nothing(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "speech" / "music" / "own" / "fan.wav", 900)
     assert frequencies(Sources(root, features, str(tmp_path / "speech" / "music" / "own"), None).noise) == {900}
@@ -235,16 +244,12 @@ def test_the_evaluators_use_noise_else_music_else_speech(
     assert np.argmax(np.abs(np.fft.rfft(heard[0]))) * RATE / len(heard[0]) == pytest.approx(frequency, abs=2)
 
 
-def test_a_cache_that_cannot_be_written_is_told(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tone(tmp_path / "noise" / "a.flac", 300)
-    (root / "decoded_noise").rename(tmp_path / "aside")
-    (root / "decoded_noise").write_text("a file")
-    try:
-        with pytest.raises(UserError, match=r"decoded_noise: cannot be written .*ffmpeg -i RECORDING -ac 1 -ar 16000"):
-            Sources(root, features, str(tmp_path / "noise"), None)
-    finally:
-        (root / "decoded_noise").unlink()
-        (tmp_path / "aside").rename(root / "decoded_noise")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "decoded_noise").write_text("a file")
+    with pytest.raises(UserError, match=r"decoded_noise: cannot be written .*ffmpeg -i RECORDING -ac 1 -ar 16000"):
+        recordings(tmp_path / "noise", NOISE, (NOISE,), tmp_path / "data")
 
 
 def test_what_a_killed_run_left_is_done_again(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
