@@ -34,7 +34,7 @@ import numpy as np
 from command_line.checkpoint import add_checkpoint_arguments, find_checkpoint
 from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from model.encoder import EMBEDDING_SIZE
-from recognition import voices
+from recognition import speakers
 from recognition.batch import Embedded, Failed, embed_each, find_candidates, save_embeddings
 from recognition.enrolment import enrol
 from recognition.export import export_onnx
@@ -123,7 +123,7 @@ def enroll(args: argparse.Namespace) -> None:
     They are compared with each other, with the speaker's voice and with the other voices in the folder; those that
     are probably another speaker's are enrolled with a warning. The comparison needs the checkpoint's calibration.
     """
-    voices.voice_path(args.voices, args.name)
+    speakers.voice_path(args.voices, args.name)
     recognizer = _recognizer(args)
     results = list(_embed_files(args, recognizer))
     recordings = [result for result in results if isinstance(result, Embedded)]
@@ -142,24 +142,24 @@ def enroll(args: argparse.Namespace) -> None:
 
 def list_voices(args: argparse.Namespace) -> None:
     """Print the speakers of a folder, how many recordings each has and how much speech."""
-    enrolled = voices.load_voices(args.voices)
+    enrolled = speakers.load_voices(args.voices)
     lines = (f"{voice}, checkpoint {voice.digest[:12]}" for voice in enrolled)
     _report(args, {"voices": [voice.as_json() for voice in enrolled]}, *lines)
 
 
 def rename(args: argparse.Namespace) -> None:
     """Give a speaker another name."""
-    voices.enrolled_path(args.voices, args.name)
-    with voices.changing(args.voices):
-        voices.rename_voice(args.voices, args.name, args.new)
+    speakers.enrolled_path(args.voices, args.name)
+    with speakers.changing(args.voices):
+        speakers.rename_voice(args.voices, args.name, args.new)
     print(f"{args.name}: renamed to {args.new}")
 
 
 def remove(args: argparse.Namespace) -> None:
     """Delete a speaker's voice file, or recordings from it; the file goes with the last of them."""
-    voices.enrolled_path(args.voices, args.name)
-    with voices.changing(args.voices):
-        left = voices.remove_recordings(args.voices, args.name, args.recordings)
+    speakers.enrolled_path(args.voices, args.name)
+    with speakers.changing(args.voices):
+        left = speakers.remove_recordings(args.voices, args.name, args.recordings)
     print(f"{left} left" if left else f"{args.name}: removed")
 
 
@@ -170,7 +170,7 @@ def identify(args: argparse.Namespace) -> None:
     the right speaker ranks first. --prior 0.95 names more, also of people who are not enrolled.
     """
     rule = _rule(args)
-    enrolled = voices.load_voices(args.voices, rule.recognizer.digest)
+    enrolled = speakers.load_voices(args.voices, rule.recognizer.digest)
     prototypes = np.stack([voice.prototype for voice in enrolled])
     seconds, names = np.array([voice.speech for voice in enrolled]), [voice.name for voice in enrolled]
     results, answers = [], []
@@ -309,9 +309,9 @@ def _in_words(answer: dict) -> str:
     figure = "probability" if "unknown" in answer else "score"
     ranking = [(entry["speaker"], entry[figure]) for entry in answer["ranking"]]
     if "unknown" in answer:
-        ranking = sorted([*ranking, (voices.UNKNOWN, answer["unknown"])], key=lambda entry: -entry[1])
+        ranking = sorted([*ranking, (speakers.UNKNOWN, answer["unknown"])], key=lambda entry: -entry[1])
     shown = ", ".join(f"{name} {value:.4f}" for name, value in ranking[:RANKS_SHOWN])
-    file, speaker = console.one_line(answer["file"]), answer["speaker"] or voices.UNKNOWN
+    file, speaker = console.one_line(answer["file"]), answer["speaker"] or speakers.UNKNOWN
     return f"{file} ({answer['seconds']:.2f} s of speech): {speaker} [{shown}]"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from plotting.style import as_text, new_figure, styles
-from recognition.voices import load_voices
+from recognition.speakers import load_voices
 from system.console import UserError
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recognition import voices
+from recognition import speakers
 from recognition.batch import Embedded, columns
 from recognition.recognizer import Recognizer
-from recognition.voices import Voice
+from recognition.speakers import Voice
 
 NO_CALIBRATION = (
     "this checkpoint has no calibration, so only repeated recordings were looked for; EER_short.py --calibrate True "
@@ -46,17 +46,17 @@ def enrol(
     of another checkpoint.
     """
     embeddings, files, seconds = columns(recordings)
-    with voices.changing(folder):
-        voice = voices.find_voice(folder, name, recognizer.digest)
+    with speakers.changing(folder):
+        voice = speakers.find_voice(folder, name, recognizer.digest)
         new, found = _without_repeated(voice, Voice(voice.name, embeddings, files, seconds, recognizer.digest))
         if compare:
-            others, troubles = voices.load_others(folder, voice.name, recognizer.digest)
+            others, troubles = speakers.load_others(folder, voice.name, recognizer.digest)
             found += doubts(voice, new, others, recognizer)
             if recognizer.calibration is None:
                 troubles.append(NO_CALIBRATION)
             found += [Doubt(None, "not_compared", {"reason": text}, f"not compared: {text}") for text in troubles]
         voice = voice.extended(new.embeddings, new.files, new.seconds)
-        voices.save_voice(folder, voice)
+        speakers.save_voice(folder, voice)
     return voice, found
 
 

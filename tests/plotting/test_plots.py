@@ -18,7 +18,7 @@ from evaluation import metrics
 from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
 from plotting.verification import draw_calibration, draw_det, draw_length, draw_scores, read_systems
-from recognition.voices import new_voice, save_voice
+from recognition.speakers import new_voice, save_voice
 from system.console import UsageError, UserError
 
 LENGTHS = ("50", "100", "full")

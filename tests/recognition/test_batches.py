@@ -16,8 +16,8 @@ from networks import write_checkpoint
 from recognition import batch
 from recognition.batch import Candidate, Embedded, Failed, embed_each, find_candidates
 from recognition.recognizer import Recognizer
+from recognition.speakers import load_voices
 from recognition.utterance import Utterance
-from recognition.voices import load_voices
 from system.console import UserError
 
 NETWORK, VOICES = ["--checkpoint", "model.pth"], ["--voices", "voices"]

@@ -15,7 +15,7 @@ from networks import CALIBRATION, ratio, write_checkpoint
 from evaluation.calibration import save_calibration
 from recognition.enrolment import Doubt, doubts, enrol
 from recognition.recognizer import Recognizer
-from recognition.voices import Voice, load_voices, save_voice, voice_path
+from recognition.speakers import Voice, load_voices, save_voice, voice_path
 from system.console import UserError
 
 ANNA, BORIS, CLARA = np.eye(256)[:3]

@@ -28,8 +28,8 @@ from evaluation.metrics import verification_metrics
 from model.checkpoint import load_checkpoint, save_checkpoint
 from recognition import recognizer as recognizer_module
 from recognition.recognizer import PRETRAINED
+from recognition.speakers import load_voices
 from recognition.utterance import read_utterance, utterance_of
-from recognition.voices import load_voices
 from recognize import Recognizer
 from system.console import UsageError, UserError
 
@@ -229,7 +229,7 @@ def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: P
     clips = [wav(home, 30, at) for at in range(2)]
     both = [subprocess.Popen([*map(str, [*command, "Ana", clip])], cwd=home) for clip in clips]
     assert [process.wait() for process in both] == [0, 0]
-    (enrolled,) = recognize.voices.load_voices(tmp_path)
+    (enrolled,) = recognize.speakers.load_voices(tmp_path)
     assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (2, 256)
 
 
@@ -241,9 +241,9 @@ def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.M
         command = [sys.executable, "-c", holder, str(tmp_path / ".voices.lock"), str(held)]
         with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
             present(process.stdout).readline()
-            monkeypatch.setattr(recognize.voices, "PATIENCE", patience)
+            monkeypatch.setattr(recognize.speakers, "PATIENCE", patience)
             told = nullcontext() if held < patience else pytest.raises(UserError, match=f"process {process.pid} on")
-            with told, recognize.voices.changing(tmp_path):
+            with told, recognize.speakers.changing(tmp_path):
                 assert held < patience
             process.kill()
 
@@ -323,7 +323,7 @@ def test_speakers_are_ranked_by_probability_not_by_score(
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
     files = [str(wav(home, 30, at)) for at in (0, 1)]
     recognize.main(["enroll", "--checkpoint", str(home / "model.pth"), "--voices", str(tmp_path), "A", *files])
-    (voice_,) = recognize.voices.load_voices(tmp_path)
+    (voice_,) = recognize.speakers.load_voices(tmp_path)
     embeddings = Recognizer(home / "model.pth").embed_files(files)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(voice_.prototype, embeddings.mean(axis=0), atol=1e-6)

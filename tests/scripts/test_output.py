@@ -18,7 +18,7 @@ from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
-from recognition.voices import new_voice, save_voice
+from recognition.speakers import new_voice, save_voice
 from system.files import sha256
 
 pytestmark = pytest.mark.slow
