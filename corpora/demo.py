@@ -1,4 +1,4 @@
-"""The demo's corpus: synthetic speakers in VoxCeleb's layout, made from nothing but a seed.
+"""The corpus of the demo: synthetic speakers in VoxCeleb's layout, computed from a seed.
 
 A speaker is an accent and a random "voice variant" of eSpeak NG: a text file that scales the pitch, the formants and
 the noise of this formant synthesiser (docs/voices.md of its sources). eSpeak NG is GPL-3 and part of the package
@@ -6,13 +6,12 @@ espeakng-loader, which only the demo and its tests need.
 """
 
 import ctypes
-import importlib
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import soundfile
@@ -26,25 +25,20 @@ from system.files import replacing
 from system.workers import unordered_map
 
 N_TRAIN, N_TEST = 60, 20  # speakers
-UTTERANCES = tuple(f"session{number}/00001.wav" for number in range(1, 6))  # of a speaker
+UTTERANCES = tuple(f"session{number}/00001.wav" for number in range(1, 6))  # of each speaker
 SECONDS = (2.2, 4.0)  # shortest and longest utterance
-N_TRIALS = 400  # half of them targets
+N_TRIALS = 400  # half of them target trials
 MARKER = "demo.txt"  # in a data root: the seed and the size of its demo
-GAIN_HZ = (60, 250, 1000, 3000, 8000)  # where the gain of a session is sampled; it is interpolated in between
+GAIN_HZ = (60, 250, 1000, 3000, 8000)  # frequencies at which the gain of a session is sampled
 WORDS = (
     "ancient believes blanket bridge camera captain collects curious discovers doctor draws elephant empty farmer "
     "follows forest forgets gentle golden heavy holiday journey kitchen ladder modern mountain narrow newspaper ocean "
     "orchestra painter patient protects purple question recognises repairs silver surrounds useful village workshop"
 ).split()
-N_WORDS = 24  # spoken for an utterance: more than SECONDS of the fastest speaker
-
-ESPEAK_RATE = 22050  # Hz
+N_WORDS = 24  # per utterance: the fastest speaker needs more than the longest of SECONDS for them
 ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
-LANGUAGE_FILES = ("phontab", "phonindex", "phondata", "intonations", "en_dict")  # all that English speech needs
-VOLUME = 25  # of eSpeak's 0..200: the loudest voices stay below full scale
-SYNCHRONOUS, DO_NOT_EXIT, UTF8 = 2, 0x8000, 1  # espeak_AUDIO_OUTPUT, espeak_Initialize and espeak_Synth flags
+ESPEAK_RATE = 22050  # Hz
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-WORDS_PER_MINUTE, LOUDNESS, PITCH, PITCH_RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 
 
 def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TEST, workers: int | None = None) -> None:
@@ -53,39 +47,35 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
     The same seed gives the same bytes with any number of worker processes. Complete speakers are kept, so an
     interrupted run is resumed. UserError if `root` contains another demo or other data, or without eSpeak NG.
     """
-    require_espeak()
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise UserError("the demo's voices need eSpeak NG: pip install -r requirements-demo.txt")
     names = [[f"test{index:03d}/{utterance}" for utterance in UTTERANCES] for index in range(n_test)]
     n_trials = min(N_TRIALS, n_test * len(UTTERANCES) * (len(UTTERANCES) - 1))
     enrol, test = np.array(draw_trials(names, n_trials, seed), object).T
     trials = list_content(Trials(np.arange(n_trials) % 2 == 0, enrol, test))
-    _claim(root, f"seed {seed}, {n_train} and {n_test} speakers, {len(UTTERANCES)} utterances each\n", trials)
+    size = f"seed {seed}, {n_train} and {n_test} speakers, {len(UTTERANCES)} utterances each\n"
+    marker, listed = root / MARKER, root / TRIALS_NAME
+    if marker.exists() and marker.read_text() != size:
+        raise UserError(f"{marker}: a demo of another seed or size; remove {root} or choose another --save_path")
+    others = [root / tree.wav for tree in TREES.values() if (root / tree.wav).exists() and not marker.exists()]
+    others += [listed] if listed.exists() and listed.read_bytes() != trials else []
+    if others:
+        raise UserError(f"{others[0]}: not part of the demo; move it or choose another --save_path for the demo")
+    for path, content in ((marker, size.encode()), (listed, trials)):
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     folders = [root / TREES["vox2_dev"].wav / f"train{index:03d}" for index in range(n_train)]
     folders += [root / TREES["vox1_test"].wav / f"test{index:03d}" for index in range(n_test)]
     speakers = [(folder, (seed, index)) for index, folder in enumerate(folders)]
     missing = [speaker for speaker in speakers if not all((speaker[0] / name).exists() for name in UTTERANCES)]
     list(progress(unordered_map(write_speaker, missing, workers, chunk=1), desc="voices", total=len(missing)))
-    with replacing(root / TRIALS_NAME) as temporary:
-        temporary.write_bytes(trials)
-
-
-def _claim(root: Path, contents: str, trials: bytes) -> None:
-    """Mark `root` as the demo's; UserError if it contains another demo, other recordings or another trial list."""
-    marker, listed = root / MARKER, root / TRIALS_NAME
-    if marker.exists() and marker.read_text() != contents:
-        raise UserError(f"{marker}: a demo of another seed or size; remove {root} or choose another --save_path")
-    others = [root / tree.wav for tree in TREES.values() if (root / tree.wav).exists() and not marker.exists()]
-    others += [listed] if listed.exists() and listed.read_bytes() != trials else []
-    if others:
-        raise UserError(f"{others[0]}: not the demo's; move it away or choose another --save_path for the demo")
-    with replacing(marker) as temporary:
-        temporary.write_text(contents)
 
 
 def write_speaker(speaker: tuple[Path, tuple[int, int]]) -> None:
-    """Write the utterances of a speaker: the folder, and the seed of the voice and of everything it says."""
+    """Write the utterances of a speaker: the folder, and the seed of the voice and of all that it says."""
     folder, seed = speaker
     rng = np.random.default_rng(seed)
-    with voice(str(rng.choice(ACCENTS)), random_variant(rng)) as say:
+    with synthesiser(str(rng.choice(ACCENTS)), random_variant(rng)) as say:
         usual_speed = rng.uniform(140, 190)  # words per minute
         for name in UTTERANCES:
             text, speed = " ".join(rng.choice(WORDS, N_WORDS)), usual_speed * rng.uniform(0.9, 1.12)
@@ -128,29 +118,22 @@ def in_session(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gains = np.interp(octaves, np.log2(GAIN_HZ), np.cumsum(rng.normal(0, 3.5, len(GAIN_HZ))))  # dB
     sound = np.fft.irfft(np.fft.rfft(speech) * 10 ** (gains / 20), len(speech))
     if rng.random() < 0.5:
-        length = int(SAMPLE_RATE * rng.uniform(0.05, 0.3))  # the energy of the echo falls by 60 dB in this time
+        length = int(SAMPLE_RATE * rng.uniform(0.05, 0.3))  # reverberation time: the energy falls by 60 dB
         echo = rng.normal(size=length) * 10 ** (-3 * np.arange(length) / length)
         sound += fftconvolve(sound, echo * rng.uniform(0.1, 0.5) / np.linalg.norm(echo))[: len(speech)]
     sound += rng.normal(size=len(speech)) * sound.std() * 10 ** (-rng.uniform(12, 35) / 20)
     return sound / np.abs(sound).max() * rng.uniform(0.3, 0.9)
 
 
-def require_espeak() -> ModuleType:
-    """Return the module that contains eSpeak NG; UserError if it is not installed."""
-    try:
-        return importlib.import_module("espeakng_loader")
-    except ImportError:
-        raise UserError("the demo's voices need eSpeak NG: pip install -r requirements-demo.txt") from None
-
-
 @contextmanager
-def voice(accent: str, variant: str) -> Iterator[Callable[[str, float, float, float, int], np.ndarray]]:
+def synthesiser(accent: str, variant: str) -> Iterator[Callable[[str, float, float, float, int], np.ndarray]]:
     """Yield `say(text, speed, pitch, pitch_range, seed)`, which returns speech (S,) float32 at 16 kHz in [-1, 1].
 
-    The speed is in words per minute; pitch and its range are 0..100, the variant's at 50; the seed is that of eSpeak's
-    flutter, roughness and breath.
+    The speed is in words per minute. Pitch and range are 0..100; 50 gives those of the variant. The seed is that of
+    eSpeak's flutter, roughness and breath.
     """
-    espeak = require_espeak()
+    import espeakng_loader
+
     samples: list[bytes] = []
 
     @CALLBACK
@@ -162,23 +145,25 @@ def voice(accent: str, variant: str) -> Iterator[Callable[[str, float, float, fl
     def say(text: str, speed: float, pitch: float, pitch_range: float, seed: int) -> np.ndarray:
         samples.clear()
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        settings = {WORDS_PER_MINUTE: speed, LOUDNESS: VOLUME, PITCH: pitch, PITCH_RANGE: pitch_range}
-        for parameter, value in settings.items():
+        # espeak_PARAMETER 1 to 4: rate, volume (0..200; at 25 the loudest voices do not clip), pitch and its range
+        for parameter, value in enumerate((speed, 25, pitch, pitch_range), start=1):
             library.espeak_SetParameter(parameter, round(value), 0)
-        library.espeak_Synth(text.encode(), ctypes.c_size_t(len(text.encode()) + 1), 0, 0, 0, UTF8, None, None)
+        content = text.encode()
+        library.espeak_Synth(content, ctypes.c_size_t(len(content) + 1), 0, 0, 0, 1, None, None)  # 1: UTF-8
         speech = np.frombuffer(b"".join(samples), np.int16).astype(np.float32) / 32768
         return resample_poly(speech, SAMPLE_RATE // 50, ESPEAK_RATE // 50).astype(np.float32)
 
     with tempfile.TemporaryDirectory(prefix="voice-") as folder:
-        source, data = Path(espeak.get_data_path()), Path(folder, "espeak-ng-data")
-        shutil.copytree(source / "lang" / "gmw", data / "lang" / "gmw")
-        for name in LANGUAGE_FILES:
-            shutil.copy(source / name, data / name)
+        data = Path(folder, "espeak-ng-data")
         (data / "voices" / "!v").mkdir(parents=True)
         (data / "voices" / "!v" / "speaker").write_text(variant)
+        for path in Path(espeakng_loader.get_data_path()).iterdir():
+            if path.name != "voices":
+                (data / path.name).symlink_to(path)
         # The library has state that espeak_Initialize does not reset, so each voice loads a copy of it.
-        library = ctypes.CDLL(shutil.copy(espeak.get_library_path(), folder))
-        if library.espeak_Initialize(SYNCHRONOUS, 0, folder.encode(), DO_NOT_EXIT) != ESPEAK_RATE:
+        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
+        # 2: synthesise before espeak_Synth returns; 0x8000: report errors instead of exiting
+        if library.espeak_Initialize(2, 0, folder.encode(), 0x8000) != ESPEAK_RATE:
             raise RuntimeError(f"eSpeak NG does not start at {ESPEAK_RATE} Hz")
         library.espeak_SetSynthCallback(collect)
         if library.espeak_SetVoiceByName(f"{accent}+speaker".encode()):

@@ -97,7 +97,7 @@ def test_recordings_without_a_voice_are_remarked(tmp_path: Path) -> None:
     (tmp_path / "in" / "anna").mkdir(parents=True)
     pytest.importorskip("espeakng_loader")
     rng = np.random.default_rng(0)
-    with demo.voice("en", demo.random_variant(rng)) as speak:
+    with demo.synthesiser("en", demo.random_variant(rng)) as speak:
         spoken = (20000 * speak("The birch canoe slid on the smooth planks.", 160, 50, 50, 0)).astype(np.int16)
     fan = rng.normal(0, 1000, 2 * RATE).astype(np.int16)
     for name, samples in (("spoken", spoken), ("fan", fan), ("brief", fan[: RATE // 2])):

@@ -51,7 +51,7 @@ def speech() -> np.ndarray:
     """Four seconds of a synthesiser's voice."""
     pytest.importorskip("espeakng_loader")
     text = "The boy was there when the sun rose; a rod is used to catch pink salmon. Kick the ball straight."
-    with demo.voice("en", demo.random_variant(np.random.default_rng(3))) as speak:
+    with demo.synthesiser("en", demo.random_variant(np.random.default_rng(3))) as speak:
         return scaled(speak(text, 170, 50, 50, 0))[: 4 * RATE]
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("espeakng_loader", reason="pip install -r requirements-demo.
 import demo  # noqa: E402
 import train  # noqa: E402
 from configure import TREES, TRIALS_NAME  # noqa: E402
-from corpora.demo import N_TEST, N_TRAIN, SECONDS, UTTERANCES, in_session, random_variant, voice, write_demo  # noqa: E402
+from corpora.demo import N_TEST, N_TRAIN, SECONDS, UTTERANCES, in_session, random_variant, synthesiser, write_demo  # noqa: E402
 from evaluation.score_file import read_scores  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import TEMPORARY_SUFFIX  # noqa: E402
@@ -40,7 +40,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 def say(seed: int, texts: int = 1) -> np.ndarray:
-    with voice("en", random_variant(np.random.default_rng(seed))) as speak:
+    with synthesiser("en", random_variant(np.random.default_rng(seed))) as speak:
         return np.concatenate([speak(TEXT, 160, 50, 50, text) for text in range(texts)])
 
 
@@ -129,13 +129,13 @@ def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another seed or size"):
         write_demo(corpus, seed=2, **SIZE)
     (tmp_path / TREES["vox1_dev"].wav).mkdir(parents=True)
-    with pytest.raises(UserError, match="voxceleb1.*: not the demo's"):
+    with pytest.raises(UserError, match="voxceleb1.*: not part of the demo"):
         write_demo(tmp_path, seed=1, **SIZE)
 
 
 def test_keeps_a_trial_list_and_runs_that_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / TRIALS_NAME).write_text("1 mine.wav too.wav\n")
-    with pytest.raises(UserError, match=f"{TRIALS_NAME}: not the demo's; move it away"):
+    with pytest.raises(UserError, match=f"{TRIALS_NAME}: not part of the demo"):
         write_demo(tmp_path, seed=1, **SIZE)
     assert files_of(tmp_path) == {TRIALS_NAME: b"1 mine.wav too.wav\n"}
 
