@@ -7,6 +7,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
+import torch
 
 from configure import SAMPLE_RATE
 from feat_extract.audio import read_and_warn
@@ -39,50 +40,49 @@ class Utterance(NamedTuple):
 def read_utterance(
     file: str | Path | bytes | IO[bytes], channel: int | None = None, trim_silence: bool = True
 ) -> Utterance:
-    """Read a recording of any rate and format that FFmpeg's libraries know.
+    """Read a recording of any sampling rate and format that FFmpeg's libraries can decode.
 
-    `file` is a path, "-" for standard input, the content of a file (bytes, or a bytearray or memoryview), or a file
-    that is open in binary mode. An open file is read from its start if it is seekable, otherwise from its position,
-    and stays open. Channels are counted from 1; None is their mean. `trim_silence` removes pauses from the features.
-    What is doubtful about the recording is warned of. UserError naming the file if it is missing, damaged, empty or
-    silent, TypeError if `file` is none of these.
+    `file` is a path, "-" for standard input, the content of a file (bytes, bytearray or memoryview), or a file that is
+    open in binary mode. An open file is read from its start if it is seekable, otherwise from its current position; it
+    stays open. Channels are counted from 1; None averages them. `trim_silence` removes pauses before the features are
+    computed. Problems that do not prevent reading are warnings. UserError naming the file if it is missing, damaged,
+    empty or silent; TypeError if `file` is none of the above.
     """
-    if isinstance(file, bytes | bytearray | memoryview):
-        return _utterance("bytes", read_and_warn(io.BytesIO(file), channel, "bytes"), trim_silence)
-    if not isinstance(file, str | Path):
-        return _utterance(_name_of(file), read_and_warn(file, channel, _name_of(file)), trim_silence)
-    if str(file) == STANDARD_INPUT:
-        return _utterance(str(file), read_and_warn(sys.stdin.buffer, channel, "standard input"), trim_silence)
-    if not Path(file).exists() or Path(file).is_dir():
-        raise UserError(f"{file}: no such recording")
-    return _utterance(str(file), read_and_warn(Path(file), channel), trim_silence)
+    source: Path | IO[bytes]
+    match file:
+        case bytes() | bytearray() | memoryview():
+            name, source = "bytes", io.BytesIO(file)
+        case str() | Path() if str(file) == STANDARD_INPUT:
+            recording = read_and_warn(sys.stdin.buffer, channel, "standard input")
+            return _utterance(STANDARD_INPUT, recording, trim_silence)
+        case str() | Path():
+            name, source = str(file), Path(file)
+            if not source.exists() or source.is_dir():
+                raise UserError(f"{file}: no such recording")
+        case _:
+            name, source = _name_of(file), file
+    return _utterance(name, read_and_warn(source, channel, name), trim_silence)
 
 
-def utterance_of(waveform: np.ndarray, rate: float) -> Utterance:
-    """Return the utterance of a waveform at `rate` Hz, a whole number, without its pauses.
+def utterance_of(waveform: np.ndarray | torch.Tensor, rate: float) -> Utterance:
+    """Return the utterance of a waveform, without its pauses; `rate` is a whole number of Hz.
 
-    The waveform holds floats within -1..1, or int16, in an array or a torch tensor on the CPU. Its shape is (S,),
+    The waveform contains floats within -1..1, or int16, in an array or a torch tensor on any device. Its shape is (S,),
     (S, channels) as soundfile reads it, or (channels, S) as torchaudio and librosa do, with at most 8 channels and
-    more samples than that; channels are averaged. ValueError naming other shapes, types and rates, UserError for
+    more samples than that; channels are averaged. ValueError naming other shapes, types and rates; UserError for
     samples that are not finite or all zero.
     """
+    if isinstance(waveform, torch.Tensor):
+        waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy(force=True)
     samples = _time_first(np.asarray(waveform))
     if not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
-        raise ValueError(f"a waveform holds floats within -1..1 or int16, not {samples.dtype}")
+        raise ValueError(f"a waveform contains floats within -1..1 or int16, not {samples.dtype}")
     if not (float(rate).is_integer() and int(rate) in RATES):
         raise ValueError(f"a waveform's rate is a whole number of Hz from {RATES[0]} to {RATES[-1]}, not {rate}")
-    file, is_float = io.BytesIO(), samples.dtype != np.int16
-    content = samples.astype(np.float32) if is_float else samples
-    soundfile.write(file, content, int(rate), format="WAV", subtype="FLOAT" if is_float else "PCM_16")
+    is_int16, file = samples.dtype == np.int16, io.BytesIO()
+    content = samples if is_int16 else samples.astype(np.float32)
+    soundfile.write(file, content, int(rate), format="WAV", subtype="PCM_16" if is_int16 else "FLOAT")
     return _utterance("waveform", read_and_warn(file, name="waveform"), trim_silence=True)
-
-
-class Recordings(list[Utterance]):
-    """Utterances in memory, to embed as those of a FeatureIndex are: an embedding.Frames."""
-
-    def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return frames start .. start + length - 1 (length, 40) of an utterance, all within it."""
-        return self[row].features[start : start + length]
 
 
 def _name_of(file: IO[bytes]) -> str:

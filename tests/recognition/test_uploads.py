@@ -129,10 +129,22 @@ def test_waveforms_of_any_layout_are_the_same_utterance(n: int) -> None:
     expected = utterance_of(samples, RATE)
     assert expected.seconds == n / RATE
     layouts = [x for n in (1, 2, 3) for x in (np.stack([samples] * n), np.stack([samples] * n, axis=1))]
-    for waveform in (*layouts, floats, floats[None], floats[:, None]):
-        found = utterance_of(waveform, RATE)  # type: ignore[arg-type]
+    waveforms: list[np.ndarray | torch.Tensor] = [*layouts, floats, floats[None], floats[:, None]]
+    for waveform in waveforms:
+        found = utterance_of(waveform, RATE)
         assert found.seconds == expected.seconds
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
+
+
+def test_tensors_of_any_type_and_with_a_gradient() -> None:
+    expected = utterance_of(FLOATS, RATE).features
+    floats = torch.from_numpy(FLOATS)
+    tensors = floats.clone().requires_grad_(), floats.double(), torch.from_numpy(SAMPLES)
+    for tensor, tolerance in (*((tensor, 1e-3) for tensor in tensors), (floats.bfloat16(), 10), (floats.half(), 2)):
+        np.testing.assert_allclose(utterance_of(tensor, RATE).features, expected, atol=tolerance)
+    for wrong in (floats.to(torch.complex64), floats > 0, torch.from_numpy(SAMPLES).int()):
+        with pytest.raises(ValueError, match="floats within -1..1 or int16, not "):
+            utterance_of(wrong, RATE)
 
 
 def test_channels_are_averaged_in_either_layout() -> None:
