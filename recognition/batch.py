@@ -1,4 +1,4 @@
-"""Many recordings: which ones the user means, and their embeddings, group by group, so that the memory is bounded."""
+"""Many recordings: find the files that the user named, and embed them in groups, so that memory use is bounded."""
 
 import csv
 import os
@@ -14,79 +14,79 @@ from recognition.utterance import STANDARD_INPUT, Utterance
 from system.console import UserError
 from system.files import files_below, read_lines, replacing, replacing_table
 
-LIST_MARK = "@"  # before the name of a text list
-GROUP_FRAMES = 360_000  # one hour, 58 MB of features: utterances are embedded as soon as there are so many
+LIST_MARK = "@"  # precedes the name of a text list
+GROUP_FRAMES = 360_000  # one hour, 58 MB of features: a group of this size is embedded before more is read
 
 
 class Candidate(NamedTuple):
     """A file that may be a recording."""
 
     file: str
-    certain: bool  # False for one in a folder whose suffix is not a recording's: it may be anything
+    certain: bool  # False in a folder, without the suffix of a recording: it may be any kind of file
 
 
-class Embedded(NamedTuple):
+class EmbeddedRecording(NamedTuple):
     """The embedding of a recording."""
 
     file: str
-    embedding: np.ndarray  # (256,) float32 of length one
+    embedding: np.ndarray  # (256,) float32, of unit length
     seconds: float  # of speech
-    has_voice: bool
+    has_voice: bool | None = None  # None in the files of enrolled speakers, which do not store it
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of it."""
+        """Return what --json prints of a recording."""
         return {"file": self.file, "seconds": self.seconds, "voice": self.has_voice}
 
 
-class Failed(NamedTuple):
+class FailedRecording(NamedTuple):
     """A file that has no embedding."""
 
     file: str
-    error: str  # why, with the name of the file
-    is_other: bool  # it is in a folder and rather another kind of file than a damaged recording
+    error: str  # begins with the name of the file
+    is_other: bool  # a file in a folder that is no recording, rather than a damaged one
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of it."""
+        """Return what --json prints of the file."""
         return {"file": self.file, "error": self.error}
 
 
 def find_candidates(names: Iterable[str]) -> list[Candidate]:
-    """Return the files that the user named: a file, all files of a folder, or those in the lines of a text list, @LIST.
+    """Return the files that the user named: a file, all files of a folder, or the lines of a text list, @LIST.
 
-    Folders are searched with the folders in them; hidden files are excluded. The lines of a list name files and
-    folders, "-" is standard input. UserError names a list that cannot be read, and a list or folder without files.
+    Folders are searched recursively without hidden files. The lines of a list name files and folders; "-" is standard
+    input. UserError names a list that cannot be read, and a list or folder without files.
     """
-    return [candidate for name in names for path in _listed(name) for candidate in _found(path)]
+    found: list[Candidate] = []
+    for path in (path for name in names for path in _lines_of(name)):
+        if path == STANDARD_INPUT or not os.path.isdir(path):
+            found.append(Candidate(path, certain=True))
+        elif files := sorted(files_below(Path(path))):
+            found += [Candidate(str(file), file.suffix.lower() in SUFFIXES) for file in files]
+        else:
+            raise UserError(f"{path}: a folder without files")
+    return found
 
 
-def _listed(name: str) -> list[str]:
+def _lines_of(name: str) -> list[str]:
+    """Return the lines of a text list, @LIST; of another name, that name."""
     if not name.startswith(LIST_MARK):
         return [name]
     path = Path(name.removeprefix(LIST_MARK))
-    lines = [line.rstrip("\r\n") for line in read_lines(path, "no such list of recordings")]
-    if not any(lines):
-        raise UserError(f"{path}: names no recordings; a list has one path a line")
-    return [line for line in lines if line]
-
-
-def _found(path: str) -> list[Candidate]:
-    if path == STANDARD_INPUT or not os.path.isdir(path):
-        return [Candidate(path, certain=True)]
-    files = sorted(files_below(Path(path)))
-    if not files:
-        raise UserError(f"{path}: a folder without files")
-    return [Candidate(str(file), file.suffix.lower() in SUFFIXES) for file in files]
+    lines = [line for line in (line.rstrip("\r\n") for line in read_lines(path, "no such list of recordings")) if line]
+    if not lines:
+        raise UserError(f"{path}: names no recordings; a list has one path per line")
+    return lines
 
 
 def embed_each(
     candidates: Iterable[Candidate], read: Callable[[str], Utterance], recognizer: Recognizer
-) -> Iterator[Embedded | Failed]:
-    """Yield for each candidate, in their order, its embedding or why it has none.
+) -> Iterator[EmbeddedRecording | FailedRecording]:
+    """Yield for each candidate, in the same order, its embedding or the error.
 
-    `read` reads a file; its UserError or OSError is what failed. About an hour of speech is in memory at a time, and
-    at least one recording.
+    `read` reads a file; its UserError or OSError makes the recording a failed one. About an hour of speech is in memory
+    at a time, and at least one recording.
     """
-    group: list[Utterance | Failed] = []
+    group: list[Utterance | FailedRecording] = []
     n_frames = 0
     for candidate in candidates:
         try:
@@ -94,7 +94,7 @@ def embed_each(
         except (UserError, OSError) as error:
             is_other = isinstance(error, NotAudioError) and not candidate.certain
             reason = f"{candidate.file}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            group.append(Failed(candidate.file, reason, is_other))
+            group.append(FailedRecording(candidate.file, reason, is_other))
         else:
             group.append(utterance)
             n_frames += len(utterance.features)
@@ -104,29 +104,24 @@ def embed_each(
     yield from _embed_group(group, recognizer)
 
 
-def columns(recordings: Sequence[Embedded]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the embeddings (n, 256), files (n,) and seconds of speech (n,) of n recordings, one or more."""
-    embeddings = np.stack([recording.embedding for recording in recordings])
-    files = np.array([recording.file for recording in recordings])
-    return embeddings, files, np.array([recording.seconds for recording in recordings])
-
-
-def save_embeddings(path: Path, recordings: Sequence[Embedded]) -> None:
-    """Write arrays `files` (n,) and `embeddings` (n, 256) of n recordings (.npz), or a row for each of them (.csv)."""
-    embeddings, files, _ = columns(recordings)
-    if path.suffix.lower() == ".npz":
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, files=files, embeddings=embeddings)
-    else:
-        with replacing_table(path) as table:
-            rows = ([name, *map(str, e)] for name, e in zip(files, embeddings, strict=True))
-            csv.writer(table).writerows([["file", *(f"e{i}" for i in range(embeddings.shape[1]))], *rows])
-
-
-def _embed_group(group: list[Utterance | Failed], recognizer: Recognizer) -> Iterator[Embedded | Failed]:
+def _embed_group(
+    group: list[Utterance | FailedRecording], recognizer: Recognizer
+) -> Iterator[EmbeddedRecording | FailedRecording]:
     embeddings = iter(recognizer.embed_utterances([entry for entry in group if isinstance(entry, Utterance)]))
     for entry in group:
-        if isinstance(entry, Failed):
+        if isinstance(entry, FailedRecording):
             yield entry
         else:
-            yield Embedded(entry.name, next(embeddings), entry.speech, entry.has_voice)
+            yield EmbeddedRecording(entry.name, next(embeddings), entry.speech, entry.has_voice)
+
+
+def save_embeddings(path: Path, recordings: Sequence[EmbeddedRecording]) -> None:
+    """Write arrays `files` (n,) and `embeddings` (n, 256) of n recordings (.npz), or one row per recording (.csv)."""
+    files, embeddings = ([getattr(recording, name) for recording in recordings] for name in ("file", "embedding"))
+    if path.suffix.lower() == ".npz":
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, files=np.array(files), embeddings=np.stack(embeddings))
+    else:
+        with replacing_table(path) as table:
+            rows = ([name, *embedding] for name, embedding in zip(files, embeddings, strict=True))
+            csv.writer(table).writerows([["file", *(f"e{i}" for i in range(len(embeddings[0])))], *rows])

@@ -1,11 +1,6 @@
 """The encoder as an ONNX file, for runtimes without PyTorch."""
 
-import copy
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,16 +25,15 @@ def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
         raise UserError(f"export needs two more packages: pip install {' '.join(PACKAGES)}")
     example = torch.zeros(2, 1, N_MELS, 200)
     dynamic = {0: torch.export.Dim("batch"), 3: torch.export.Dim("frames")}
-    with _quiet():
-        program = torch.onnx.export(
-            copy.deepcopy(encoder).cpu().eval(),
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(dynamic,),
-            input_names=["features"],
-            output_names=["embedding"],
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        encoder,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=(dynamic,),
+        input_names=["features"],
+        output_names=["embedding"],
+        verbose=False,
+    )
     assert program is not None  # dynamo=True returns one
     program.model.metadata_props.update(metadata(digest))
     with replacing(path) as temporary:
@@ -60,17 +54,3 @@ def metadata(digest: str) -> dict[str, str]:
         "embedding_normalised": "no",
         "checkpoint_sha256": digest,
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings and the log of torch's exporter, which no user can act on."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

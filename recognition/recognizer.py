@@ -1,23 +1,23 @@
-"""A trained checkpoint as a speaker recogniser for recordings, and decisions by it."""
+"""A trained checkpoint as a speaker recogniser: recordings to embeddings, scores and log-likelihood ratios."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from evaluation.calibration import Calibration, load_calibration, probabilities
+from evaluation.calibration import Calibration, load_calibration
 from evaluation.embedding import Segments, embed
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.encoder import EMBEDDING_SIZE
-from recognition.utterance import Recordings, Utterance, read_utterance, utterance_of
+from recognition.utterance import Utterance, read_utterance, utterance_of
 from system.compute import inference
 from system.console import UserError
 
-PRETRAINED = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"  # comes with the project
+PRETRAINED = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"  # the bundled model
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
 
 
@@ -37,7 +37,7 @@ class Recognizer:
         self.digest = content.digest  # SHA-256 of the file, in hexadecimal
         self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
 
-    def embed(self, waveform: np.ndarray, rate: float) -> np.ndarray:
+    def embed(self, waveform: np.ndarray | torch.Tensor, rate: float) -> np.ndarray:
         """Return the embedding (256,) float32 of length one of a waveform at `rate` Hz, of a shape for `utterance_of`.
 
         Its samples are floats within -1..1, as soundfile and librosa read them, or int16. Other rates than 16,000 are
@@ -85,9 +85,17 @@ class Recognizer:
         if not utterances:
             return np.zeros((0, EMBEDDING_SIZE), np.float32)
         segments = _pieces([len(utterance.features) for utterance in utterances])
-        pieces = F.normalize(embed(self.encoder, Recordings(utterances), segments, self._compute), dim=1)
+        pieces = F.normalize(embed(self.encoder, _Frames(utterances), segments, self._compute), dim=1)
         sums = torch.zeros(len(utterances), EMBEDDING_SIZE).index_add_(0, torch.from_numpy(segments.row), pieces)
         return F.normalize(sums, dim=1).numpy()
+
+
+class _Frames(list[Utterance]):
+    """Utterances in memory, as evaluation.embedding.embed reads them."""
+
+    def crop(self, row: int, start: int, length: int) -> np.ndarray:
+        """Return `length` frames (length, 40) of an utterance from `start` on, all within it."""
+        return self[row].features[start : start + length]
 
 
 def _pieces(lengths: list[int]) -> Segments:
@@ -96,56 +104,3 @@ def _pieces(lengths: list[int]) -> Segments:
     edges = [np.linspace(0, length, n + 1).astype(np.int64) for length, n in zip(lengths, counts, strict=True)]
     rows = np.repeat(np.arange(len(lengths)), counts)
     return Segments(rows, np.concatenate([e[:-1] for e in edges]), np.concatenate([np.diff(e) for e in edges]))
-
-
-class Rule(NamedTuple):
-    """How decisions are taken: by probabilities, which need a calibration, or at a cosine score."""
-
-    recognizer: Recognizer
-    prior: float  # probability, before listening, that a recording is of one of the voices
-    threshold: float | None  # the least cosine score of one speaker, in place of probabilities
-
-    def figures(
-        self, embedding: np.ndarray, speech: float, prototypes: np.ndarray, seconds: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return score and, unless a threshold decides, LLR and probability (S,) of a recording with each of S voices.
-
-        The recording has an embedding (256,) of so many seconds of speech, the voices have prototypes (S, 256) of so
-        many seconds (S,). UserError if the LLR needs a calibration that the checkpoint has not.
-        """
-        figures = {"score": self.recognizer.score(embedding, prototypes)}
-        if self.threshold is None:
-            figures["llr"] = self.recognizer.llr(embedding, prototypes, speech, seconds)
-            figures["probability"] = probabilities(figures["llr"], self.prior)
-        return figures
-
-    def accepts(self, figures: dict[str, np.ndarray]) -> bool:
-        """Tell whether a recording is of one of the voices (S,) rather than of none."""
-        if self.threshold is None:
-            return bool(figures["probability"].max() >= unknown(figures))
-        return bool(figures["score"].max() >= self.threshold)
-
-    def answer(self, figures: dict[str, np.ndarray], names: list[str]) -> dict[str, Any]:
-        """Return who a recording is of, None for nobody enrolled, and the speakers ranked, as --json prints it.
-
-        `figures` (S,) are those for the voices of these names (S,).
-        """
-        ranking: list[dict[str, Any]] = [
-            {"speaker": speaker} | {name: float(column[at]) for name, column in figures.items()}
-            for at, speaker in enumerate(names)
-        ]
-        ranking.sort(key=lambda entry: [-entry[name] for name in reversed(figures)])  # equal LLRs: by the score
-        answer: dict[str, Any] = {"speaker": ranking[0]["speaker"] if self.accepts(figures) else None}
-        if self.threshold is None:
-            answer["unknown"] = unknown(figures)
-        return answer | {"ranking": ranking}
-
-    @property
-    def setting(self) -> dict[str, float]:
-        """What the user set it to, as --json names it."""
-        return {"prior": self.prior} if self.threshold is None else {"threshold": self.threshold}
-
-
-def unknown(figures: dict[str, np.ndarray]) -> float:
-    """Return the probability that a recording is of none of the voices (S,)."""
-    return max(0.0, 1 - float(figures["probability"].sum()))

@@ -18,7 +18,8 @@ from evaluation import metrics
 from plotting.style import as_text, use_fonts_for
 from plotting.training import draw_training
 from plotting.verification import draw_calibration, draw_det, draw_length, draw_scores, read_systems
-from recognition.speakers import new_voice, save_voice
+from recognition.batch import EmbeddedRecording
+from recognition.speakers import Speaker, save_speaker
 from system.console import UsageError, UserError
 
 LENGTHS = ("50", "100", "full")
@@ -70,7 +71,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Ana", "Ben", "Cleo"):
         embeddings = rng.normal(size=(2, 256)).astype(np.float32)
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        save_voice(home / "voices", new_voice(name, "ab" * 32).extended(unit, ["1.wav", "2.wav"], [1.0, 2.0]))
+        recordings = EmbeddedRecording("1.wav", unit[0], 1.0), EmbeddedRecording("2.wav", unit[1], 2.0)
+        save_speaker(home / "voices", Speaker(name, recordings, "ab" * 32))
     return home
 
 
@@ -168,7 +170,8 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     trials(1).assign(llr="a").to_csv(tmp_path / "words.csv", index=False)
     trials(1).assign(llr=lambda t: t["score"].where(t["label"] == 1)).to_csv(tmp_path / "half.csv", index=False)
     trials(1).assign(score=np.nan).to_csv(tmp_path / "nan.csv", index=False, na_rep="nan")
-    save_voice(tmp_path / "few", new_voice("Ana", "ab").extended(np.eye(1, 256, dtype=np.float32), ["1.wav"], [1.0]))
+    recording = EmbeddedRecording("1.wav", np.eye(256, dtype=np.float32)[0], 1.0)
+    save_speaker(tmp_path / "few", Speaker("Ana", (recording,), "ab"))
     for arguments, kind, message in (
         (["det", "weak.csv", "./weak.csv", "x=strong.csv"], UsageError, "NAME=PATH"),
         (["det", "absent.csv"], UserError, "absent.csv: no such score file"),

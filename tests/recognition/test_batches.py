@@ -14,9 +14,9 @@ from conftest import here, voice
 from networks import write_checkpoint
 
 from recognition import batch
-from recognition.batch import Candidate, Embedded, Failed, embed_each, find_candidates
+from recognition.batch import Candidate, EmbeddedRecording, FailedRecording, embed_each, find_candidates
 from recognition.recognizer import Recognizer
-from recognition.speakers import load_voices
+from recognition.speakers import load_speakers
 from recognition.utterance import Utterance
 from system.console import UserError
 
@@ -157,7 +157,7 @@ def test_enrolment_is_all_or_nothing(home: Path) -> None:
         assert told["speaker"] == name and ["error" in entry for entry in told["files"]] == [False, True, False, True]
         assert "junk.wav" in done.stderr and "absent.wav" in done.stderr
         assert done.stderr.endswith("2 of 4 recordings cannot be used; nothing was enrolled\n")
-    assert (home / "voices" / "Ana.npz").read_bytes() == before and len(load_voices(home / "voices")) == 1
+    assert (home / "voices" / "Ana.npz").read_bytes() == before and len(load_speakers(home / "voices")) == 1
 
 
 def test_memory_holds_one_group_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +185,8 @@ def test_memory_holds_one_group_at_a_time(home: Path, monkeypatch: pytest.Monkey
         ahead.append(len(read) - len(lazily))
     assert max(ahead) < 3
     for one, other in zip(whole, lazily, strict=True):
-        if isinstance(one, Failed):
-            assert one == other == Failed("4", "4: damaged", is_other=False)
+        if isinstance(one, FailedRecording):
+            assert one == other == FailedRecording("4", "4: damaged", is_other=False)
         else:
-            assert isinstance(other, Embedded) and (one.file, one.seconds) == (other.file, other.seconds)
+            assert isinstance(other, EmbeddedRecording) and (one.file, one.seconds) == (other.file, other.seconds)
             np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)

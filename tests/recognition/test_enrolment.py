@@ -13,9 +13,11 @@ from conftest import here, voice
 from networks import CALIBRATION, ratio, write_checkpoint
 
 from evaluation.calibration import save_calibration
-from recognition.enrolment import Doubt, doubts, enrol
+from recognition.batch import Candidate, EmbeddedRecording, embed_each
+from recognition.enrolment import EnrolmentWarning, enrol, find_mismatches
 from recognition.recognizer import Recognizer
-from recognition.speakers import Voice, load_voices, save_voice, voice_path
+from recognition.speakers import Speaker, load_speakers, save_speaker, speaker_path
+from recognition.utterance import read_utterance
 from system.console import UserError
 
 ANNA, BORIS, CLARA = np.eye(256)[:3]
@@ -56,24 +58,28 @@ def unit(*directions: np.ndarray) -> np.ndarray:
     return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
 
 
-def enrolled(name: str, embeddings: np.ndarray, files: Iterable[str] = (), seconds: float = 1.0) -> Voice:
-    names = np.array([*files] or [f"{name}{at}.wav" for at in range(len(embeddings))], "U9")
-    return Voice(name, embeddings, names, np.full(len(embeddings), seconds), "ab")
+def recordings(embeddings: np.ndarray, files: Iterable[str] = (), seconds: float = 1.0) -> list[EmbeddedRecording]:
+    names = [*files] or [f"{at}.wav" for at in range(len(embeddings))]
+    return [EmbeddedRecording(name, embedding, seconds) for name, embedding in zip(names, embeddings, strict=True)]
 
 
-def nobody(name: str) -> Voice:
-    return enrolled(name, np.zeros((0, 256), np.float32))
+def enrolled(name: str, embeddings: np.ndarray, files: Iterable[str] = (), seconds: float = 1.0) -> Speaker:
+    return Speaker(name, tuple(recordings(embeddings, files, seconds)), "ab")
 
 
-def kinds(found: list[Doubt]) -> list[tuple[str | None, str, object]]:
+def nobody(name: str) -> Speaker:
+    return Speaker(name, (), "ab")
+
+
+def kinds(found: list[EnrolmentWarning]) -> list[tuple[str | None, str, object]]:
     return [(doubt.file, doubt.kind, doubt.details.get("speaker")) for doubt in found]
 
 
 def test_somebody_elses_recording_is_doubtful(recognizer: Recognizer) -> None:
     """By hand: a recording of 1 s has a cosine of 0 with Anna (2 s), and one of 0.8 with Boris (1 s)."""
     anna, boris = enrolled("Anna", unit(ANNA, ANNA)), enrolled("Boris", unit(BORIS), seconds=1.0)
-    new = enrolled("Anna", unit(4 * BORIS + 3 * CLARA, ANNA + 0.1 * CLARA), ["wrong", "right"])
-    found = doubts(anna, new, [boris], recognizer)
+    new = recordings(unit(4 * BORIS + 3 * CLARA, ANNA + 0.1 * CLARA), ["wrong", "right"])
+    found = find_mismatches(anna, new, [boris], recognizer)
     assert kinds(found) == [("wrong", "different_speaker", "Anna"), ("wrong", "better_match", "Boris")]
     assert found[0].details["llr"] == pytest.approx(ratio(0, 2, 1)) and ratio(0, 2, 1) < 0
     assert found[1].details["llr"] == pytest.approx(ratio(0.8, 1, 1)) and ratio(0.8, 1, 1) > 0
@@ -83,13 +89,21 @@ def test_somebody_elses_recording_is_doubtful(recognizer: Recognizer) -> None:
 
 def test_a_better_match_need_not_be_a_bad_one(recognizer: Recognizer) -> None:
     anna, boris = enrolled("Anna", unit(ANNA)), enrolled("Boris", unit(BORIS))
-    between = enrolled("Anna", unit(8 * ANNA + 9 * BORIS))
+    between = recordings(unit(8 * ANNA + 9 * BORIS))
     assert ratio(8 / 145**0.5, 1, 1) > 0
-    assert kinds(doubts(anna, between, [boris], recognizer)) == [("Anna0.wav", "better_match", "Boris")]
-    assert not doubts(anna, enrolled("Anna", unit(9 * ANNA + 8 * BORIS)), [boris], recognizer)
+    assert kinds(find_mismatches(anna, between, [boris], recognizer)) == [("0.wav", "better_match", "Boris")]
+    assert not find_mismatches(anna, recordings(unit(9 * ANNA + 8 * BORIS)), [boris], recognizer)
     more = [enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13)]  # of five the best is often better
     assert ratio(9 / 145**0.5, 1, 1) - ratio(8 / 145**0.5, 1, 1) < math.log(5)
-    assert not doubts(anna, between, [boris, *more], recognizer)
+    assert not find_mismatches(anna, between, [boris, *more], recognizer)
+
+
+def test_a_speaker_who_matches_badly_is_no_better_match(recognizer: Recognizer) -> None:
+    """By hand: LLRs below 0 with Anna (cosine 0) and, though larger, with Boris (cosine 0.3)."""
+    anna, boris = enrolled("Anna", unit(ANNA)), enrolled("Boris", unit(BORIS))
+    assert ratio(0, 1, 1) < ratio(0.3, 1, 1) < 0
+    found = find_mismatches(anna, recordings(unit(0.3 * BORIS + 0.91**0.5 * CLARA)), [boris], recognizer)
+    assert kinds(found) == [("0.wav", "different_speaker", "Anna")]
 
 
 @pytest.mark.parametrize("odd", [0, 1, 3])
@@ -97,36 +111,36 @@ def test_first_recordings_are_compared_with_each_other(recognizer: Recognizer, o
     """The one that differs from the most is doubtful, not those that it is mixed with; by hand: against 3 s."""
     rows = [ANNA, ANNA + 0.1 * CLARA, ANNA + 0.2 * CLARA]
     rows.insert(odd, BORIS)
-    (doubt,) = doubts(nobody("Anna"), enrolled("Anna", unit(*rows)), [], recognizer)
-    assert kinds([doubt]) == [(f"Anna{odd}.wav", "different_speaker", "Anna")]
+    (doubt,) = find_mismatches(nobody("Anna"), recordings(unit(*rows)), [], recognizer)
+    assert kinds([doubt]) == [(f"{odd}.wav", "different_speaker", "Anna")]
     assert doubt.details["llr"] == pytest.approx(ratio(0, 3, 1))
 
 
 def test_of_two_first_recordings_the_second_is_doubtful(recognizer: Recognizer) -> None:
-    assert not doubts(nobody("Anna"), enrolled("Anna", unit(ANNA, ANNA + BORIS)), [], recognizer)
-    (doubt,) = doubts(nobody("Anna"), enrolled("Anna", unit(ANNA, BORIS)), [], recognizer)
-    assert doubt.file == "Anna1.wav" and not doubts(nobody("Anna"), enrolled("Anna", unit(ANNA)), [], recognizer)
+    assert not find_mismatches(nobody("Anna"), recordings(unit(ANNA, ANNA + BORIS)), [], recognizer)
+    (doubt,) = find_mismatches(nobody("Anna"), recordings(unit(ANNA, BORIS)), [], recognizer)
+    assert doubt.file == "1.wav" and not find_mismatches(nobody("Anna"), recordings(unit(ANNA)), [], recognizer)
 
 
 def test_a_first_recording_of_somebody_enrolled(recognizer: Recognizer) -> None:
     """As `identify` decides: the more voices, the larger the LLR that names one; at 0.5 it is log(number of voices)."""
     score = 0.862
     assert math.log(3) < ratio(score, 1, 1) < math.log(5)
-    new = enrolled("Anna", unit(score * BORIS + (1 - score**2) ** 0.5 * ANNA))
+    new = recordings(unit(score * BORIS + (1 - score**2) ** 0.5 * ANNA))
     others = [enrolled("Boris", unit(BORIS)), *(enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13))]
-    (doubt,) = doubts(nobody("Anna"), new, others[:3], recognizer)
-    assert kinds([doubt]) == [("Anna0.wav", "better_match", "Boris")]
+    (doubt,) = find_mismatches(nobody("Anna"), new, others[:3], recognizer)
+    assert kinds([doubt]) == [("0.wav", "better_match", "Boris")]
     assert doubt.details["llr"] == pytest.approx(ratio(score, 1, 1), abs=1e-5)
-    assert not doubts(nobody("Anna"), new, others, recognizer)
+    assert not find_mismatches(nobody("Anna"), new, others, recognizer)
 
 
 def test_one_recording_under_two_names(recognizer: Recognizer, world: Path) -> None:
     boris = enrolled("Boris", unit(BORIS, CLARA), ["one", "two"])
-    found = doubts(nobody("Anna"), enrolled("Anna", unit(CLARA)), [boris], recognizer)
-    assert kinds(found) == [("Anna0.wav", "same_recording", "Boris")] and found[0].details["recording"] == "two"
+    found = find_mismatches(nobody("Anna"), recordings(unit(CLARA)), [boris], recognizer)
+    assert kinds(found) == [("0.wav", "same_recording", "Boris")] and found[0].details["recording"] == "two"
     uncalibrated = Recognizer(world / "plain.pth")
-    assert doubts(nobody("Anna"), enrolled("Anna", unit(CLARA, BORIS)), [boris], uncalibrated)[0] == found[0]
-    assert not doubts(enrolled("Anna", unit(ANNA)), enrolled("Anna", unit(BORIS + CLARA)), [boris], uncalibrated)
+    assert find_mismatches(nobody("Anna"), recordings(unit(CLARA, BORIS)), [boris], uncalibrated)[0] == found[0]
+    assert not find_mismatches(enrolled("Anna", unit(ANNA)), recordings(unit(BORIS + CLARA)), [boris], uncalibrated)
 
 
 def enroll(home: Path, name: str, *files: str, json_too: bool = True) -> tuple[dict, list[str]]:
@@ -174,10 +188,12 @@ def test_what_cannot_be_compared_is_named(home: Path) -> None:
     done = here("recognize.py", "enroll", "--checkpoint", "plain.pth", *VOICES, "Anna", "anna1.wav", cwd=home)
     assert "no calibration" in done.stderr and done.stdout.startswith("Anna: 1 recording")
     (home / "voices" / "Eve.npz").write_bytes(b"PK junk")
-    save_voice(home / "voices", enrolled("Old", unit(BORIS)))
+    save_speaker(home / "voices", enrolled("Old", unit(BORIS)))
     told, warnings = enroll(home, "Boris", "boris1.wav")
     assert [w["warning"] for w in told["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
-    assert "Eve.npz: not a voice file" in warnings[0] and "'Old': enrolled with another checkpoint" in warnings[1]
+    assert (
+        "Eve.npz: not a file of an enrolled" in warnings[0] and "'Old': enrolled with another checkpoint" in warnings[1]
+    )
 
 
 def test_list_as_json(home: Path) -> None:
@@ -193,35 +209,35 @@ def test_list_as_json(home: Path) -> None:
 def test_rename(home: Path) -> None:
     enroll(home, "Anna", "anna1.wav")
     enroll(home, "Boris", "boris1.wav")
-    before = load_voices(home / "voices")[0]
+    before = load_speakers(home / "voices")[0]
     assert here("recognize.py", "rename", *VOICES, "Anna", "Zoë", cwd=home).stdout == "Anna: renamed to Zoë\n"
-    boris, zoe = load_voices(home / "voices")
-    assert zoe.name == "Zoë" and zoe.files.tolist() == ["anna1.wav"]
+    boris, zoe = load_speakers(home / "voices")
+    assert zoe.name == "Zoë" and zoe.files == ["anna1.wav"]
     np.testing.assert_array_equal(zoe.embeddings, before.embeddings)
     for old, new, message in (
         ("Anna", "Eve", "Anna: not enrolled in voices"),
-        ("Zoë", "Boris", "Boris: enrolled in voices already"),
+        ("Zoë", "Boris", "Boris: already enrolled in voices"),
         ("Zoë", "a/b", "a name has"),
         ("Zoë", "unknown", "not a name"),
     ):
         done = here("recognize.py", "rename", *VOICES, old, new, cwd=home, check=1)
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
-    assert [voice.name for voice in load_voices(home / "voices")] == ["Boris", "Zoë"]
+    assert [voice.name for voice in load_speakers(home / "voices")] == ["Boris", "Zoë"]
     done = here("recognize.py", "rename", "--voices", "absent", "Anna", "Eve", cwd=home, check=1)
-    assert "not enrolled in absent" in done.stderr and not (home / "absent").exists()
+    assert "absent: no such folder" in done.stderr and not (home / "absent").exists()
 
 
 def test_remove_takes_recordings_back(home: Path) -> None:
     _, warnings = enroll(home, "Anna", "anna1.wav", "anna2.wav", "anna3.wav")
     assert not warnings
-    (before,) = load_voices(home / "voices")
+    (before,) = load_speakers(home / "voices")
     done = here("recognize.py", "remove", *VOICES, "Anna", "anna2.wav", "absent.wav", cwd=home, check=1)
-    assert "Anna: has no recording absent.wav" in done.stderr and len(load_voices(home / "voices")[0].files) == 3
+    assert "Anna: has no recording absent.wav" in done.stderr and len(load_speakers(home / "voices")[0].files) == 3
     here("recognize.py", "remove", *VOICES, "Anna", home / "anna2.wav", cwd=home)  # another path to the same file
-    (left,) = load_voices(home / "voices")
-    assert left.files.tolist() == ["anna1.wav", "anna3.wav"]
+    (left,) = load_speakers(home / "voices")
+    assert left.files == ["anna1.wav", "anna3.wav"]
     np.testing.assert_array_equal(left.embeddings, before.embeddings[[0, 2]])
-    np.testing.assert_array_equal(left.seconds, before.seconds[[0, 2]])
+    assert [r.seconds for r in left.recordings] == [before.recordings[kept].seconds for kept in (0, 2)]
     done = here("recognize.py", "remove", *VOICES, "Anna", "anna3.wav", "anna1.wav", cwd=home)
     assert done.stdout == "Anna: removed\n" and not (home / "voices" / "Anna.npz").exists()
 
@@ -229,7 +245,7 @@ def test_remove_takes_recordings_back(home: Path) -> None:
 def test_of_recordings_of_one_name_the_latest_is_removed() -> None:
     voice_ = enrolled("Anna", unit(ANNA, BORIS, CLARA), ["-", "-", "x.wav"])
     np.testing.assert_array_equal(voice_.without(["-"]).embeddings, unit(ANNA, CLARA))
-    assert voice_.without(["-", "-"]).files.tolist() == ["x.wav"]
+    assert voice_.without(["-", "-"]).files == ["x.wav"]
     with pytest.raises(UserError, match="has no recording -"):
         voice_.without(["-"] * 3)
 
@@ -257,18 +273,15 @@ def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
         (tmp_path / f"{unicodedata.normalize(form, 'José')}.npz").write_bytes(b"")
     if len(list(tmp_path.iterdir())) == 2:
         with pytest.raises(UserError, match=r"rename or remove one of two files: 'Jose.*' and 'Jos.xe9.npz'"):
-            voice_path(tmp_path, "José")
+            speaker_path(tmp_path, "José")
 
 
 def test_enrol_from_python_says_nothing(
     recognizer: Recognizer, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from recognition.batch import Candidate, Embedded, embed_each
-    from recognition.utterance import read_utterance
-
     files = [Candidate(str(world / name), True) for name in ("anna1.wav", "anna1.wav", "boris1.wav")]
-    recordings = [r for r in embed_each(files, read_utterance, recognizer) if isinstance(r, Embedded)]
+    embedded = [r for r in embed_each(files, read_utterance, recognizer) if isinstance(r, EmbeddedRecording)]
     capsys.readouterr()
-    anna, found = enrol(tmp_path, "Anna", recordings, recognizer)
-    assert [doubt.kind for doubt in found] == ["enrolled_already", "different_speaker"] and len(anna.files) == 2
+    anna, found = enrol(tmp_path, "Anna", embedded, recognizer)
+    assert [doubt.kind for doubt in found] == ["enrolled_already", "different_speaker"] and len(anna.recordings) == 2
     assert capsys.readouterr() == ("", "")

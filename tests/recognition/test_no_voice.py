@@ -69,7 +69,8 @@ def test_too_little_speech_is_one_warning(home: Path) -> None:
     samples, _ = soundfile.read(home / "fan.wav", dtype="int16")
     soundfile.write(home / "short.wav", samples[:4000], RATE)
     done = here("recognize.py", "compare", *NETWORK, *THRESHOLD, "anna.wav", "short.wav", cwd=home)
-    assert done.stderr.splitlines() == ["short.wav: 0.25 s of speech; below 0.50 s a score says little"]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("short.wav: 0.25 s of speech; below 0.50 s")
 
 
 def test_an_utterance_says_so_in_python(home: Path) -> None:

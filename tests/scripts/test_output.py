@@ -18,7 +18,8 @@ from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
-from recognition.speakers import new_voice, save_voice
+from recognition.batch import EmbeddedRecording
+from recognition.speakers import Speaker, save_speaker
 from system.files import sha256
 
 pytestmark = pytest.mark.slow
@@ -41,8 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_checkpoint(home / "model.pth", Checkpoint(1, state_dict_of(Encoder("resnet18"), None)))
     save_calibration(home / "model.pth", Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 9.0), (0.5, 9.0), 100, 100))
-    embedding = np.eye(1, 256, dtype=np.float32)
-    save_voice(home / "voices", new_voice("Ana", sha256(home / "model.pth")).extended(embedding, ["1.wav"], [1.0]))
+    recording = EmbeddedRecording("1.wav", np.eye(256, dtype=np.float32)[0], 1.0)
+    save_speaker(home / "voices", Speaker("Ana", (recording,), sha256(home / "model.pth")))
     scores = {"label": [1, 0], "enrol": "a", "test": "b", "score": [0.7, 0.1]}
     pandas.DataFrame(scores).to_csv(home / "scores.csv", index=False)
     return home
