@@ -2,8 +2,9 @@
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,21 +18,23 @@ from evaluation.embedding import Scores, Segments
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import Cohort, load_cohort
 from evaluation.score_file import read_compared, write_scores
-from evaluation.verification import TrialSet, add_llr, calibrate, score_trials
+from evaluation.verification import UNDISTURBED, TrialSet, add_llr, calibrate, score_trials
+from model.checkpoint import Checkpoint
 from system import console, ranks
-from system.compute import add_compute_arguments, choose_compute
+from system.compute import Compute, add_compute_arguments, choose_compute
 from system.console import UsageError, UserError
-from system.files import sha256
 
 
-def evaluation_parser(description: str | None) -> console.Parser:
-    """Return a parser with the flags that all evaluators have."""
+def evaluation_parser(description: str | None, several_roots: bool = False) -> console.Parser:
+    """Return a parser with the flags that all evaluators have; with `several_roots`, --save_path takes some."""
     common = console.Parser(description)
     add_checkpoint_arguments(common)
     add = common.add_argument
     add("--data_type", choices=sorted(TRAINING_TREE),
         help="training data of an official checkpoint (default: vox2)")  # fmt: skip
-    add("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    add("--save_path", metavar="DIR", nargs="+" if several_roots else None,
+        help="root of the data (default: METASR_SAVE_PATH, else configure.py)"
+        + several_roots * "; several roots, with a list of --trials each, for --calibrate True")  # fmt: skip
     add("--seed", type=console.integer(0), default=100, help="random seed (default: 100)")
     add("--json", action="store_true", help="print the result as one line of JSON and all else to standard error")
     add_compute_arguments(common, precision="fp32")
@@ -66,19 +69,32 @@ def check_trial_arguments(args: argparse.Namespace) -> None:
     args.trim_silence = bool(args.trim_silence or args.calibrate)
 
 
-def context_of(args: argparse.Namespace) -> EvaluationContext:
-    """Load the checkpoint and the index of features that the flags name, and print which checkpoint it is."""
+class Network(NamedTuple):
+    """The checkpoint to evaluate and how to run it."""
+
+    path: Path
+    checkpoint: Checkpoint
+    compute: Compute
+
+
+def network_of(args: argparse.Namespace) -> Network:
+    """Load the checkpoint that the flags name, and print which one it is."""
     compute = choose_compute(args)
     path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
     if args.data_type and checkpoint.data_type not in ("", args.data_type):
         raise UsageError(f"--data_type {args.data_type}: {path} was trained on {checkpoint.data_type}; omit the flag")
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
-    root, data_type = save_root(args.save_path), args.data_type or "vox2"
-    with ranks.main_process_first():  # the other ranks read the index that the first one has written
-        context = load_context(path, checkpoint, root, compute, data_type, args.trim_silence)
     if args.trim_silence:
         print("pauses are cut out of the utterances, as recognize.py does")
-    return context
+    return Network(path, checkpoint, compute)
+
+
+def context_of(args: argparse.Namespace, network: Network | None = None) -> EvaluationContext:
+    """Load the checkpoint, unless `network` is given, and the index of features that the flags name."""
+    path, checkpoint, compute = network or network_of(args)
+    root, data_type = save_root(args.save_path), args.data_type or "vox2"
+    with ranks.main_process_first():  # the other ranks read the index that the first one has written
+        return load_context(path, checkpoint, root, compute, data_type, args.trim_silence)
 
 
 def read_lists(path: Path, args: argparse.Namespace) -> tuple[Trials, dict[str, list[str]] | None]:
@@ -102,23 +118,23 @@ def verify(
     tests: dict[str, Segments],
     args: argparse.Namespace,
     publish: Callable[[dict], None],
-    noisy: Sequence[NoisyTests] = (),
+    conditions: Mapping[str, NoisyTests | None] = UNDISTURBED,
 ) -> None:
     """Score n trials, calibrate, summarise, write --save_scores, print; `publish` the result as --json names it.
 
-    `tests` are the test segments (n,) of each length, by its name. They are scored as they are, or in each of `noisy`.
-    UserError if the trials do not support --calibrate; their scores are reported and written nevertheless.
+    `tests` are the test segments (n,) of each length, by its name, and `conditions` those of `score_trials`. UserError
+    if the trials do not support --calibrate; their scores are reported and written nevertheless.
     """
     if args.calibrate and (n_seen := of_seen_speakers(trial_set.sides, context.features, context.unseen).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
-    compared = _compared_scores(context, trial_set, tests, args, noisy)
+    compared = _compared_scores(context, trial_set, tests, args, conditions)
     cohort = _cohort(context, args) if args.as_norm else None
-    scores = score_trials(context, trial_set, tests, cohort, noisy)
+    scores = score_trials(context, trial_set, tests, cohort, conditions)
     print(report.scored_line(context.features, trial_set.trials, [trial_set.enrolled, *tests.values()]))
     labels, speakers = trial_set.trials.label, [context.features.speaker[rows] for rows in trial_set.sides]
     failure = None
     try:
-        scores = with_llr(scores, labels, speakers, context.path, args.calibrate)
+        scores = with_llr(scores, labels, speakers, context, set_name(args.save_path) if args.calibrate else "")
     except UserError as error:
         failure = error
     if trial_set.trials.labelled:
@@ -139,13 +155,14 @@ def _compared_scores(
     trial_set: TrialSet,
     tests: dict[str, Segments],
     args: argparse.Namespace,
-    noisy: Sequence[NoisyTests],
+    conditions: Iterable[str],
 ) -> list[np.ndarray]:
     """Return the scores (n,) of --compare in each test, none without that flag."""
     if not args.compare:
         return []
-    conditions = itertools.product(tests, [condition.name for condition in noisy] or [""])
-    of_each = [(length, snr, tests[length].seconds(context.features)) for length, snr in conditions]
+    of_each = [
+        (length, snr, tests[length].seconds(context.features)) for length, snr in itertools.product(tests, conditions)
+    ]
     return read_compared(args.compare, trial_set.trials, trial_set.enrol_seconds, of_each)
 
 
@@ -160,23 +177,34 @@ def _cohort(context: EvaluationContext, args: argparse.Namespace) -> Cohort:
     return cohort
 
 
+def set_name(root: str | None) -> str:
+    """Return the name of a development set: the name of its data root."""
+    return save_root(root).resolve().name
+
+
 def with_llr(
-    scores: list[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], checkpoint: Path, calibrating: bool
+    scores: list[Scores],
+    labels: np.ndarray,
+    speakers: Sequence[np.ndarray],
+    context: EvaluationContext,
+    calibrated_on: str,
 ) -> list[Scores]:
     """Return the scores with LLRs if there is a calibration, and print what it covers.
 
-    The calibration is the file next to the checkpoint or, if `calibrating`, is fitted here and written to that file.
-    Labels and speakers are those of `calibrate`. UserError if the trials do not support a calibration.
+    The calibration is the file next to the checkpoint or, if `calibrated_on` names the development set that these
+    trials are, is fitted here and written to that file. Labels and speakers are those of `calibrate`. UserError if the
+    trials do not support a calibration.
     """
-    if calibrating:
-        calibration, scores = calibrate(scores, labels, speakers)
+    path, digest = context.path, context.checkpoint.digest
+    if calibrated_on:
+        calibration, scores = calibrate(calibrated_on, scores, labels, speakers)
         if ranks.is_first():
-            save_calibration(checkpoint, calibration)
+            save_calibration(path, digest, calibration)
         print(report.held_out_line(scores))
     else:
-        kept = load_calibration(checkpoint, sha256(checkpoint))
+        kept = load_calibration(path, digest)
         if kept is None:
             return scores
         calibration, scores = kept, add_llr(scores, kept)
-    print(report.calibration_line(calibration, calibration_path(checkpoint)))
+    print(report.calibration_line(calibration, calibration_path(path)))
     return scores

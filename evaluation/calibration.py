@@ -12,7 +12,9 @@ checkpoint_EEE.calibration.json. Scores and seconds are those of speech without 
 import dataclasses
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from system import console
 from system.console import UserError
-from system.files import replacing, sha256
+from system.files import replacing
 
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # cosines beyond it are clipped to it: z is infinite at 1
@@ -29,25 +31,55 @@ HALVES_SEED = 0  # of the speakers' two halves
 PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
 
 
+class ScoredTrials(NamedTuple):
+    """The scores of n trials of one development set, pooled over test lengths and noise conditions; (n,) each."""
+
+    scores: np.ndarray  # cosines
+    labels: np.ndarray  # bool, true for target trials
+    enrol_seconds: np.ndarray  # of speech, above 0
+    test_seconds: np.ndarray
+    enrol_speaker: np.ndarray  # numbers of the speakers within the set
+    test_speaker: np.ndarray
+
+    def where(self, kept: np.ndarray) -> "ScoredTrials":
+        """Return the trials for which `kept` (n,) bool is true."""
+        return ScoredTrials(*(column[kept] for column in self))
+
+    @classmethod
+    def pooled(cls, parts: Iterable["ScoredTrials"]) -> "ScoredTrials":
+        """Return the trials of all parts, one part after the other."""
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """A fitted calibration."""
 
     intercept: float  # of the logistic regression
     weights: tuple[float, ...]  # in the order of FEATURES
-    enrol_seconds: tuple[float, float]  # shortest and longest speech that it was fitted on; others are taken for these
+    enrol_seconds: tuple[float, float]  # shortest and longest speech in the fit; other durations count as the nearest
     test_seconds: tuple[float, float]
-    n_target: int  # trials that it was fitted on
+    n_target: int  # trials in the fit
     n_nontarget: int
+    sets: tuple[str, ...] = ()  # names of the development sets; empty in files of earlier versions
+    target_speakers: tuple[int, ...] = ()  # number of speakers with target trials, of each set
+    nontarget_speakers: tuple[int, ...] = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest LLR, -log(n_target + 1) and log(n_nontarget + 1).
+        """The minimum and the maximum LLR: -log(S + 1) of S speakers with target trials, log(S + 1) with non-target.
 
-        An event that none of n trials shows may still happen at a rate of about 1 / (n + 1) (Laplace's rule of
-        succession), so the trials support no ratio beyond these. Trials that share speakers support less still.
+        By Laplace's rule of succession, an event that was not observed in S independent observations still has a
+        probability of about 1 / (S + 1), so S observations support no larger ratio. Trials that share a speaker are
+        not independent, so speakers are counted, not trials. Sets have equal weight in the fit, which gives the
+        speakers of a small set more weight each: K sets count as K times the harmonic mean of their numbers of
+        speakers (the effective sample size of Kish, 1965; for one set, its number of speakers). Files of earlier
+        versions do not contain the number of speakers; for them the trials are counted.
         """
-        return -math.log(self.n_target + 1), math.log(self.n_nontarget + 1)
+        return (
+            -math.log1p(_effective_number(self.target_speakers) or self.n_target),
+            math.log1p(_effective_number(self.nontarget_speakers) or self.n_nontarget),
+        )
 
     def llr(self, score: ArrayLike, enrol_seconds: ArrayLike, test_seconds: ArrayLike) -> np.ndarray:
         """Return the LLRs (...) float64 of cosine scores and seconds of speech (...); shapes broadcast."""
@@ -56,69 +88,97 @@ class Calibration:
         llr = self.intercept + _features(np.asarray(score), enrol, test) @ np.array(self.weights)
         return np.clip(llr, *self.bounds)
 
+    def llr_of(self, trials: ScoredTrials) -> np.ndarray:
+        """Return the LLRs (n,) float64 of n trials."""
+        return self.llr(trials.scores, trials.enrol_seconds, trials.test_seconds)
 
-def fit(scores: np.ndarray, labels: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> Calibration:
-    """Fit a calibration to trials (n,): cosines, labels (true for targets), and seconds of speech, above 0.
 
-    Both kinds have equal weight together. The penalty on the weights is set against the mean loss of a trial, so it
-    does not fade with their number: trials of one pair of speakers, at several lengths or of several utterances, are
-    no independent evidence. UserError where the trials support none: fewer than MIN_TRIALS of a kind, target and
-    non-target ones told apart without an error, or higher scores that do not mean likelier targets.
+def _effective_number(speakers: Sequence[int]) -> float:
+    """Return the effective number of speakers in sets of equal weight with these numbers of speakers."""
+    return len(speakers) ** 2 / sum(1 / number for number in speakers) if speakers else 0
+
+
+def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
+    """Fit a calibration to the trials of one or several development sets, by their names.
+
+    All sets have equal total weight, and so have the target and the non-target trials within a set: see
+    `trial_weights`. The penalty on the weights is relative to the mean loss of a trial, so it does not decrease with
+    the number of trials: trials of the same speakers are not independent evidence. UserError if the trials do not
+    support a calibration: fewer than MIN_TRIALS of a kind in a set, a perfect separation of target and non-target
+    trials, or higher scores that do not indicate target trials.
     """
     from sklearn.linear_model import LogisticRegression  # a second to load, and recognition does not need it
     from sklearn.preprocessing import StandardScaler
 
-    labels = np.asarray(labels, bool)
-    n_target, n_nontarget = int(labels.sum()), int((~labels).sum())
-    if min(n_target, n_nontarget) < MIN_TRIALS:
-        raise UserError(
-            f"calibration: {n_target} target and {n_nontarget} non-target trials; it needs {MIN_TRIALS} of each, "
-            "of two speakers or more"
-        )
-    features = _features(scores, enrol_seconds, test_seconds)
-    scaler = StandardScaler().fit(features)
-    regression = LogisticRegression(
-        C=1 / (PENALTY * len(labels)), class_weight="balanced", solver="newton-cholesky", tol=1e-8
-    )
-    regression.fit(scaler.transform(features), labels)
+    for name, of_set in sets.items():
+        n_target, n_nontarget = int(of_set.labels.sum()), int((~of_set.labels).sum())
+        if min(n_target, n_nontarget) < MIN_TRIALS:
+            raise UserError(
+                f"calibration: {n_target} target and {n_nontarget} non-target trials in {name}; it needs {MIN_TRIALS} "
+                "of each, of two speakers or more"
+            )
+    trials, weight = ScoredTrials.pooled(sets.values()), trial_weights([of_set.labels for of_set in sets.values()])
+    features = _features(trials.scores, trials.enrol_seconds, trials.test_seconds)
+    scaler = StandardScaler().fit(features, sample_weight=weight)
+    regression = LogisticRegression(C=1 / (PENALTY * len(weight)), solver="newton-cholesky", tol=1e-8)
+    regression.fit(scaler.transform(features), trials.labels, weight)
     weights = regression.coef_[0] / scaler.scale_
     calibration = Calibration(
         float(regression.intercept_[0] - weights @ scaler.mean_),
         tuple(weights.tolist()),
-        (float(np.min(enrol_seconds)), float(np.max(enrol_seconds))),
-        (float(np.min(test_seconds)), float(np.max(test_seconds))),
-        n_target,
-        n_nontarget,
+        (float(np.min(trials.enrol_seconds)), float(np.max(trials.enrol_seconds))),
+        (float(np.min(trials.test_seconds)), float(np.max(trials.test_seconds))),
+        int(trials.labels.sum()),
+        int((~trials.labels).sum()),
+        tuple(sets),
+        tuple(_n_speakers(of_set.where(of_set.labels)) for of_set in sets.values()),
+        tuple(_n_speakers(of_set.where(~of_set.labels)) for of_set in sets.values()),
     )
-    _check_fit(calibration, labels, scores, enrol_seconds, test_seconds)
+    _check_fit(calibration, trials)
     return calibration
 
 
-def split_half_llr(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    enrol_seconds: np.ndarray,
-    test_seconds: np.ndarray,
-    enrol_speaker: np.ndarray,
-    test_speaker: np.ndarray,
-) -> np.ndarray:
-    """Return the LLR (n,) of each trial by a calibration fitted on other speakers; NaN where that cannot be.
+def trial_weights(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the weights (n,) of the trials of all sets in the fit, with a mean of 1; `labels` are those of each set.
 
-    The speakers are split at random into two halves; the trials within a half are given LLRs by the fit on those
-    within the other. Trials across the halves have no LLR. Arguments are those of `fit`, and the speakers' numbers
-    (n,) of both sides. UserError as for `fit`.
+    In K sets, a trial of a kind that has m trials in its set has the weight n / (2 K m).
     """
-    speakers = np.unique([enrol_speaker, test_speaker])
+    n = sum(map(len, labels))
+    of_kind = [np.where(of_set, of_set.sum(), (~of_set).sum()) for of_set in labels]
+    return n / (2 * len(labels) * np.concatenate(of_kind))
+
+
+def _n_speakers(trials: ScoredTrials) -> int:
+    return len(np.unique([trials.enrol_speaker, trials.test_speaker]))
+
+
+def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
+    """Return the LLR (n,) of each trial by 2-fold cross-validation over the speakers of one set; NaN if it has none.
+
+    The speakers are split at random into two halves. The trials within a half get the LLRs of a calibration that is
+    fitted on the trials within the other half. Trials between the halves have no LLR. UserError as for `fit`.
+    """
+    speakers = np.unique([trials.enrol_speaker, trials.test_speaker])
     if len(speakers) < 4:
-        raise UserError(f"calibration: {len(speakers)} speakers cannot be split into halves of two or more")
+        raise UserError(f"calibration: {len(speakers)} speakers in {name} cannot be split into halves of two or more")
     first = np.random.default_rng(HALVES_SEED).permutation(speakers)[: len(speakers) // 2]
-    enrol_in_first, test_in_first = np.isin(enrol_speaker, first), np.isin(test_speaker, first)
+    enrol_in_first, test_in_first = np.isin(trials.enrol_speaker, first), np.isin(trials.test_speaker, first)
     halves = enrol_in_first & test_in_first, ~enrol_in_first & ~test_in_first
-    llr = np.full(len(scores), np.nan)
+    llr = np.full(len(trials.scores), np.nan)
     for fitted_on, measured_on in (halves, halves[::-1]):
-        calibration = fit(*(column[fitted_on] for column in (scores, labels, enrol_seconds, test_seconds)))
-        llr[measured_on] = calibration.llr(*(column[measured_on] for column in (scores, enrol_seconds, test_seconds)))
+        llr[measured_on] = fit({name: trials.where(fitted_on)}).llr_of(trials.where(measured_on))
     return llr
+
+
+def leave_one_set_out_llr(sets: Mapping[str, ScoredTrials]) -> dict[str, np.ndarray]:
+    """Return the LLRs (n,) of the trials of each of two or more sets, by a calibration fitted on the other sets.
+
+    They show how good the LLRs are on a corpus that was not in the fit. UserError as for `fit`.
+    """
+    return {
+        name: fit({other: trials for other, trials in sets.items() if other != name}).llr_of(of_set)
+        for name, of_set in sets.items()
+    }
 
 
 def _features(score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> np.ndarray:
@@ -128,12 +188,12 @@ def _features(score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.nda
     return np.stack([z, enrol, test, z * enrol, z * test], axis=-1)
 
 
-def _check_fit(calibration: Calibration, labels: np.ndarray, *trials: np.ndarray) -> None:
+def _check_fit(calibration: Calibration, trials: ScoredTrials) -> None:
     """Raise UserError if the trials do not show how far the scores can be trusted."""
-    for values in (trials[0], calibration.llr(*trials)):
-        if values[labels].min() > values[~labels].max():
+    for values in (trials.scores, calibration.llr_of(trials)):
+        if values[trials.labels].min() > values[~trials.labels].max():
             raise UserError(
-                f"calibration: {len(labels):,} trials without a single error do not show how sure a score is; "
+                f"calibration: {len(values):,} trials without a single error do not show how sure a score is; "
                 "give more or harder ones"
             )
     for enrol in calibration.enrol_seconds:
@@ -161,10 +221,16 @@ def calibration_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".calibration.json")
 
 
-def save_calibration(checkpoint: Path, calibration: Calibration) -> None:
-    """Keep a calibration beside the checkpoint file it is of; in a read-only folder, only warn."""
+def save_calibration(
+    checkpoint: Path, digest: str, calibration: Calibration, leave_one_set_out: dict | None = None
+) -> None:
+    """Write a calibration next to the checkpoint file of this SHA-256; in a read-only folder, only warn.
+
+    `leave_one_set_out`, the error rates on sets that were left out of the fit, is written too, for the reader.
+    """
     path = calibration_path(checkpoint)
-    content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": sha256(checkpoint)}
+    content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": digest}
+    content |= {"leave_one_set_out": leave_one_set_out} if leave_one_set_out else {}
     try:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -195,8 +261,11 @@ def _checked(content: dict) -> Calibration:
     weights = tuple(map(float, content["weights"]))
     (e0, e1), (t0, t1) = (map(float, content[name]) for name in ("enrol_seconds", "test_seconds"))
     counts = int(content["n_target"]), int(content["n_nontarget"])
-    calibration = Calibration(float(content["intercept"]), weights, (e0, e1), (t0, t1), *counts)
+    sets = tuple(map(str, content.get("sets", ())))
+    speakers = [tuple(map(int, content.get(name, ()))) for name in ("target_speakers", "nontarget_speakers")]
+    calibration = Calibration(float(content["intercept"]), weights, (e0, e1), (t0, t1), *counts, sets, *speakers)
     sound = len(weights) == len(FEATURES) and min(e0, t0) > 0 and min(counts) >= MIN_TRIALS
+    sound = sound and all(len(of_sets) == len(sets) and min(of_sets, default=1) > 0 for of_sets in speakers)
     if not (sound and np.isfinite([*weights, e0, e1, t0, t1, calibration.intercept]).all()):
         raise ValueError
     return calibration

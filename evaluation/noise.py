@@ -7,6 +7,7 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from evaluation.score_file import CLEAN
+from evaluation.speech import SpeechIndex
 from feat_extract.disturbance import Sources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE
 from system.console import UserError
@@ -16,12 +17,13 @@ from system.console import UserError
 class NoisyTests:
     """The test sides of n trials in noise; where `embed` asks for a row it means a trial.
 
-    What disturbs a trial depends on its number and the seed only: it is the same at every signal-to-noise ratio.
-    UserError where there are no voices for babble.
+    What disturbs a trial depends on its number and the seed only: it is the same at every signal-to-noise ratio. The
+    recorded utterance is disturbed; frames that are pauses in the clean utterance are removed if the features are a
+    SpeechIndex. UserError where there are no voices for babble.
     """
 
     features: FeatureIndex
-    sources: Sources  # of noise or music if it has recordings of them, else of babble
+    sources: Sources  # for the recorded utterances; of noise or music if it has recordings of them, else of babble
     sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
     reverb: bool  # whether each trial is in a room of its own
@@ -59,4 +61,9 @@ class NoisyTests:
                 noise = self.sources.babble(speakers, len(samples), rng)
             return mix(samples, noise, self.snr)
 
-        return self.sources.crop(int(self.sides[1][row]), start, length, disturb)
+        utterance = int(self.sides[1][row])
+        if not isinstance(self.features, SpeechIndex):
+            return self.sources.crop(utterance, start, length, disturb)
+        frames = self.features.recorded_frames(utterance, start, length)
+        first = int(frames.min())
+        return self.sources.crop(utterance, first, int(frames.max()) + 1 - first, disturb)[frames - first]

@@ -1,16 +1,18 @@
 """The results of an evaluation: error rates as --json names them, and the lines that the scripts print."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from evaluation.calibration import Calibration
+from evaluation.calibration import Calibration, ScoredTrials, leave_one_set_out_llr
 from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_replicates, interval_95, llr_rates, verification_metrics
+
+LEFT_OUT_RATES = ("cllr", "min_cllr", "misses", "false_alarms")  # whose mean over the sets is reported
 
 
 def excluded_line(features: FeatureIndex, unseen: np.ndarray) -> str:
@@ -103,10 +105,34 @@ def rate_lines(result: dict) -> list[str]:
 def calibration_line(calibration: Calibration, path: Path) -> str:
     """Return what the calibration in the file `path` was fitted on and covers."""
     (e0, e1), (t0, t1), (low, high) = calibration.enrol_seconds, calibration.test_seconds, calibration.bounds
+    sets = zip(calibration.sets, calibration.nontarget_speakers, strict=True)
+    of_sets = f" of {', '.join(f'{name} ({n:,} speakers)' for name, n in sets)}" if calibration.sets else ""
     return (
-        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials, covers {e0:.2f} to "
-        f"{e1:.2f} s enrolled and {t0:.2f} to {t1:.2f} s of test; LLRs from {low:.1f} to {high:.1f}"
+        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials{of_sets}, covers "
+        f"{e0:.2f} to {e1:.2f} s enrolled and {t0:.2f} to {t1:.2f} s of test; LLRs from {low:.1f} to {high:.1f}"
     )
+
+
+def leave_one_set_out_rates(sets: Mapping[str, ScoredTrials]) -> dict:
+    """Return the LLRs' error rates on each set, by a calibration fitted on the other sets, and their mean.
+
+    As --json names them: a list `sets`, each with its name as `set` and the rates of `llr_rates`, and `mean`.
+    UserError if the trials do not support a calibration.
+    """
+    ratios = leave_one_set_out_llr(sets)
+    rates = [{"set": name, **llr_rates(ratios[name], trials.labels)} for name, trials in sets.items()]
+    return {"sets": rates, "mean": {name: float(np.mean([of[name] for of in rates])) for name in LEFT_OUT_RATES}}
+
+
+def leave_one_set_out_lines(result: dict) -> list[str]:
+    """Return the lines of `leave_one_set_out_rates`."""
+    lines = ["leave one set out: fitted on the other sets, error rates on the set that is named"]
+    for rates in [*result["sets"], {"set": "mean", **result["mean"]}]:
+        lines.append(
+            f"{rates['set']}: Cllr {rates['cllr']:.4f} (minimum {rates['min_cllr']:.4f}), at LLR 0 misses "
+            f"{rates['misses']:.2f} % and false acceptances {rates['false_alarms']:.2f} %"
+        )
+    return lines
 
 
 def held_out_line(scores: Sequence[Scores]) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCORES = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
 FULL, CLEAN = "full", "clean"  # a length of all frames, a signal-to-noise ratio without noise
+DRY = "dry"  # in place of a signal-to-noise ratio: no noise and no reverberation, where other tests have reverberation
 SECONDS = ("enrol_seconds", "test_seconds")
 SPEAKERS = ("enrol_speaker", "test_speaker")  # missing in the files of earlier versions
 TEXT = (*SIDES, *REPEATING, *SPEAKERS)

@@ -6,18 +6,23 @@ from pathlib import Path
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.silence import speech_of
+from feat_extract.silence import speech_frames, speech_of
 from system import console
 
 READERS = 16  # threads that read utterances: most of their time goes into waiting for the disk
 
 
 class SpeechIndex(FeatureIndex):
-    """A FeatureIndex whose utterances have no pauses: lengths and frames are of speech."""
+    """A FeatureIndex whose utterances have no pauses: lengths and frames are of speech.
+
+    Attributes:
+        recorded: the same utterances with their pauses.
+    """
 
     def __init__(self, trees: list[Path]):
         """Load the trees as FeatureIndex does."""
-        super().__init__(trees)
+        self.recorded = FeatureIndex(trees)
+        vars(self).update(vars(self.recorded))
         self._n_speech = np.zeros(len(self), np.int64)  # frames of speech, 0 where not yet counted
 
     def n_frames(self, rows: np.ndarray) -> np.ndarray:
@@ -35,6 +40,11 @@ class SpeechIndex(FeatureIndex):
     def utterance(self, row: int) -> np.ndarray:
         """Return all frames of speech (T, 40) of a row."""
         return speech_of(super().utterance(row))
+
+    def recorded_frames(self, row: int, start: int, length: int) -> np.ndarray:
+        """Return the numbers (length,) of the frames of `crop` in the recorded utterance."""
+        frames = speech_frames(super().utterance(row))
+        return frames[(start + np.arange(length)) % len(frames)]
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
         """Return `length` frames of speech (length, 40) of a row from `start` on, repeated end to end."""

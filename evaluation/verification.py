@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from evaluation.calibration import Calibration, fit, split_half_llr
+from evaluation.calibration import Calibration, ScoredTrials, fit, split_half_llr
 from evaluation.context import EvaluationContext
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.noise import NoisyTests
 from evaluation.normalisation import Cohort
 from system.console import UserError
+
+UNDISTURBED: Mapping[str, NoisyTests | None] = {"": None}  # the only condition of an evaluation without noise
 
 
 class TrialSet(NamedTuple):
@@ -66,19 +68,22 @@ def score_trials(
     trial_set: TrialSet,
     tests: Mapping[str, Segments],
     cohort: Cohort | None = None,
-    noisy: Sequence[NoisyTests] = (),
+    conditions: Mapping[str, NoisyTests | None] = UNDISTURBED,
 ) -> list[Scores]:
-    """Return the scores of n trials at each length or, with `noisy`, at each length in each noise.
+    """Return the scores of n trials at each length in each noise condition.
 
-    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. A segment
-    is embedded once for all trials. In noise it is embedded for each trial, because each trial has its own noise.
+    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. `conditions` are
+    by their signal-to-noise ratios in words; None is the test as it was recorded, of which a segment is embedded once
+    for all trials. In noise it is embedded for each trial, because each trial has its own noise.
     """
-    features, sides = context.features, [trial_set.enrolled, *(() if noisy else tests.values())]
+    features, undisturbed = context.features, tests if None in conditions.values() else {}
+    sides = [trial_set.enrolled, *undisturbed.values()]
     embeddings, (enrolled, *rights) = embed_once(context.encoder, features, sides, context.compute)
+    right_of = dict(zip(undisturbed, rights, strict=True))
     left, enrol_seconds = len(embeddings) + torch.from_numpy(trial_set.of_trial), trial_set.enrol_seconds
     embeddings = torch.cat([embeddings, _means(embeddings[enrolled], trial_set.model)])
 
-    def scores(length: str, embeddings: torch.Tensor, right: torch.Tensor, snr: str = "") -> Scores:
+    def scores(length: str, snr: str, embeddings: torch.Tensor, right: torch.Tensor) -> Scores:
         return Scores(
             length,
             enrol_seconds,
@@ -89,13 +94,14 @@ def score_trials(
             snr=snr,
         )
 
-    if not noisy:
-        return [scores(length, embeddings, right) for length, right in zip(tests, rights, strict=True)]
     trials, found = np.arange(len(trial_set.test)), []
-    for length, condition in itertools.product(tests, noisy):
+    for length, (snr, condition) in itertools.product(tests, conditions.items()):
+        if condition is None:
+            found.append(scores(length, snr, embeddings, right_of[length]))
+            continue
         disturbed = embed(context.encoder, condition, tests[length]._replace(row=trials), context.compute)
         joined = torch.cat([embeddings, F.normalize(disturbed, dim=1)])
-        found.append(scores(length, joined, len(embeddings) + torch.from_numpy(trials), condition.name))
+        found.append(scores(length, snr, joined, len(embeddings) + torch.from_numpy(trials)))
     return found
 
 
@@ -107,18 +113,27 @@ def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
     return F.normalize(sums.index_add_(0, torch.from_numpy(model), embeddings), dim=1)
 
 
-def calibrate(
-    scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]
-) -> tuple[Calibration, list[Scores]]:
-    """Fit a calibration to n trials at all lengths; return it, and the scores with LLRs for held-out speakers.
+def scored_trials(scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]) -> ScoredTrials:
+    """Return the scores of n trials in all tests as one list.
 
-    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides. UserError if
-    the trials do not support a calibration.
+    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides.
     """
-    of_lengths = ((s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores)
-    trials = [np.concatenate(columns) for columns in zip(*of_lengths, strict=True)]
-    ratios = np.split(split_half_llr(*trials), len(scores))
-    return fit(*trials[:4]), [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
+    return ScoredTrials.pooled(
+        ScoredTrials(s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores
+    )
+
+
+def calibrate(
+    name: str, scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]
+) -> tuple[Calibration, list[Scores]]:
+    """Fit a calibration to one development set; return it, and the scores with LLRs for held-out speakers.
+
+    Arguments are the name of the set and those of `scored_trials`. UserError if the trials do not support a
+    calibration.
+    """
+    trials = scored_trials(scores, labels, speakers)
+    ratios = np.split(split_half_llr(name, trials), len(scores))
+    return fit({name: trials}), [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
 
 
 def add_llr(scores: Sequence[Scores], calibration: Calibration) -> list[Scores]:

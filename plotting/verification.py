@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from configure import FRAMES_PER_SECOND
 from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
-from evaluation.score_file import CLEAN, FULL, SCORES, SPEAKERS, read_scores, speakers_of
+from evaluation.score_file import CLEAN, DRY, FULL, SCORES, SPEAKERS, read_scores, speakers_of
 from plotting.style import COLOURS, add_legend, new_figure, styles
 from system import console
 from system.console import UserError
@@ -126,7 +126,7 @@ def _by_snr(system: System) -> list[System]:
     if "snr" not in system.table:
         return [system]
     parts = reversed(_parts(system, "snr"))
-    return [System(f"{system.name}, {snr}{' dB' * (snr != CLEAN)}", table) for snr, table in parts]
+    return [System(f"{system.name}, {snr}{' dB' * (snr not in (CLEAN, DRY))}", table) for snr, table in parts]
 
 
 def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
@@ -136,7 +136,7 @@ def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
 
 def _place(value: str) -> float:
     """Return where a length or a signal-to-noise ratio stands among others: whole utterances and clean ones last."""
-    return np.inf if value in (FULL, CLEAN) else float(value)
+    return np.inf if value in (FULL, CLEAN, DRY) else float(value)
 
 
 def _tick(value: str, axis: str) -> str:

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from evaluation.calibration import ScoredTrials
 
-def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[dict[str, np.ndarray], np.ndarray]:
+
+def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[ScoredTrials, np.ndarray]:
     """Return n trials, half of them target ones, and their true LLRs.
 
     z = atanh(score) is normal with mean 0.5 or -0.5 and variance 1 / (1 + 0.4 log enrol + 0.8 log test): the LLR is
@@ -16,9 +18,4 @@ def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[dict[str, np.ndarray
     z = rng.normal(np.where(labels, 0.5, -0.5), precision**-0.5)
     speaker = rng.integers(n_speakers, size=n)
     other = np.where(labels, speaker, (speaker + rng.integers(1, n_speakers, n)) % n_speakers)
-    trials = {"scores": np.tanh(z), "labels": labels, "enrol_seconds": enrol, "test_seconds": test}
-    return trials | {"enrol_speaker": speaker, "test_speaker": other}, z * precision
-
-
-def fit_columns(trials: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return [trials[name] for name in ("scores", "labels", "enrol_seconds", "test_seconds")]
+    return ScoredTrials(np.tanh(z), labels, enrol, test, speaker, other), z * precision

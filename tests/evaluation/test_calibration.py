@@ -6,35 +6,48 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from known_ratios import drawn, fit_columns
+from known_ratios import drawn
 
 from evaluation import calibration
-from evaluation.calibration import Calibration, fit, load_calibration, probabilities, save_calibration
+from evaluation.calibration import (
+    Calibration,
+    ScoredTrials,
+    fit,
+    leave_one_set_out_llr,
+    load_calibration,
+    probabilities,
+    save_calibration,
+    trial_weights,
+)
 from evaluation.metrics import cllr, llr_rates
 from system.console import UserError
 
 
-def llr_of(fitted: Calibration, trials: dict[str, np.ndarray]) -> np.ndarray:
-    return fitted.llr(trials["scores"], trials["enrol_seconds"], trials["test_seconds"])
+def fit_one(trials: ScoredTrials) -> Calibration:
+    return fit({"one": trials})
+
+
+def part(trials: ScoredTrials, at: slice) -> ScoredTrials:
+    return ScoredTrials(*(column[at] for column in trials))
 
 
 def test_the_fit_finds_the_true_ratios_on_new_trials() -> None:
-    fitted = fit(*fit_columns(drawn(20_000, 0)[0]))
+    fitted = fit_one(drawn(20_000, 0, n_speakers=2000)[0])
     trials, true = drawn(20_000, 1)
-    ours = llr_of(fitted, trials)
+    ours = fitted.llr_of(trials)
     assert np.abs(ours - true).mean() < 0.1 and np.corrcoef(ours, true)[0, 1] > 0.999
-    assert cllr(ours, trials["labels"]) == pytest.approx(cllr(true, trials["labels"]), abs=0.002)
+    assert cllr(ours, trials.labels) == pytest.approx(cllr(true, trials.labels), abs=0.002)
     assert fitted.n_target == fitted.n_nontarget == 10_000
 
 
 def test_durations_matter_at_every_length() -> None:
     """A calibration without them would be wrong at short ones: here misses and false alarms agree at each."""
-    fitted = fit(*fit_columns(drawn(20_000, 0)[0]))
+    fitted = fit_one(drawn(20_000, 0)[0])
     trials, true = drawn(20_000, 2)
-    ours = llr_of(fitted, trials)
+    ours = fitted.llr_of(trials)
     for low, high in ((0.5, 1), (1, 2), (2, 5)):
-        at = (trials["test_seconds"] >= low) & (trials["test_seconds"] < high)
-        rates = llr_rates(ours[at], trials["labels"][at])
+        at = (trials.test_seconds >= low) & (trials.test_seconds < high)
+        rates = llr_rates(ours[at], trials.labels[at])
         assert 0.8 < rates["misses"] / rates["false_alarms"] < 1.25
         assert rates["cllr"] - rates["min_cllr"] < 0.03
     assert fitted.llr(0.7, 5, 4) > fitted.llr(0.7, 5, 1) > fitted.llr(0.7, 2, 0.6) > 0
@@ -44,35 +57,75 @@ def test_durations_matter_at_every_length() -> None:
 def test_the_kinds_have_equal_weight() -> None:
     """Leaving out nine of ten targets shifts no LLR: it is a ratio of likelihoods, not of probabilities."""
     trials, _ = drawn(40_000, 3)
-    few = ~trials["labels"] | (np.arange(len(trials["labels"])) % 20 == 0)
-    whole, thinned = fit(*fit_columns(trials)), fit(*(column[few] for column in fit_columns(trials)))
+    few = ~trials.labels | (np.arange(len(trials.labels)) % 20 == 0)
+    whole, thinned = fit_one(trials), fit_one(trials.where(few))
     assert thinned.n_target == 2000 and thinned.n_nontarget == 20_000
-    assert np.abs(llr_of(whole, trials) - llr_of(thinned, trials)).mean() < 0.15
+    assert np.abs(whole.llr_of(trials) - thinned.llr_of(trials)).mean() < 0.15
 
 
 def test_the_order_of_the_trials_does_not_matter() -> None:
     trials, _ = drawn(3000, 4)
-    shuffled = np.random.default_rng(0).permutation(3000)
-    one, other = fit(*fit_columns(trials)), fit(*(column[shuffled] for column in fit_columns(trials)))
-    np.testing.assert_allclose(llr_of(one, trials), llr_of(other, trials), atol=1e-8)
+    shuffled = trials.where(np.random.default_rng(0).permutation(3000))
+    np.testing.assert_allclose(fit_one(trials).llr_of(trials), fit_one(shuffled).llr_of(trials), atol=1e-8)
 
 
 def test_repeated_trials_make_no_surer() -> None:
-    few = fit_columns({name: column[:200] for name, column in drawn(400, 4)[0].items()})
-    once, often = fit(*few), fit(*(np.tile(column, 50) for column in few))
+    few = part(drawn(400, 4)[0], slice(200))
+    once, often = fit_one(few), fit_one(ScoredTrials.pooled([few] * 50))
     np.testing.assert_allclose(often.weights, once.weights, atol=1e-6)
+    assert often.bounds == once.bounds
 
 
 def test_the_fit_is_where_the_penalised_loss_is_least() -> None:
     """Its gradient is zero there: the mean loss, kinds of equal weight, and 0.001 times the squared weights."""
-    scores, labels, enrol, test = (column[500:1200] for column in fit_columns(drawn(1400, 11)[0]))
-    fitted, z = fit(scores, labels, enrol, test), np.arctanh(scores)
+    trials = part(drawn(1400, 11)[0], slice(500, 1200))
+    scores, labels, enrol, test, *_ = trials
+    fitted, z = fit_one(trials), np.arctanh(scores)
     features = np.stack([z, np.log(enrol), np.log(test), z * np.log(enrol), z * np.log(test)], axis=1)
     spread, standardised = features.std(axis=0), (features - features.mean(axis=0)) / features.std(axis=0)
     probability = 1 / (1 + np.exp(-fitted.intercept - features @ fitted.weights))
     pull = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum()) * (probability - labels)
     assert pull.sum() == pytest.approx(0, abs=1e-7)
     np.testing.assert_allclose(pull @ standardised + 0.002 * spread * fitted.weights, 0, atol=1e-7)
+
+
+def test_every_set_and_within_it_each_kind_has_the_same_weight() -> None:
+    small, large = np.array([True, False, False]), np.array([True, True, True, False, True])
+    # Eight trials weigh 8 together: 4 in each set, 2 for each kind in it.
+    expected = [2, 1, 1, 0.5, 0.5, 0.5, 2, 0.5]
+    np.testing.assert_allclose(trial_weights([small, large]), expected)
+    np.testing.assert_allclose(trial_weights([small]), [1.5, 0.75, 0.75])
+
+
+def test_the_size_of_a_set_does_not_matter_in_the_fit() -> None:
+    a, b = drawn(2000, 14)[0], drawn(600, 15, n_speakers=9)[0]
+    b = b._replace(scores=np.tanh(0.7 * np.arctanh(b.scores) + 0.4))
+    one, both = fit_one(a), fit({"a": a, "b": b})
+    assert np.abs(both.llr_of(a) - one.llr_of(a)).mean() > 0.3  # the smaller set counts
+    for sets in ({"a": a, "again": a}, {"a": ScoredTrials.pooled([a, a])}):
+        np.testing.assert_allclose(fit(sets).weights, one.weights, atol=1e-6)
+    tripled = fit({"a": ScoredTrials.pooled([a, a, a]), "b": b})
+    np.testing.assert_allclose(tripled.weights, both.weights, atol=1e-6)
+    # By the set's sizes alone: ten times the first hundred trials of b stand for as much as these hundred.
+    few = part(b, slice(200))
+    np.testing.assert_allclose(
+        fit({"a": a, "b": ScoredTrials.pooled([few] * 10)}).weights, fit({"a": a, "b": few}).weights, atol=1e-6
+    )
+    assert both.sets == ("a", "b") and both.n_target == 1300
+    assert both.target_speakers == both.nontarget_speakers == (40, 9)
+
+
+def test_a_set_is_left_out_of_the_fit_that_it_is_measured_by() -> None:
+    sets = {name: drawn(800, 16 + at)[0] for at, name in enumerate("abc")}
+    sets["c"] = sets["c"]._replace(scores=np.tanh(np.arctanh(sets["c"].scores) + 0.5))
+    ratios = leave_one_set_out_llr(sets)
+    for name, others in (("a", "bc"), ("b", "ac"), ("c", "ab")):
+        np.testing.assert_array_equal(ratios[name], fit({o: sets[o] for o in others}).llr_of(sets[name]))
+
+
+def test_a_set_without_enough_trials_is_named() -> None:
+    with pytest.raises(UserError, match="50 target and 50 non-target trials in few"):
+        fit({"many": drawn(600, 1)[0], "few": drawn(100, 2)[0]})
 
 
 def test_by_hand() -> None:
@@ -84,51 +137,57 @@ def test_by_hand() -> None:
     assert fitted.llr(np.array([[0.1], [0.2]]), np.array([2, 3, 4]), 1).shape == (2, 3)
 
 
-def test_no_ratio_goes_beyond_what_the_trials_support() -> None:
-    steep = Calibration(0.0, (50.0, 0.0, 0.0, 0.0, 0.0), (1.0, 8.0), (0.5, 4.0), 99, 999)
-    assert steep.bounds == pytest.approx((-math.log(100), math.log(1000)))
-    assert steep.llr(np.array([-1, -0.9, 0.9, 1]), 2, 2) == pytest.approx([-math.log(100)] * 2 + [math.log(1000)] * 2)
+def test_no_ratio_goes_beyond_what_the_speakers_support() -> None:
+    steep = 0.0, (50.0, 0.0, 0.0, 0.0, 0.0), (1.0, 8.0), (0.5, 4.0), 20_000, 20_000
+    one = Calibration(*steep, ("a",), (50,), (75,))
+    assert one.bounds == pytest.approx((-math.log(51), math.log(76)))
+    assert one.llr(np.array([-1, -0.9, 0.9, 1]), 2, 2) == pytest.approx([-math.log(51)] * 2 + [math.log(76)] * 2)
+    # Two sets of equal weight: each of the 30 speakers counts three times as much as each of the 90.
+    two = Calibration(*steep, ("a", "b"), (10, 10), (30, 90))
+    effective = (0.5 + 0.5) ** 2 / (30 * (0.5 / 30) ** 2 + 90 * (0.5 / 90) ** 2)
+    assert effective == pytest.approx(90) and two.bounds == pytest.approx((-math.log(21), math.log(91)))
+    of_earlier_versions = Calibration(*steep)
+    assert of_earlier_versions.bounds == pytest.approx((-math.log(20_001), math.log(20_001)))
+
+
+def test_speakers_are_counted_on_both_sides_of_the_trials() -> None:
+    trials = drawn(600, 18)[0]
+    speaker = np.arange(600) // 2 % 20
+    trials = trials._replace(enrol_speaker=speaker, test_speaker=np.where(trials.labels, speaker, speaker + 1))
+    assert (fit_one(trials).target_speakers, fit_one(trials).nontarget_speakers) == ((20,), (21,))
 
 
 def test_a_single_duration_is_covered_alone() -> None:
-    trials, _ = drawn(5000, 5)
-    trials["test_seconds"] = np.full(5000, 2.0)
-    fitted = fit(*fit_columns(trials))
+    trials = drawn(5000, 5)[0]._replace(test_seconds=np.full(5000, 2.0))
+    fitted = fit_one(trials)
     assert fitted.test_seconds == (2.0, 2.0)
     assert fitted.llr(0.5, 5, 0.3) == fitted.llr(0.5, 5, 2.0)
 
 
-def with_scores(trials: dict[str, np.ndarray], scores: np.ndarray) -> list[np.ndarray]:
-    return fit_columns(trials | {"scores": scores})
-
-
 def test_trials_that_support_no_calibration_are_refused() -> None:
     trials, _ = drawn(2000, 6)
-    labels = trials["labels"]
-    few = np.arange(2000) < 119  # 60 targets, 59 others
-    for columns, message in (
-        (with_scores(trials, np.where(labels, 0.8, 0.1) + trials["scores"] / 100), "without a single error"),
-        (with_scores(trials, -trials["scores"]), "higher scores do not mean likelier targets"),
-        (with_scores(trials, np.zeros(2000)), "higher scores do not mean likelier targets"),
-        ([column[labels] for column in fit_columns(trials)], "1000 target and 0 non-target trials"),
-        ([column[few] for column in fit_columns(trials)], "60 target and 59 non-target trials; it needs 60 of each"),
-        ([column[:0] for column in fit_columns(trials)], "0 target and 0 non-target trials"),
+    for spoilt, message in (
+        (trials._replace(scores=np.where(trials.labels, 0.8, 0.1) + trials.scores / 100), "without a single error"),
+        (trials._replace(scores=-trials.scores), "higher scores do not mean likelier targets"),
+        (trials._replace(scores=np.zeros(2000)), "higher scores do not mean likelier targets"),
+        (trials.where(trials.labels), "1000 target and 0 non-target trials"),
+        (part(trials, slice(119)), "60 target and 59 non-target trials in one; it needs 60 of each"),
+        (part(trials, slice(0)), "0 target and 0 non-target trials"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            fit(*columns)
+            fit_one(spoilt)
         assert "\n" not in str(error.value)
-    enough = np.arange(2000) < 120
-    fit(*(column[enough] for column in fit_columns(trials)))
+    fit_one(part(trials, slice(120)))
 
 
 @pytest.mark.parametrize("side, message", [("enrol", r"2\.00 s enrolled and "), ("test", r" and 0\.50 s of test")])
 def test_scores_that_tell_nothing_at_one_of_the_durations_are_refused(side: str, message: str) -> None:
     """Longer speech is right and the shortest reversed: the pooled trials look well."""
     trials, _ = drawn(4000, 7)
-    seconds = trials[f"{side}_seconds"]
+    seconds = getattr(trials, f"{side}_seconds")
     short = seconds < np.quantile(seconds, 0.35)
     with pytest.raises(UserError, match=f"{message}.*higher scores do not mean likelier"):
-        fit(*with_scores(trials, np.where(short, -trials["scores"], trials["scores"])))
+        fit_one(trials._replace(scores=np.where(short, -trials.scores, trials.scores)))
 
 
 def test_probabilities_by_hand() -> None:
@@ -150,16 +209,16 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_kept_and_read_again(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hashlib import sha256
-
-    digest = sha256(b"weights").hexdigest()
+    digest = "3f" * 32
     assert load_calibration(checkpoint, digest) is None and not capsys.readouterr().err
-    fitted = fit(*fit_columns(drawn(2000, 10)[0]))
-    save_calibration(checkpoint, fitted)
+    fitted = fit({"phones": drawn(2000, 10)[0], "calls": drawn(2000, 11)[0]})
+    save_calibration(checkpoint, digest, fitted, {"mean": {"cllr": 0.4}})
     path = checkpoint.with_name("checkpoint_007.calibration.json")
     assert load_calibration(checkpoint, digest) == fitted
     content = json.loads(path.read_text())
-    assert content["checkpoint_sha256"] == digest and content["n_target"] == 1000
+    assert content["checkpoint_sha256"] == digest and content["n_target"] == 2000
+    assert content["sets"] == ["phones", "calls"] and content["target_speakers"] == [40, 40]
+    assert content["leave_one_set_out"]["mean"]["cllr"] == 0.4
     assert load_calibration(checkpoint, "0" * 64) is None
     assert "checkpoint_007.calibration.json: of another checkpoint" in capsys.readouterr().err
     for spoilt in (
@@ -170,6 +229,8 @@ def test_kept_and_read_again(checkpoint: Path, capsys: pytest.CaptureFixture[str
         json.dumps(content | {"test_seconds": [0, 5]}),
         json.dumps(content | {"enrol_seconds": 3}),
         json.dumps(content | {"n_target": -5}),
+        json.dumps(content | {"nontarget_speakers": [40, 0]}),
+        json.dumps(content | {"target_speakers": [40]}),
         json.dumps({name: value for name, value in content.items() if name != "intercept"}),
     ):
         path.write_text(spoilt)
@@ -184,5 +245,18 @@ def test_a_read_only_folder_only_warns(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(calibration, "replacing", refuse)
-    save_calibration(checkpoint, Calibration(0.0, (1.0,) * 5, (1.0, 2.0), (1.0, 2.0), 100, 100))
+    save_calibration(checkpoint, "3f" * 32, Calibration(0.0, (1.0,) * 5, (1.0, 2.0), (1.0, 2.0), 100, 100))
     assert "007.calibration.json: the calibration could not be kept (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_file_of_an_earlier_version_is_read(checkpoint: Path) -> None:
+    """It has no sets and no numbers of speakers."""
+    fitted = fit_one(drawn(2000, 10)[0])
+    save_calibration(checkpoint, "3f" * 32, fitted)
+    path = checkpoint.with_name("checkpoint_007.calibration.json")
+    content = json.loads(path.read_text())
+    for name in ("sets", "target_speakers", "nontarget_speakers"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    read = load_calibration(checkpoint, "3f" * 32)
+    assert read and read.weights == fitted.weights and read.bounds == pytest.approx((-math.log(1001), math.log(1001)))

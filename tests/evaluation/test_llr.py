@@ -1,48 +1,49 @@
 """The log-likelihood ratios of evaluations: of held-out speakers, of a kept calibration, and what is told of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from known_ratios import drawn, fit_columns
+from known_ratios import drawn
 
 from command_line import evaluation as steps
 from command_line.evaluation import with_llr
-from evaluation.calibration import fit, load_calibration, split_half_llr
+from evaluation.calibration import ScoredTrials, fit, load_calibration, split_half_llr
+from evaluation.context import EvaluationContext
 from evaluation.embedding import Scores
 from evaluation.metrics import cllr, llr_rates, min_cllr
+from evaluation.report import leave_one_set_out_rates
+from model.checkpoint import Checkpoint
 from system.console import UserError
-from system.files import sha256
 
 
 def test_halves_are_measured_by_a_fit_on_other_speakers() -> None:
     trials, true = drawn(20_000, 8)
-    ours = split_half_llr(**trials)
+    ours = split_half_llr("one", trials)
     measured = np.isfinite(ours)
-    halves = trials["enrol_speaker"], trials["test_speaker"]
-    assert measured[trials["labels"]].all()
-    assert 0.4 < measured[~trials["labels"]].mean() < 0.6  # the others are across the halves
-    assert cllr(ours[measured], trials["labels"][measured]) == pytest.approx(
-        cllr(true[measured], trials["labels"][measured]), abs=0.005
+    assert measured[trials.labels].all()
+    assert 0.4 < measured[~trials.labels].mean() < 0.6  # the others are across the halves
+    assert cllr(ours[measured], trials.labels[measured]) == pytest.approx(
+        cllr(true[measured], trials.labels[measured]), abs=0.02
     )
     # A half's own trials have no say in its LLRs: the speakers with those of speaker 0 are its half.
-    half = np.unique(np.concatenate([side[measured & ((halves[0] == 0) | (halves[1] == 0))] for side in halves]))
+    sides = trials.enrol_speaker, trials.test_speaker
+    half = np.unique(np.concatenate([side[measured & ((sides[0] == 0) | (sides[1] == 0))] for side in sides]))
     assert len(half) == 20
-    spoilt = trials["scores"].copy()
-    within = np.isin(halves[0], half) & np.isin(halves[1], half)
-    spoilt[within] = np.tanh(2 * np.arctanh(spoilt[within]))
-    again = split_half_llr(**(trials | {"scores": spoilt}))
+    within = np.isin(sides[0], half) & np.isin(sides[1], half)
+    spoilt = trials._replace(scores=np.where(within, np.tanh(2 * np.arctanh(trials.scores)), trials.scores))
+    again = split_half_llr("one", spoilt)
     other = measured & ~within
     assert np.abs(again[other] - ours[other]).mean() > 0.1  # fitted on the spoilt half
-    fitted_on_other = fit(*(column[other] for column in fit_columns(trials)))
-    expected = fitted_on_other.llr(*(column[within] for column in (spoilt, *fit_columns(trials)[2:])))
+    expected = fit({"one": trials.where(other)}).llr_of(spoilt.where(within))
     np.testing.assert_allclose(again[within], expected, atol=1e-8)
 
 
 def test_three_speakers_have_no_halves() -> None:
     trials, _ = drawn(3000, 9, n_speakers=3)
-    with pytest.raises(UserError, match="3 speakers cannot be split"):
-        split_half_llr(**trials)
+    with pytest.raises(UserError, match="3 speakers in one cannot be split"):
+        split_half_llr("one", trials)
 
 
 def test_rates_are_of_the_trials_that_have_a_ratio() -> None:
@@ -55,55 +56,75 @@ def test_rates_are_of_the_trials_that_have_a_ratio() -> None:
     assert rates["dcf_0.05"] == pytest.approx(1) and rates["min_dcf_0.05"] == pytest.approx(0.5)
 
 
-def of_lengths(trials: dict[str, np.ndarray]) -> list[Scores]:
+def of_lengths(trials: ScoredTrials) -> list[Scores]:
     """Return the trials' first half as those of one test length and the second as those of another."""
-    parts = ({name: column[at] for name, column in trials.items()} for at in (slice(0, 3000), slice(3000, 6000)))
+    parts = (trials.where(np.arange(6000) // 3000 == half) for half in (0, 1))
     return [
-        Scores(length, part["enrol_seconds"], part["test_seconds"], part["scores"], None, 1.0)
+        Scores(length, part.enrol_seconds, part.test_seconds, part.scores, None, 1.0)
         for length, part in zip(("short", "long"), parts, strict=True)
     ]
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoint_007.pth"
-    path.write_bytes(b"weights")
-    return path
+def context(tmp_path: Path) -> EvaluationContext:
+    """A context of which only the checkpoint's file and digest exist."""
+    nothing: Any = None
+    checkpoint = Checkpoint(7, {})
+    checkpoint.digest = "3f" * 32
+    return EvaluationContext(checkpoint, tmp_path / "checkpoint_007.pth", *[nothing] * 4)
 
 
 def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    context: EvaluationContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials, _ = drawn(6000, 12)
-    for name in ("enrol_speaker", "test_speaker", "labels"):  # a trial is the same at both lengths
-        trials[name][3000:] = trials[name][:3000]
-    trials["scores"] = np.tanh(np.where(trials["labels"], 0.5, -0.5) + np.random.default_rng(0).normal(size=6000))
-    labels, speakers = trials["labels"][:3000], (trials["enrol_speaker"][:3000], trials["test_speaker"][:3000])
+    at = np.arange(6000) % 3000  # a trial is the same at both lengths
+    trials = trials._replace(
+        labels=trials.labels[at], enrol_speaker=trials.enrol_speaker[at], test_speaker=trials.test_speaker[at]
+    )
+    noise = np.random.default_rng(0).normal(size=6000)
+    trials = trials._replace(scores=np.tanh(np.where(trials.labels, 0.5, -0.5) + noise))
+    labels, speakers = trials.labels[:3000], (trials.enrol_speaker[:3000], trials.test_speaker[:3000])
     scores = of_lengths(trials)
-    assert with_llr(scores, labels, speakers, checkpoint, False) == scores and not capsys.readouterr().out
-    held_out = with_llr(scores, labels, speakers, checkpoint, True)
+    assert with_llr(scores, labels, speakers, context, "") == scores and not capsys.readouterr().out
+    held_out = with_llr(scores, labels, speakers, context, "phones")
     told = capsys.readouterr().out
-    kept = load_calibration(checkpoint, sha256(checkpoint))
-    assert kept == fit(*fit_columns(trials)) and kept.n_target == 3000
-    expected = split_half_llr(**trials)
+    kept = load_calibration(context.path, context.checkpoint.digest)
+    assert kept == fit({"phones": trials}) and kept.n_target == 3000
+    expected = split_half_llr("phones", trials)
     np.testing.assert_array_equal(np.concatenate([s.llr for s in held_out]), expected)
     n_across = int(np.isnan(expected).sum())
     assert f"{6000 - n_across:,} trials, {n_across:,} across the halves left out\n" in told
-    low, high = trials["test_seconds"].min(), trials["test_seconds"].max()
-    assert "checkpoint_007.calibration.json, fitted on 6,000 trials" in told
-    assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -8.0 to 8.0\n" in told
-    later = with_llr(scores, labels, speakers, checkpoint, False)
+    low, high = trials.test_seconds.min(), trials.test_seconds.max()
+    assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in told
+    assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -3.7 to 3.7\n" in told
+    later = with_llr(scores, labels, speakers, context, "")
     for of_length, before in zip(later, scores, strict=True):
         values = before.plain, before.enrol_seconds, before.test_seconds
         np.testing.assert_array_equal(of_length.llr, kept.llr(*values))
     assert "left out" not in capsys.readouterr().out
-    with_llr(scores[:1], labels, speakers, checkpoint, True)
+    with_llr(scores[:1], labels, speakers, context, "phones")
     assert "only this test length is covered" in capsys.readouterr().out
 
 
-def test_other_ranks_write_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_write_nothing(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     trials, _ = drawn(6000, 13)
     monkeypatch.setattr(steps.ranks, "is_first", lambda: False)
-    speakers = trials["enrol_speaker"][:3000], trials["test_speaker"][:3000]
-    with_llr(of_lengths(trials)[:1], trials["labels"][:3000], speakers, checkpoint, True)
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint_007.pth"]
+    speakers = trials.enrol_speaker[:3000], trials.test_speaker[:3000]
+    with_llr(of_lengths(trials)[:1], trials.labels[:3000], speakers, context, "phones")
+    assert not list(context.path.parent.iterdir())
+
+
+def test_rates_on_the_set_that_is_left_out() -> None:
+    sets = {name: drawn(800 + 200 * at, 30 + at)[0] for at, name in enumerate("abc")}
+    result = leave_one_set_out_rates(sets)
+    assert [rates["set"] for rates in result["sets"]] == ["a", "b", "c"]
+    for rates, (name, trials) in zip(result["sets"], sets.items(), strict=True):
+        llr = fit({other: of for other, of in sets.items() if other != name}).llr_of(trials)
+        assert rates["n_trials"] == len(trials.labels)
+        assert rates["misses"] == pytest.approx(100 * (llr[trials.labels] < 0).mean())
+        assert rates["false_alarms"] == pytest.approx(100 * (llr[~trials.labels] >= 0).mean())
+        assert rates["cllr"] == pytest.approx(cllr(llr, trials.labels)) and rates["min_cllr"] < rates["cllr"]
+    assert set(result["mean"]) == {"cllr", "min_cllr", "misses", "false_alarms"}
+    for name, mean in result["mean"].items():
+        assert mean == pytest.approx(sum(rates[name] for rates in result["sets"]) / 3)

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import voice, write_wavs
 
 from configure import TREES
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from evaluation.noise import NoisyTests
+from evaluation.speech import SpeechIndex
 from feat_extract import disturbance
 from feat_extract.audio import read_recording
 from feat_extract.disturbance import Sources
@@ -125,3 +127,27 @@ def test_babble_needs_a_third_speaker(root: Path, features: FeatureIndex) -> Non
     two = FeatureIndex([root / TREES["vox1_dev"].feat])
     with pytest.raises(UserError, match="babble needs speakers besides"):
         NoisyTests(two, Sources(root, two, None, None), SIDES, 5.0, False, 1)
+
+
+def test_frames_that_are_pauses_in_the_clean_utterance_are_removed(tmp_path: Path, heard: list[np.ndarray]) -> None:
+    """The noise is added to the recording with its pauses, so that they can still be heard at their ends."""
+    for speaker in range(3):
+        name = f"id{speaker:05d}/video0/00000"
+        pause = np.zeros(8000, np.int16)
+        samples = np.concatenate([pause, voice(speaker, 0.6, 0), pause, voice(speaker, 0.6, 1), pause])
+        wav = tmp_path / TREES["vox1_test"].wav / f"{name}.wav"
+        wav.parent.mkdir(parents=True)
+        soundfile.write(wav, samples, 16000)
+        write_feature(tmp_path / TREES["vox1_test"].feat / f"{name}.pkl", log_mel(samples), name[:7])
+    speech = SpeechIndex([tmp_path / TREES["vox1_test"].feat])
+    sources = Sources(tmp_path, speech.recorded, None, None)
+    sides = np.array([0, 1]), np.array([1, 2])
+    clean, noisy = (NoisyTests(speech, sources, sides, snr, False, 1) for snr in (None, 10.0))
+    n_speech = int(speech.n_frames(np.array([2]))[0])
+    assert 120 < n_speech < 150 < speech.recorded.n_frames(np.array([2]))[0]
+    for start, length in ((0, n_speech), (30, 80), (100, 200)):  # the last one repeats the utterance
+        difference = clean.crop(1, start, length) - speech.crop(2, start, length)
+        assert np.abs(difference - difference.mean(axis=0)).max() < 0.001
+        assert noisy.crop(1, start, length).shape == (length, 40)
+    noisy.crop(1, 30, 80)
+    assert len(heard[-1]) > 80 * 160 + 5000  # most of the pause of 8,000 samples got noise, too

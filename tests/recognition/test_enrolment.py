@@ -19,6 +19,7 @@ from recognition.recognizer import Recognizer
 from recognition.speakers import Speaker, load_speakers, save_speaker, speaker_path
 from recognition.utterance import read_utterance
 from system.console import UserError
+from system.files import sha256
 
 ANNA, BORIS, CLARA = np.eye(256)[:3]
 SPEAKERS = {"anna": 30, "boris": 33, "clara": 32}
@@ -32,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     write_checkpoint(world / "calibrated.pth", 2, [voice(s, 0.9, at) for s in SPEAKERS.values() for at in range(3)])
     (world / "plain.pth").write_bytes((world / "calibrated.pth").read_bytes())
-    save_calibration(world / "calibrated.pth", CALIBRATION)
+    save_calibration(world / "calibrated.pth", sha256(world / "calibrated.pth"), CALIBRATION)
     for name, speaker in SPEAKERS.items():
         for take in (1, 2, 3):
             samples = voice(speaker, 0.9, 0) + rng.normal(0, 5, int(0.9 * 16000))

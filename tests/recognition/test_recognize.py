@@ -32,6 +32,7 @@ from recognition.speakers import load_speakers
 from recognition.utterance import read_utterance, utterance_of
 from recognize import Recognizer
 from system.console import UsageError, UserError
+from system.files import sha256
 
 SPEAKERS = range(30, 33)
 
@@ -44,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(home / "other.pth", 1)
     spread = [voice(speaker, 0.9, at) for speaker in SPEAKERS for at in range(3)]
     write_checkpoint(home / "calibrated.pth", 2, spread)
-    save_calibration(home / "calibrated.pth", CALIBRATION)
+    save_calibration(home / "calibrated.pth", sha256(home / "calibrated.pth"), CALIBRATION)
     write_wavs(home / "data", "vox1_test", SPEAKERS, 3, seconds=0.9)
     run_script("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=home)
     names = [wav.relative_to(wavs(home)) for wav in sorted(wavs(home).rglob("*.wav"))]
@@ -284,7 +285,7 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
 def calibrated_copy(home: Path, folder: Path, calibration: Calibration) -> tuple[object, ...]:
     """Return the flags of a checkpoint with that calibration, and of voices, both in a folder."""
     checkpoint = Path(shutil.copy(home / "calibrated.pth", folder))
-    save_calibration(checkpoint, calibration)
+    save_calibration(checkpoint, sha256(checkpoint), calibration)
     return "--checkpoint", checkpoint, "--voices", folder / "voices"
 
 

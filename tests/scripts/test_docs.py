@@ -28,6 +28,7 @@ from configure import TRIALS_NAME
 from evaluation.calibration import Calibration, save_calibration
 from model.checkpoint import load_checkpoint
 from recognition import recognizer
+from system.files import sha256
 
 README = PROJECT / "README.md"
 PAGES = [
@@ -174,7 +175,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     state = load_checkpoint(home / "runs" / "baseline_000" / "checkpoint_000.pth").state_dict
     torch.save({"epoch": 101, "state_dict": state, "optimizer": {}}, published)
     shutil.rmtree(home / "runs")
-    save_calibration(published, Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (0.5, 2.0), 100, 100))
+    save_calibration(
+        published, sha256(published), Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (0.5, 2.0), 100, 100)
+    )
     return home
 
 

@@ -39,6 +39,11 @@ REFUSED = [  # script, flags, the flag that has no effect, and the rest of the m
     ),
     ("EER_short", ["--enroll", "m.txt"], "--enroll", "without --trials"),
     ("EER_short", ["--noise_dir", "d"], "--noise_dir", "without --noise_snr in dB"),
+    *(
+        ("EER_short", ["--save_path", "a", "b", flag, value], flag, "with several data roots")
+        for flag, value in (("--save_scores", "s.csv"), ("--compare", "s.csv"), ("--as_norm", "9"))
+    ),
+    ("EER_short", ["--save_path", "a", "b", "--trials", "l", "m", "--enroll", "e"], "--enroll", "with several data"),
     ("EER_short", ["--noise_dir", "d", "--noise_snr", "clean"], "--noise_dir", "without --noise_snr in dB"),
     ("EER_short", ["--rir_dir", "d"], "--rir_dir", "without --reverb True"),
     ("EER_short", ["--rir_dir", "d", "--reverb", "False"], "--rir_dir", "without --reverb True"),

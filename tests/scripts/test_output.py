@@ -41,7 +41,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "blind.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
     torch.manual_seed(0)
     save_checkpoint(home / "model.pth", Checkpoint(1, state_dict_of(Encoder("resnet18"), None)))
-    save_calibration(home / "model.pth", Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 9.0), (0.5, 9.0), 100, 100))
+    calibration = Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 9.0), (0.5, 9.0), 100, 100)
+    save_calibration(home / "model.pth", sha256(home / "model.pth"), calibration)
     recording = EmbeddedRecording("1.wav", np.eye(256, dtype=np.float32)[0], 1.0)
     save_speaker(home / "voices", Speaker("Ana", (recording,), sha256(home / "model.pth")))
     scores = {"label": [1, 0], "enrol": "a", "test": "b", "score": [0.7, 0.1]}
