@@ -52,7 +52,7 @@ from evaluation.score_file import CLEAN, DRY, FULL
 from evaluation.short_trials import stored_short_trials, test_segments
 from evaluation.speech import SpeechIndex
 from evaluation.verification import UNDISTURBED, TrialSet, find_trials, score_trials, scored_trials
-from feat_extract.disturbance import MAX_SNR, Sources
+from feat_extract.disturbance import MAX_SNR, NoiseSources
 from feat_extract.noise_folder import check_recordings
 from system import console, ranks
 from system.console import UsageError
@@ -189,7 +189,7 @@ def _conditions(
         return dict(UNDISTURBED)
     features = context.features
     recorded = features.recorded if isinstance(features, SpeechIndex) else features
-    sources = Sources(save_root(args.save_path), recorded, args.noise_dir, args.rir_dir)
+    sources = NoiseSources(save_root(args.save_path), recorded, args.noise_dir, args.rir_dir)
     snrs = args.noise_snr or [None]
     noisy = [NoisyTests(features, sources, trial_set.sides, snr, args.reverb, args.seed) for snr in snrs]
     conditions: dict[str, NoisyTests | None] = {tests.name: tests for tests in noisy}

@@ -21,7 +21,7 @@ from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
-from dataset.trial_sampling import draw_short_trials
+from dataset.trial_sampling import sample_short_trials
 from evaluation.embedding import Segments, cosine, embed, score
 from evaluation.metrics import verification_metrics
 from evaluation.short_trials import window_starts
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
             features = feature_tree(Path(scratch) / "feat", args.speakers, UTTERANCES)
         compare_embedding(encoder, features, compute, args)
         speakers = np.arange(min(args.speakers, len(features.speakers)))
-        trials = draw_short_trials(features, speakers, args.seed)
+        trials = sample_short_trials(features, speakers, args.seed)
         enrol = Segments.whole(features, features.rows(trials.enrol))
         rows = features.rows(trials.test)
         starts = window_starts(features.n_frames(rows), args.test_length, args.seed)

@@ -20,10 +20,10 @@ import scipy.signal
 from configure import SAMPLE_RATE
 from feat_extract.audio import read_recording
 from feat_extract.codecs import transcode
-from feat_extract.disturbance import coloured_noise, exponential_room, mix, reverberate
+from feat_extract.disturbance import coloured_noise, mix, reverberate, synthetic_impulse_response
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES
-from feat_extract.silence import cut_pauses
+from feat_extract.silence import trim_samples
 from system import console
 from system.console import UserError
 from system.files import files_below
@@ -47,7 +47,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Measure and print."""
     args, rng = parse_args(argv), np.random.default_rng(0)
-    speech = [cut_pauses(samples) for _, samples in recordings(args.folder, args.recordings, rng)]
+    speech = [trim_samples(samples) for _, samples in recordings(args.folder, args.recordings, rng)]
     tell("speech without a voice found", spoken_clips(speech, rng), lambda modulation: modulation < MIN_MODULATION)
     sounds = computed_clips(args.clips, rng)
     tell("sounds with a voice found", sounds, lambda modulation: modulation >= MIN_MODULATION)
@@ -69,7 +69,7 @@ def tell(title: str, clips: Iterator[tuple[str, float, np.ndarray]], wrong: Call
     """Print the share of clips for which the measure is wrong, by kind and duration, as a table and as JSON."""
     errors: dict[str, dict[float, list[bool]]] = defaultdict(lambda: {duration: [] for duration in DURATIONS})
     for kind, duration, samples in clips:
-        errors[kind][duration].append(wrong(spectral_modulation(cut_pauses(samples))))
+        errors[kind][duration].append(wrong(spectral_modulation(trim_samples(samples))))
     shares = {
         kind: {duration: round(100 * float(np.mean(found)), 2) for duration, found in rows.items() if found}
         for kind, rows in errors.items()
@@ -93,7 +93,7 @@ def spoken_clips(speech: list[np.ndarray], rng: Random) -> Iterator[tuple[str, f
             others = (np.resize(speech[rng.integers(len(speech))], n).astype(np.float64) for _ in range(VOICES))
             babble = sum((voice / np.sqrt(1 + np.mean(voice**2)) for voice in others), np.zeros(n))
             noise = coloured_noise(n, rng.uniform(0, 2), rng)
-            room = exponential_room(rng.uniform(0.2, 0.8), rng.uniform(-5, 10), rng)
+            room = synthetic_impulse_response(rng.uniform(0.2, 0.8), rng.uniform(-5, 10), rng)
             yield "clean", duration, clip.astype(np.int16)
             for snr in (10, 5):
                 yield f"babble, {snr} dB", duration, int16(mix(clip, babble, snr))

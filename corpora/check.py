@@ -13,7 +13,7 @@ from corpora import convert, openslr
 from corpora.archives import find_missing, open_zip, refuse_lost, was_removed
 from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
-from dataset.trial_sampling import most_trials
+from dataset.trial_sampling import max_trials
 from dataset.trials import read_trials
 from feat_extract.feature_extraction import ERRORS_NAME as FEATURE_ERRORS
 from system.console import UserError
@@ -176,7 +176,7 @@ def _training(name: str, features: Iterable[str]) -> Step:
 
 def _evaluation(root: Path, features: Iterable[str]) -> Step:
     """Return what to do with the features of the evaluation tree: evaluate a model, unless they are too few."""
-    if not most_trials(features):
+    if not max_trials(features):
         return Step(ADD, "dataprep.py", "--import_dir FOLDER --split test")
     script = "EER_full.py" if (root / TRIALS_NAME).exists() else "EER_short.py"  # which makes trials of its own
     return Step(EVALUATE, script, f"--checkpoint {MODEL}")
@@ -186,7 +186,7 @@ def check_list(name: str, published: int, root: Path) -> State:
     """Return whether a trial list is there, has the right form and VoxCeleb's length."""
     path, step = root / name, None
     if name == TRIALS_NAME:
-        n_trials = min(N_TRIALS, most_trials(utterances(root / TREES["vox1_test"].wav, ".wav")))
+        n_trials = min(N_TRIALS, max_trials(utterances(root / TREES["vox1_test"].wav, ".wav")))
         step = Step(TRIALS, "dataprep.py", f"--make_trials {n_trials}") if n_trials else None
     if not path.exists():
         return State(name, "not there", step)

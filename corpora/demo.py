@@ -18,7 +18,7 @@ import soundfile
 from scipy.signal import fftconvolve, resample_poly
 
 from configure import SAMPLE_RATE, TREES, TRIALS_NAME
-from dataset.trial_sampling import draw_trials
+from dataset.trial_sampling import sample_trials
 from dataset.trials import Trials, list_content
 from system.console import UserError, progress
 from system.files import replacing
@@ -51,7 +51,7 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
         raise UserError("the demo's voices need eSpeak NG: pip install -r requirements-demo.txt")
     names = [[f"test{index:03d}/{utterance}" for utterance in UTTERANCES] for index in range(n_test)]
     n_trials = min(N_TRIALS, n_test * len(UTTERANCES) * (len(UTTERANCES) - 1))
-    enrol, test = np.array(draw_trials(names, n_trials, seed), object).T
+    enrol, test = np.array(sample_trials(names, n_trials, seed), object).T
     trials = list_content(Trials(np.arange(n_trials) % 2 == 0, enrol, test))
     size = f"seed {seed}, {n_train} and {n_test} speakers, {len(UTTERANCES)} utterances each\n"
     marker, listed = root / MARKER, root / TRIALS_NAME

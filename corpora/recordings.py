@@ -23,7 +23,7 @@ from corpora.naming import (
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
-from feat_extract.silence import cut_pauses
+from feat_extract.silence import trim_samples
 from system import console
 from system.console import UsageError, UserError
 from system.files import files_below, remove_unfinished_below, replacing_table
@@ -141,7 +141,7 @@ def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> Impo
     except RecordingError as error:
         skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
         return file._replace(skipped=skipped, detail=error.reason)
-    speech = cut_pauses(samples)
+    speech = trim_samples(samples)
     file = file._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)
     if not file.speaker:
         return file._replace(skipped=NAMELESS)

@@ -11,7 +11,7 @@ from configure import TREES, TRIALS_NAME
 from corpora.download import fetch
 from corpora.sources import Source, Wanted
 from corpora.voxceleb import TRIAL_LISTS
-from dataset.trial_sampling import draw_trials
+from dataset.trial_sampling import sample_trials
 from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
 from system.files import replacing, utterances
@@ -69,6 +69,6 @@ def make_trials(root: Path, count: int, seed: int) -> None:
         return
     wavs = sorted(name + suffix for name, suffix in utterances(root / TREES["vox1_test"].wav, ".wav").items())
     speakers = [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]
-    enrol, test = np.array(draw_trials(speakers, count, seed), object).T
+    enrol, test = np.array(sample_trials(speakers, count, seed), object).T
     write_trials(target, Trials(np.arange(count) % 2 == 0, enrol, test))
     print(f"{target}: {count:,} trials, half of them targets, seed {seed}")

@@ -21,7 +21,7 @@ from system.console import UserError
 SHORT_TRIALS_PER_SPEAKER = 100  # target trials, and as many non-target ones (paper, section 4.3)
 
 
-def draw_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
+def sample_short_trials(features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
     """Draw the trials of the short-utterance test: for each of the speakers (S,) 100 target and 100 non-target ones.
 
     The two utterances of a target trial differ, so a speaker with a single utterance is enrolled in non-target trials
@@ -54,7 +54,7 @@ def rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
     return np.concatenate([features.first[s] + np.arange(features.count[s]) for s in speakers])
 
 
-def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> list[tuple[str, str]]:
+def sample_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> list[tuple[str, str]]:
     """Draw an even number of trials, target and non-target in turn, evenly over speakers and pairs of speakers.
 
     `speakers` are the utterances of each; UserError if they do not give `count` trials. Returns enrolment and test
@@ -66,7 +66,7 @@ def draw_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> lis
     return [(enrol, test) for enrol, test in (rng.sample(pair, 2) for pair in pairs)]
 
 
-def most_trials(utterances: Iterable[str]) -> int:
+def max_trials(utterances: Iterable[str]) -> int:
     """Return how many trials, half of them targets, can be drawn over utterances <speaker>/..."""
     counts = Counter(utterance.partition("/")[0] for utterance in utterances).values()
     n_targets = sum(math.comb(count, 2) for count in counts)

@@ -8,7 +8,7 @@ import numpy as np
 from dataset.index import FeatureIndex
 from evaluation.score_file import CLEAN
 from evaluation.speech import SpeechIndex
-from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.disturbance import NoiseSources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE
 from system.console import UserError
 
@@ -23,7 +23,7 @@ class NoisyTests:
     """
 
     features: FeatureIndex
-    sources: Sources  # for the recorded utterances; of noise or music if it has recordings of them, else of babble
+    sources: NoiseSources  # for the recorded utterances; of noise or music if it has recordings of them, else of babble
     sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
     reverb: bool  # whether each trial is in a room of its own
@@ -49,7 +49,7 @@ class NoisyTests:
 
         def disturb(samples: np.ndarray) -> np.ndarray:
             if self.reverb:
-                samples = reverberate(samples, self.sources.room(rng))
+                samples = reverberate(samples, self.sources.impulse_response(rng))
             if self.snr is None:
                 return samples
             if self.kind == NOISE:

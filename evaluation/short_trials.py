@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.index import FeatureIndex, n_starts
-from dataset.trial_sampling import draw_short_trials, rows_of
+from dataset.trial_sampling import rows_of, sample_short_trials
 from dataset.trials import Trials, list_content, read_trials, write_trials
 from evaluation.embedding import Segments
 from system import console
@@ -32,7 +32,7 @@ def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray
         if kept.get("drawn_from") == drawn_from:
             return read_trials(path)
         console.warn(f"{path}: was drawn from other speakers or utterances; drawn anew")
-    trials = draw_short_trials(features, speakers, seed)
+    trials = sample_short_trials(features, speakers, seed)
     digest = hashlib.sha256(list_content(trials)).hexdigest()
     try:
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.silence import speech_frames, speech_of
+from feat_extract.silence import speech_frames, trim_features
 from system import console
 
 READERS = 16  # threads that read utterances: most of their time goes into waiting for the disk
@@ -39,7 +39,7 @@ class SpeechIndex(FeatureIndex):
 
     def utterance(self, row: int) -> np.ndarray:
         """Return all frames of speech (T, 40) of a row."""
-        return speech_of(super().utterance(row))
+        return trim_features(super().utterance(row))
 
     def recorded_frames(self, row: int, start: int, length: int) -> np.ndarray:
         """Return the numbers (length,) of the frames of `crop` in the recorded utterance."""

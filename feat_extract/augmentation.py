@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.disturbance import Sources, mix, reverberate
+from feat_extract.disturbance import NoiseSources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
 from system.console import UserError
 
@@ -50,10 +50,10 @@ class AugmentedCrops:
         chosen = augmentation.kinds
         self.n_speeds = len(SPEEDS) if "speed" in chosen else 1
         disturbing, noise_dir = set(chosen), augmentation.noise_dir
-        self._sources: Sources | None = None
+        self._sources: NoiseSources | None = None
         if set(chosen) - {"specaugment"}:
             needed = [NOISE, MUSIC] * ("noise" in chosen) + [SPEECH] * ("babble" in chosen)
-            self._sources = Sources(root, features, noise_dir, augmentation.rir_dir, needed)
+            self._sources = NoiseSources(root, features, noise_dir, augmentation.rir_dir, needed)
             if "noise" in chosen and noise_dir:
                 noises = {NOISE, MUSIC} & self._sources.recorded.keys()
                 if not noises:
@@ -80,14 +80,14 @@ class AugmentedCrops:
             frames = mask(frames, rng)
         return frames
 
-    def _recorded(self, sources: Sources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
+    def _recorded(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
         """Return samples (S,), disturbed and coded as often as the setting says."""
         samples = self._disturb(sources, row, rng, samples)
         if self._code and rng.random() < self._augmentation.codec_prob:
             samples = self._code(samples, rng)
         return samples
 
-    def _disturb(self, sources: Sources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
+    def _disturb(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
         """Return samples (S,) with one of the chosen disturbances, or as they are."""
         setting, n = self._augmentation, len(samples)
         if not self._disturbing or rng.random() >= setting.prob:
@@ -100,7 +100,7 @@ class AugmentedCrops:
             case "babble":
                 noise, snr = sources.babble([self._features.speaker[row]], n, rng), setting.babble_snr
             case _:
-                return reverberate(samples, sources.room(rng))
+                return reverberate(samples, sources.impulse_response(rng))
         return mix(samples, noise, rng.uniform(*snr))
 
 

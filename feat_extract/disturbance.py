@@ -12,7 +12,7 @@ from configure import SAMPLE_RATE, TREES
 from dataset.index import FeatureIndex
 from feat_extract.audio import read_samples
 from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
-from feat_extract.noise_folder import MUSIC, NOISE, ROOM, SPEECH, Recorded, recordings
+from feat_extract.noise_folder import MUSIC, NOISE, RIR, SPEECH, Recorded, recordings
 from system.console import UserError
 
 MAX_SNR = 100  # dB; 16-bit samples span 96
@@ -41,7 +41,7 @@ def coloured_noise(n: int, exponent: float, rng: np.random.Generator) -> np.ndar
     return scipy.fft.irfft(spectrum, size)[:n]
 
 
-def exponential_room(rt60: float, direct_to_reverberant: float, rng: np.random.Generator) -> np.ndarray:
+def synthetic_impulse_response(rt60: float, direct_to_reverberant: float, rng: np.random.Generator) -> np.ndarray:
     """Return a room's impulse response: the direct sound, then noise that falls by 60 dB in `rt60` seconds.
 
     Polack's model (1988); the powers of direct sound and tail have the ratio `direct_to_reverberant` (dB).
@@ -67,7 +67,7 @@ def change_speed(samples: np.ndarray, tenths: int) -> np.ndarray:
     return samples if tenths == 10 else scipy.signal.resample_poly(samples, 10, tenths)
 
 
-class Sources:
+class NoiseSources:
     """Where speech, noise, voices and rooms come from.
 
     Noise and rooms are computed unless a folder of recordings is given. The voices of babble are the speech in the
@@ -94,7 +94,7 @@ class Sources:
         for first in features.first:  # a tree without wavs is told before the work
             self.wav(first)
         self.recorded = recordings(Path(noise_dir), NOISE, kinds, root) if noise_dir else {}
-        self._rooms = recordings(Path(rir_dir), ROOM, (ROOM,), root)[ROOM] if rir_dir else []
+        self._impulse_responses = recordings(Path(rir_dir), RIR, (RIR,), root)[RIR] if rir_dir else []
 
     def crop(
         self, row: int, start: int, length: int, disturb: Callable[[np.ndarray], np.ndarray], tenths: int = 10
@@ -165,10 +165,10 @@ class Sources:
 
     def room(self, rng: np.random.Generator) -> np.ndarray:
         """Return the impulse response of a room, recorded or computed."""
-        if self._rooms:
-            path, n_samples = self._rooms[rng.integers(len(self._rooms))]
+        if self._impulse_responses:
+            path, n_samples = self._impulse_responses[rng.integers(len(self._impulse_responses))]
             return read_samples(path, 0, n_samples)[0].astype(np.float32)
-        return exponential_room(rng.uniform(*RT60), rng.uniform(*DIRECT_TO_REVERBERANT), rng)
+        return synthetic_impulse_response(rng.uniform(*RT60), rng.uniform(*DIRECT_TO_REVERBERANT), rng)
 
 
 def _stretch(recordings: list[Recorded], n: int, rng: np.random.Generator) -> np.ndarray:

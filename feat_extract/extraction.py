@@ -12,7 +12,7 @@ Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its sp
 Failure = tuple[str, str]  # a wav file and what is wrong with it
 
 
-def extract(job: Job) -> tuple[float, bool, Failure | None]:
+def extract_features(job: Job) -> tuple[float, bool, Failure | None]:
     """Write one feature file; return the seconds of audio, whether it was converted, and what is wrong with it."""
     wav, feature, speaker = job
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees only this folder
 
 from configure import TREES, Tree, save_root  # noqa: E402
-from feat_extract.extraction import Failure, Job, extract  # noqa: E402
+from feat_extract.extraction import Failure, Job, extract_features  # noqa: E402
 from system import console, ranks  # noqa: E402
 from system.console import UserError  # noqa: E402
 from system.files import is_folder, locked, remove_unfinished_below, replacing_table, utterances  # noqa: E402
@@ -53,7 +53,7 @@ def extract_trees(root: Path, trees: list[Tree], num_workers: int | None) -> int
         remove_unfinished_below(root / tree.feat)
     mine = ranks.scatter(jobs)
     n_seconds, n_converted, failed, started = 0.0, 0, list[Failure](), time.perf_counter()
-    extracted = unordered_map(extract, mine, num_workers)
+    extracted = unordered_map(extract_features, mine, num_workers)
     for seconds, converted, failure in console.progress(extracted, total=len(mine), unit="file", desc="features"):
         n_seconds += seconds
         n_converted += converted

@@ -18,9 +18,9 @@ from system.console import UserError
 from system.files import is_folder, locked, remove_unfinished, walk
 from system.workers import unordered_map
 
-NOISE, MUSIC, SPEECH, ROOM = "noise", "music", "speech", "room impulse responses"
+NOISE, MUSIC, SPEECH, RIR = "noise", "music", "speech", "room impulse responses"
 MUSAN = {"noise": NOISE, "music": MUSIC, "speech": SPEECH}
-RIRS_NOISES = {"pointsource_noises": NOISE, "simulated_rirs": ROOM, "real_rirs_isotropic_noises": ROOM}
+RIRS_NOISES = {"pointsource_noises": NOISE, "simulated_rirs": RIR, "real_rirs_isotropic_noises": RIR}
 KINDS = MUSAN | RIRS_NOISES  # by the name of a folder
 CACHE = "decoded_noise"  # below the data root
 PATIENCE = 6 * 3600  # seconds to wait for another process that decodes
@@ -38,7 +38,7 @@ class Recorded(NamedTuple):
 
 
 def recordings(folder: Path, unknown: str, kinds: Collection[str] | None, root: Path) -> dict[str, list[Recorded]]:
-    """Return the recordings in a folder by their kind, those of `kinds`: NOISE, MUSIC, SPEECH or ROOM.
+    """Return the recordings in a folder by their kind, those of `kinds`: NOISE, MUSIC, SPEECH or RIR.
 
     The innermost folder with a name of MUSAN or RIRS_NOISES gives the kind; outside such folders it is `unknown`.
     Without `kinds` the first of NOISE, MUSIC and SPEECH that the folder has is taken.

@@ -18,7 +18,7 @@ WINDOW = 400  # samples whose level is measured together, 25 ms
 BLOCK = 60 * SAMPLE_RATE  # samples that go through the filter at a time
 
 
-def cut_pauses(samples: np.ndarray) -> np.ndarray:
+def trim_samples(samples: np.ndarray) -> np.ndarray:
     """Return 16 kHz samples (S,) int16, not all zero, without the silence at both ends and long pauses within.
 
     Silence are 25 ms without a peak within 40 dB of the loudest 25 ms (root mean square), or above -56 dB of full
@@ -34,7 +34,7 @@ def cut_pauses(samples: np.ndarray) -> np.ndarray:
     return cut if len(cut) else samples
 
 
-def speech_of(features: np.ndarray) -> np.ndarray:
+def trim_features(features: np.ndarray) -> np.ndarray:
     """Return log mel features (T, 40), T >= 1, without pauses: the frames numbered by `speech_frames`."""
     return features[speech_frames(features)]
 
@@ -42,11 +42,11 @@ def speech_of(features: np.ndarray) -> np.ndarray:
 def speech_frames(features: np.ndarray) -> np.ndarray:
     """Return the numbers of the frames of log mel features (T, 40), T >= 1, that are not in pauses.
 
-    They are about what `cut_pauses` leaves of the samples. A frame is silent if its energy is more than 40 dB below
+    They are about what `trim_samples` leaves of the samples. A frame is silent if its energy is more than 40 dB below
     that of the loudest. Silent frames at both ends and, within speech, those after the first 0.1 s of a pause are
     left out. Features say how loud a coefficient is relative to its mean only, so there is no absolute level, and the
     coefficients' energies relative to these means are added. On 180 recordings, with and without silence added around
-    or within the speech, the length differs from that of cut_pauses by -1 to -3 % on average, with a standard
+    or within the speech, the length differs from that of trim_samples by -1 to -3 % on average, with a standard
     deviation of 7 to 11 %.
     """
     energy = (10 ** ((features - features.max()) / 20)).sum(axis=1)  # features are 20 log10(energy)

@@ -15,7 +15,7 @@ from feat_extract.decoding import RATES
 from feat_extract.fbank import log_mel
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import Recording
-from feat_extract.silence import cut_pauses
+from feat_extract.silence import trim_samples
 from system.console import UserError
 
 STANDARD_INPUT = "-"
@@ -112,7 +112,7 @@ def _time_first(waveform: np.ndarray) -> np.ndarray:
 
 
 def _utterance(name: str, recording: Recording, trim_silence: bool) -> Utterance:
-    samples, speech = recording.samples, cut_pauses(recording.samples)
+    samples, speech = recording.samples, trim_samples(recording.samples)
     features = log_mel(speech if trim_silence else samples)
     seconds = len(samples) / SAMPLE_RATE, len(speech) / SAMPLE_RATE
     return Utterance(name, features, *seconds, spectral_modulation(speech))

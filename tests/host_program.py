@@ -24,7 +24,7 @@ from conftest import voice
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from evaluation.embedding import Segments, embed
-from feat_extract.feature_extraction import extract, find_jobs, find_trees
+from feat_extract.feature_extraction import extract_features, find_jobs, find_trees
 from model.encoder import Encoder
 from recognize import Recognizer
 from system.compute import Compute
@@ -100,7 +100,7 @@ def work() -> Iterator[str]:
             raise ZeroDivisionError
     except ZeroDivisionError:
         yield "an abandoned loop"
-    assert len(list(unordered_map(extract, jobs, 2))) == 40
+    assert len(list(unordered_map(extract_features, jobs, 2))) == 40
     yield "extraction"
 
 

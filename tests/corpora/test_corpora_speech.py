@@ -24,7 +24,7 @@ from configure import TREES, TRIALS_NAME
 from corpora.sources import Source
 from corpora.trial_lists import fetch_lists
 from corpora.voxceleb import PARTS
-from dataset.trial_sampling import draw_trials
+from dataset.trial_sampling import sample_trials
 from feat_extract.audio import read_recording
 from system.console import UserError
 
@@ -285,17 +285,17 @@ def test_drawn_trials(sizes: list[int], half: int, seed: int) -> None:
     n_target = sum(a.split("/")[0] == b.split("/")[0] for a, b in pairs)
     if min(n_target, len(pairs) - n_target) < half:
         with pytest.raises(UserError, match="target trials"):
-            draw_trials(speakers, 2 * half, seed)
+            sample_trials(speakers, 2 * half, seed)
         return
-    trials = draw_trials(speakers, 2 * half, seed)
+    trials = sample_trials(speakers, 2 * half, seed)
     assert [a.split("/")[0] == b.split("/")[0] for a, b in trials] == [True, False] * half
     assert len({frozenset(trial) for trial in trials}) == 2 * half and all(len(set(trial)) == 2 for trial in trials)
-    assert trials == draw_trials(speakers, 2 * half, seed)
+    assert trials == sample_trials(speakers, 2 * half, seed)
 
 
 def test_drawn_trials_are_even_over_speakers() -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
-    targets = [a.split("/")[0] for a, _ in draw_trials(speakers, 80, 0)[::2]]
+    targets = [a.split("/")[0] for a, _ in sample_trials(speakers, 80, 0)[::2]]
     assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
 
 
@@ -317,7 +317,7 @@ def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Pat
 def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple() -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million couples of one speaker's
     tracemalloc.start()
-    trials = draw_trials(speakers, 200, 0)
+    trials = sample_trials(speakers, 200, 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50e6 and len({name for pair in trials[::2] for name in pair}) > 180
@@ -326,7 +326,7 @@ def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple() ->
 def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple() -> None:
     speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million couples
     tracemalloc.start()
-    trials = draw_trials(speakers, 10_000, 0)
+    trials = sample_trials(speakers, 10_000, 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50e6

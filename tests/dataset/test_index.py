@@ -23,7 +23,7 @@ from configure import TREES, TRIALS_NAME
 from dataset.episodes import TrainingEpisodes
 from dataset.features import Location, locate, read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from dataset.trial_sampling import draw_short_trials
+from dataset.trial_sampling import sample_short_trials
 from system.console import UserError
 
 
@@ -113,7 +113,7 @@ def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: 
     assert index.n_frames(np.arange(14)).tolist() == [*alone.n_frames(np.arange(12)), 230, 231]
     assert index.speakers_of(tree) == {"id00000", "id00001", "id00002"}
     assert index.speakers_of(dev) == {"id00001", "id00007"}  # a model that was trained on dev has seen both
-    trials = draw_short_trials(index, np.arange(4), seed=1)
+    trials = sample_short_trials(index, np.arange(4), seed=1)
     assert (trials.enrol != trials.test).all()
     write_features(dev, n_speakers=1, n_utterances=1, n_frames=400, first=1)  # another recording of one name
     other_way = FeatureIndex([dev, tree, tmp_path / "absent"])

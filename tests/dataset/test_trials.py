@@ -9,7 +9,7 @@ from list_table import BLIND_LISTS, ENROLMENT, TRIAL_LISTS, A, B, C
 from scipy import stats
 
 from dataset.index import FeatureIndex
-from dataset.trial_sampling import draw_short_trials
+from dataset.trial_sampling import sample_short_trials
 from dataset.trials import Trials, read_enrolment, read_trials, write_trials
 from evaluation.short_trials import window_starts
 from system.console import UserError
@@ -103,7 +103,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 
 
 def test_short_trials_are_the_papers(features: FeatureIndex) -> None:
-    trials = draw_short_trials(features, np.array([0, 1, 3, 5]), seed=1)
+    trials = sample_short_trials(features, np.array([0, 1, 3, 5]), seed=1)
     speaker = {side: np.array([name.split("/")[0] for name in getattr(trials, side)]) for side in ("enrol", "test")}
     for name in ("id00000", "id00001", "id00003"):
         mine = speaker["enrol"] == name
@@ -119,7 +119,7 @@ def test_nontarget_test_utterances_are_drawn_over_utterances(tmp_path: Path) -> 
     write_features(tmp_path / "feat", n_speakers=1, n_utterances=90)
     write_features(tmp_path / "feat", n_speakers=11, n_utterances=1, first=1)
     features = FeatureIndex([tmp_path / "feat"])
-    trials = draw_short_trials(features, np.arange(12), seed=0)
+    trials = sample_short_trials(features, np.arange(12), seed=0)
     others = [t for e, t in zip(trials.enrol, trials.test, strict=True) if not e.startswith("id00000")]
     of_first = sum(name.startswith("id00000") for name in others)
     # Each of the 11 sees 100 utterances of others, 90 of them the first speaker's: 90 %, not a speaker's 1 in 11.

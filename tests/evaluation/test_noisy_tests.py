@@ -13,7 +13,7 @@ from evaluation.noise import NoisyTests
 from evaluation.speech import SpeechIndex
 from feat_extract import disturbance
 from feat_extract.audio import read_recording
-from feat_extract.disturbance import Sources
+from feat_extract.disturbance import NoiseSources
 from feat_extract.fbank import log_mel
 from system.console import UserError
 
@@ -57,7 +57,7 @@ Make = Callable[..., NoisyTests]
 @pytest.fixture
 def tests(root: Path, features: FeatureIndex) -> Make:
     def make(snr: float | None, reverb: bool = False, seed: int = 1, noise_dir: str | None = None) -> NoisyTests:
-        return NoisyTests(features, Sources(root, features, noise_dir, None), SIDES, snr, reverb, seed)
+        return NoisyTests(features, NoiseSources(root, features, noise_dir, None), SIDES, snr, reverb, seed)
 
     return make
 
@@ -87,13 +87,13 @@ def test_each_trial_and_seed_has_its_own_noise(tests: Make) -> None:
 
 
 def test_nobody_of_the_trial_babbles(tests: Make, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, speech = [], Sources._speech
+    rows, speech = [], NoiseSources._speech
 
-    def spy(sources: Sources, row: int, start: int, n: int) -> np.ndarray:
+    def spy(sources: NoiseSources, row: int, start: int, n: int) -> np.ndarray:
         rows.append(row)
         return speech(sources, row, start, n)
 
-    monkeypatch.setattr(Sources, "_speech", spy)
+    monkeypatch.setattr(NoiseSources, "_speech", spy)
     voices = set()
     for seed in range(40):
         rows.clear()
@@ -126,7 +126,7 @@ def test_a_noise_folder_takes_the_place_of_babble(tests: Make, heard: list[np.nd
 def test_babble_needs_a_third_speaker(root: Path, features: FeatureIndex) -> None:
     two = FeatureIndex([root / TREES["vox1_dev"].feat])
     with pytest.raises(UserError, match="babble needs speakers besides"):
-        NoisyTests(two, Sources(root, two, None, None), SIDES, 5.0, False, 1)
+        NoisyTests(two, NoiseSources(root, two, None, None), SIDES, 5.0, False, 1)
 
 
 def test_frames_that_are_pauses_in_the_clean_utterance_are_removed(tmp_path: Path, heard: list[np.ndarray]) -> None:
@@ -140,7 +140,7 @@ def test_frames_that_are_pauses_in_the_clean_utterance_are_removed(tmp_path: Pat
         soundfile.write(wav, samples, 16000)
         write_feature(tmp_path / TREES["vox1_test"].feat / f"{name}.pkl", log_mel(samples), name[:7])
     speech = SpeechIndex([tmp_path / TREES["vox1_test"].feat])
-    sources = Sources(tmp_path, speech.recorded, None, None)
+    sources = NoiseSources(tmp_path, speech.recorded, None, None)
     sides = np.array([0, 1]), np.array([1, 2])
     clean, noisy = (NoisyTests(speech, sources, sides, snr, False, 1) for snr in (None, 10.0))
     n_speech = int(speech.n_frames(np.array([2]))[0])

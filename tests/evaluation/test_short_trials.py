@@ -12,7 +12,7 @@ import pytest
 from conftest import write_features
 
 from dataset.index import FeatureIndex, n_starts
-from dataset.trial_sampling import draw_short_trials
+from dataset.trial_sampling import sample_short_trials
 from dataset.trials import Trials, read_trials, write_trials
 from evaluation.short_trials import stored_short_trials, window_starts
 from system.console import UserError
@@ -37,8 +37,8 @@ def test_short_trials_are_kept_and_used_again(features: FeatureIndex, tmp_path: 
     assert kept["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     written = path.stat().st_mtime_ns
     assert same(stored_short_trials(path, features, speakers, seed=3), first) and path.stat().st_mtime_ns == written
-    assert (draw_short_trials(features, speakers, seed=3).test == first.test).all()
-    assert (draw_short_trials(features, speakers, seed=4).test != first.test).any()
+    assert (sample_short_trials(features, speakers, seed=3).test == first.test).all()
+    assert (sample_short_trials(features, speakers, seed=4).test != first.test).any()
 
 
 def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
@@ -77,7 +77,7 @@ def test_short_trials_survive_a_kill_at_any_moment(
             patched.setattr(os, "replace", killed)
             stored_short_trials(path, features, speakers, seed=3)
         again = stored_short_trials(path, features, speakers, seed=3)
-        assert same(again, draw_short_trials(features, speakers, seed=3))
+        assert same(again, sample_short_trials(features, speakers, seed=3))
         assert same(read_trials(path), again) and same(stored_short_trials(path, features, speakers, seed=3), again)
 
 
@@ -105,7 +105,7 @@ def test_trials_that_cannot_be_kept_are_scored_all_the_same(
 
     monkeypatch.setattr(os, "replace", refused)
     trials = stored_short_trials(tmp_path / "kept.txt", features, np.arange(5), seed=3)
-    assert same(trials, draw_short_trials(features, np.arange(5), seed=3)) and not list(tmp_path.iterdir())
+    assert same(trials, sample_short_trials(features, np.arange(5), seed=3)) and not list(tmp_path.iterdir())
     error = capsys.readouterr().err
     assert f"kept.txt: the drawn trials could not be kept ({os.strerror(number)})" in error and error.count("\n") == 1
 

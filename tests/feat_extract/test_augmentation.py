@@ -14,7 +14,14 @@ from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
 from feat_extract import augmentation, codecs
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
-from feat_extract.disturbance import Sources, change_speed, coloured_noise, exponential_room, mix, reverberate
+from feat_extract.disturbance import (
+    NoiseSources,
+    change_speed,
+    coloured_noise,
+    mix,
+    reverberate,
+    synthetic_impulse_response,
+)
 from feat_extract.fbank import log_mel
 from system.console import UserError
 from system.loading import Loader
@@ -88,7 +95,7 @@ def test_the_power_of_coloured_noise_falls_with_the_frequency(exponent: float) -
 
 @pytest.mark.parametrize("rt60", [0.2, 0.8])
 def test_a_computed_room_decays_by_60_db_in_its_time(rt60: float) -> None:
-    response = exponential_room(rt60, 6.0, rng()).astype(float)
+    response = synthetic_impulse_response(rt60, 6.0, rng()).astype(float)
     assert db(response[0] ** 2 / np.sum(response[1:] ** 2)) == pytest.approx(6.0, abs=0.01)
     decay = np.cumsum(response[:0:-1] ** 2)[::-1]  # Schroeder's backward integration
     level = 10 * np.log10(decay / decay[0])
@@ -166,7 +173,7 @@ def test_babble_is_three_to_seven_other_speakers_at_equal_power(tmp_path: Path) 
         for u in range(4):  # each utterance is a tone of another frequency; the levels of the speakers differ
             samples = 8000 * 0.5**s * np.sin(2 * np.pi * 100 * (1 + 4 * s + u) * time)
             write_utterance(tmp_path, s, u, samples.astype(np.int16))
-    sources, found, numbers = Sources(tmp_path, index(tmp_path), None, None), set(), set()
+    sources, found, numbers = NoiseSources(tmp_path, index(tmp_path), None, None), set(), set()
     for seed in range(200):
         amplitudes = np.abs(np.fft.rfft(sources.babble([2], 16_000, rng(seed))))  # a bin is 1 Hz
         frequencies = np.flatnonzero(amplitudes > 1000)
@@ -179,7 +186,7 @@ def test_babble_is_three_to_seven_other_speakers_at_equal_power(tmp_path: Path) 
 
 def test_babble_is_the_speech_in_the_noise_folder(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "musan" / "speech" / "librivox" / "a.wav", 500)
-    sources = Sources(root, index(root), str(tmp_path / "musan"), None)  # which has speech alone
+    sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None)  # which has speech alone
     assert peak_of(sources.babble([2], 20_000, rng())) == pytest.approx(500, abs=2)
 
 
@@ -197,7 +204,7 @@ def test_the_folders_of_musan_are_noise_music_and_voices(
 ) -> None:
     for folder, frequency in (("noise", 300), ("music", 700), ("speech", 1100)):
         tone_file(tmp_path / "musan" / folder / "x" / "a.WAV", frequency)
-    sources = Sources(root, index(root), str(tmp_path / "musan"), None, ("noise", "music"))
+    sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None, ("noise", "music"))
     assert set(sources.recorded) == {"noise", "music"}
     assert [peak_of(draw(16_000, rng())) for draw in (sources.noise, sources.music)] == [300, 700]
     crops = augmented(root, "noise", noise_dir=str(tmp_path / "musan"), prob=1, noise_snr=(1, 2), music_snr=(31, 32))
@@ -213,13 +220,13 @@ def test_the_folders_of_musan_are_noise_music_and_voices(
         crops.crop(0, 0, 100, 0, draw)
     assert mixed == {300: {1}, 700: {31}}
     tone_file(tmp_path / "own" / "fan.wav", 900, rate=44_100)  # a folder of one's own, short, of another rate
-    sources = Sources(root, index(root), str(tmp_path / "own"), None)
+    sources = NoiseSources(root, index(root), str(tmp_path / "own"), None)
     assert set(sources.recorded) == {"noise"} and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)
 
 
 def test_computed_rooms_are_of_all_sizes_and_distances(root: Path) -> None:
-    sources, draw = Sources(root, index(root), None, None), rng()
-    rooms = [sources.room(draw) for _ in range(300)]
+    sources, draw = NoiseSources(root, index(root), None, None), rng()
+    rooms = [sources.impulse_response(draw) for _ in range(300)]
     seconds = [len(room) / RATE for room in rooms]
     ratios = [db(room[0] ** 2 / np.sum(room[1:] ** 2)) for room in rooms]
     for found, least, greatest in ((seconds, 0.2, 0.8), (ratios, -5, 10)):
@@ -229,8 +236,8 @@ def test_computed_rooms_are_of_all_sizes_and_distances(root: Path) -> None:
 
 def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "rirs" / "Room1" / "r.wav", 250, n=4000)
-    sources = Sources(root, index(root), None, str(tmp_path / "rirs"))
-    assert len(sources.room(rng())) == 4000
+    sources = NoiseSources(root, index(root), None, str(tmp_path / "rirs"))
+    assert len(sources.impulse_response(rng())) == 4000
 
 
 def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
@@ -239,7 +246,7 @@ def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
     given: list[np.ndarray] = []
     chosen: list[str] = []
     mixed: list[int] = []
-    plain, code, noise = codecs.transcode_at_random, codecs.transcode, Sources.noise
+    plain, code, noise = codecs.transcode_at_random, codecs.transcode, NoiseSources.noise
 
     def choose(samples: np.ndarray, name: str, draw: np.random.Generator) -> np.ndarray:
         chosen.append(name)
@@ -249,13 +256,13 @@ def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
         given.append(samples.copy())
         return plain(samples, draw)
 
-    def sounding(sources: Sources, n: int, draw: np.random.Generator) -> np.ndarray:
+    def sounding(sources: NoiseSources, n: int, draw: np.random.Generator) -> np.ndarray:
         mixed.append(n)
         return noise(sources, n, draw)
 
     monkeypatch.setattr(codecs, "transcode", choose)
     monkeypatch.setattr(codecs, "transcode_at_random", spy)
-    monkeypatch.setattr(Sources, "noise", sounding)
+    monkeypatch.setattr(NoiseSources, "noise", sounding)
     crops = augmented(root, "noise", "codec", noise_snr=(0, 0))
     both = 0
     for seed in range(200):

@@ -13,7 +13,7 @@ from dataset.index import FeatureIndex
 from evaluation.noise import NoisyTests
 from feat_extract import augmentation, decoding
 from feat_extract.augmentation import Augmentation, AugmentedCrops
-from feat_extract.disturbance import Sources
+from feat_extract.disturbance import NoiseSources
 from feat_extract.noise_folder import NOISE, recordings
 from system.console import UserError
 
@@ -44,7 +44,7 @@ def tone(path: Path, frequency: float, seconds: float = 2.0, rate: int = RATE, c
 
 
 def frequencies(draw: object, n_draws: int = 60) -> set[int]:
-    """Return the frequencies (Hz, to the next 100) of the strongest tones of what a method of Sources returns."""
+    """Return the frequencies (Hz, to the next 100) of the strongest tones of what a method of NoiseSources returns."""
     assert callable(draw)
     found, rng = set(), np.random.default_rng(0)
     for _ in range(n_draws):
@@ -53,8 +53,8 @@ def frequencies(draw: object, n_draws: int = 60) -> set[int]:
     return found
 
 
-def rooms(sources: Sources) -> set[int]:
-    return frequencies(lambda n, rng: sources.room(rng))
+def rooms(sources: NoiseSources) -> set[int]:
+    return frequencies(lambda n, rng: sources.impulse_response(rng))
 
 
 def test_recordings_of_any_format_are_decoded_once(
@@ -65,7 +65,7 @@ def test_recordings_of_any_format_are_decoded_once(
     tone(tmp_path / "wind.flac", 1100, rate=48_000)
     tone(tmp_path / "car.mp3", 1500, rate=44_100)
     (tmp_path / "README").write_text("where this was recorded")
-    Sources(root, features, str(tmp_path), None)
+    NoiseSources(root, features, str(tmp_path), None)
     told = capsys.readouterr().err
     assert "decoding 3 recordings that are not 16 kHz mono 16-bit wavs" in told and "decoded_noise" in told
     assert "3 recordings" in told and "1.1 MB" in told and "skipped" not in told  # 34 s of 32,000 bytes
@@ -74,7 +74,7 @@ def test_recordings_of_any_format_are_decoded_once(
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(decoding, "decode", refuse)
-    sources = Sources(root, features, str(tmp_path), None)  # the cache is used again, for crops too
+    sources = NoiseSources(root, features, str(tmp_path), None)  # the cache is used again, for crops too
     assert frequencies(sources.noise) == {300, 700, 1100, 1500} and not capsys.readouterr().err
     begin = time.process_time()
     for seed in range(50):
@@ -82,13 +82,13 @@ def test_recordings_of_any_format_are_decoded_once(
     assert time.process_time() - begin < 0.5  # each would decode half a minute
     monkeypatch.undo()
     tone(tmp_path / "wind.flac", 1900, rate=48_000)  # replaced
-    assert frequencies(Sources(root, features, str(tmp_path), None).noise) == {300, 700, 1500, 1900}
+    assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300, 700, 1500, 1900}
 
 
 def test_decoded_noise_has_the_samples_of_the_recording(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, 40_000).astype(np.int16)
     soundfile.write(tmp_path / "noise.flac", samples, RATE, subtype="PCM_16")
-    noise = Sources(root, features, str(tmp_path), None).noise(8000, np.random.default_rng(1))
+    noise = NoiseSources(root, features, str(tmp_path), None).noise(8000, np.random.default_rng(1))
     starts = [start for start in range(32_001) if np.array_equal(samples[start : start + 8000], noise)]
     assert len(starts) == 1
 
@@ -103,7 +103,7 @@ def test_unusable_recordings_are_named_and_skipped(
     soundfile.write(tmp_path / "silent.wav", np.zeros(40_000), RATE)
     soundfile.write(tmp_path / "silent.flac", np.zeros(40_000), 44_100)
     soundfile.write(tmp_path / "constant.wav", np.full(40_000, 0.1), RATE)
-    sources = Sources(root, features, str(tmp_path), None)
+    sources = NoiseSources(root, features, str(tmp_path), None)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert "5 of 10 recordings are skipped: " in told and told.endswith(" and 2 more")
     assert "constant.wav (silent (all samples are equal)), silent.wav (silent" in told
@@ -111,15 +111,15 @@ def test_unusable_recordings_are_named_and_skipped(
     for path in tmp_path.glob("good*"):
         path.unlink()
     with pytest.raises(UserError, match=r"none of 5 recordings can be used: constant.wav \(silent"):
-        Sources(root, features, str(tmp_path), None)
+        NoiseSources(root, features, str(tmp_path), None)
 
 
 def test_silent_impulse_responses_are_refused(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(4000), RATE)
     with pytest.raises(UserError, match=r"none of 1 recordings can be used: a.wav \(silent"):
-        Sources(root, features, None, str(tmp_path))
+        NoiseSources(root, features, None, str(tmp_path))
     tone(tmp_path / "b.flac", 500, rate=8000)
-    assert rooms(Sources(root, features, None, str(tmp_path))) == {500}
+    assert rooms(NoiseSources(root, features, None, str(tmp_path))) == {500}
 
 
 @pytest.mark.parametrize("folder", ["noise_dir", "rir_dir"])
@@ -129,7 +129,7 @@ def test_a_wrong_folder_is_told_apart_from_an_empty_one(
     def refusal(path: Path) -> str:
         given = {"noise_dir": None, "rir_dir": None, folder: str(path)}
         with pytest.raises(UserError) as refused:
-            Sources(root, features, **given)
+            NoiseSources(root, features, **given)
         return str(refused.value)
 
     assert refusal(tmp_path / "musam") == (
@@ -154,15 +154,15 @@ def rirs_noises(folder: Path) -> Path:
 
 def test_the_folders_of_rirs_noises_are_rooms_and_noises(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     folder = rirs_noises(tmp_path / "RIRS_NOISES")
-    assert rooms(Sources(root, features, None, str(folder))) == {700, 1100}
-    assert rooms(Sources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
-    assert frequencies(Sources(root, features, str(folder), None).noise) == {300, 1500}
+    assert rooms(NoiseSources(root, features, None, str(folder))) == {700, 1100}
+    assert rooms(NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
+    assert frequencies(NoiseSources(root, features, str(folder), None).noise) == {300, 1500}
     with pytest.raises(UserError, match="pointsource_noises: contains noise, but no room impulse responses"):
-        Sources(root, features, None, str(folder / "pointsource_noises"))
+        NoiseSources(root, features, None, str(folder / "pointsource_noises"))
     with pytest.raises(UserError, match="simulated_rirs: contains room impulse responses, but no noise"):
-        Sources(root, features, str(folder / "simulated_rirs"), None)
+        NoiseSources(root, features, str(folder / "simulated_rirs"), None)
     tone(tmp_path / "own" / "church_noise_free.wav", 900)  # of no layout: what the flag says
-    assert rooms(Sources(root, features, None, str(tmp_path / "own"))) == {900}
+    assert rooms(NoiseSources(root, features, None, str(tmp_path / "own"))) == {900}
 
 
 def musan(folder: Path) -> Path:
@@ -194,7 +194,7 @@ def test_music_is_mixed_as_music_wherever_the_folder_begins(
 def test_speech_is_babble_wherever_the_folder_begins(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     folder = musan(tmp_path / "musan")
     for part in ("", "speech", "speech/librivox"):
-        sources = Sources(root, features, str(folder / part), None, ("speech",))
+        sources = NoiseSources(root, features, str(folder / part), None, ("speech",))
         assert frequencies(lambda n, rng, sources=sources: sources.babble([0], n, rng), 5) == {1100}
     with pytest.raises(UserError, match="speech: contains speech, but no noise or music; choose another folder"):
         AugmentedCrops(Augmentation(("noise",), noise_dir=str(folder / "speech")), root, features)
@@ -207,14 +207,14 @@ def test_speech_is_babble_wherever_the_folder_begins(root: Path, features: Featu
 def test_the_innermost_folder_gives_the_kind(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "own" / "music" / "of radio" / "speech" / "a.wav", 700)
     tone(tmp_path / "own" / "speech" / "of radio" / "music" / "a.wav", 1100)
-    sources = Sources(root, features, str(tmp_path / "own"), None, ("music", "speech"))
+    sources = NoiseSources(root, features, str(tmp_path / "own"), None, ("music", "speech"))
     assert frequencies(sources.music, 5) == {1100}
     assert frequencies(lambda n, rng: sources.babble([0], n, rng), 5) == {700}
 
 
 def test_folders_far_above_say_nothing(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "speech" / "music" / "own" / "fan.wav", 900)
-    assert frequencies(Sources(root, features, str(tmp_path / "speech" / "music" / "own"), None).noise) == {900}
+    assert frequencies(NoiseSources(root, features, str(tmp_path / "speech" / "music" / "own"), None).noise) == {900}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_evaluators_use_noise_else_music_else_speech(
     kind: str,
     frequency: int,
 ) -> None:
-    sources = Sources(root, features, str(musan(tmp_path / "musan") / part), None)
+    sources = NoiseSources(root, features, str(musan(tmp_path / "musan") / part), None)
     tests = NoisyTests(features, sources, (np.array([0, 3]), np.array([1, 4])), 5.0, False, 1)
     heard: list[np.ndarray] = []
 
@@ -255,16 +255,16 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_is_done_again(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "a.flac", 300)
     before = set((root / "decoded_noise").glob("*.wav"))
-    Sources(root, features, str(tmp_path), None)
+    NoiseSources(root, features, str(tmp_path), None)
     (decoded,) = set((root / "decoded_noise").glob("*.wav")) - before
     content = decoded.read_bytes()
     decoded.unlink()
     unfinished = root / "decoded_noise" / f".{decoded.name}.12345.tmp"
     unfinished.write_bytes(content[:1000])
-    Sources(root, features, str(tmp_path), None)
+    NoiseSources(root, features, str(tmp_path), None)
     assert decoded.read_bytes() == content and not unfinished.exists()
     decoded.write_bytes(content[:20])  # by a disk that lost its end
-    assert frequencies(Sources(root, features, str(tmp_path), None).noise) == {300}
+    assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import hubconf
 from feat_extract.fbank import log_mel
-from feat_extract.silence import cut_pauses
+from feat_extract.silence import trim_samples
 from recognition.recognizer import Recognizer
 
 IMPORT_NAMES = {"scikit-learn": "sklearn"}  # of packages that are imported by another name
@@ -112,7 +112,7 @@ def test_another_project_loads_the_recogniser_and_the_encoder(tmp_path: Path) ->
 
 def test_the_encoder_takes_log_mel_features_and_its_embeddings_are_not_normalised() -> None:
     samples = voice(4, 1.3, 0)
-    features = torch.from_numpy(log_mel(cut_pauses(samples)).T[None, None])
+    features = torch.from_numpy(log_mel(trim_samples(samples)).T[None, None])
     embedding = hubconf.encoder()(features)
     assert embedding.shape == (1, 256) and abs(embedding.norm().item() - 1) > 0.1 and not embedding.requires_grad
     expected = Recognizer(device="cpu").embed(samples, 16000)
