@@ -163,7 +163,7 @@ class NoiseSources:
         start = STEP * int(rng.integers(max(1, n_frames - n // STEP)))
         return np.resize(self._speech(row, start, n), n)
 
-    def room(self, rng: np.random.Generator) -> np.ndarray:
+    def impulse_response(self, rng: np.random.Generator) -> np.ndarray:
         """Return the impulse response of a room, recorded or computed."""
         if self._impulse_responses:
             path, n_samples = self._impulse_responses[rng.integers(len(self._impulse_responses))]
