@@ -101,7 +101,7 @@ def test_the_workers_of_an_abandoned_loop_finish_the_items_they_are_at_and_end(t
     assert len(CHILDREN.read_text().split()) == len(before) + 2
     work.close()
     assert CHILDREN.read_text().split() == before
-    assert CHUNK < len(list(tmp_path.iterdir())) < 60  # of the 64 that the workers had been given
+    assert CHUNK < len(list(tmp_path.iterdir())) < 3 * CHUNK  # the workers had been given three chunks
 
 
 def run(code: str, **options: Any) -> subprocess.CompletedProcess:
@@ -157,7 +157,9 @@ def test_a_function_of_the_script_itself_is_refused_and_the_script_is_not_run_ag
     )
     done = run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
     assert done.returncode == 1 and done.stdout == "run\n"
-    assert "a worker process cannot load its function" in done.stderr and "defined in a module, not in" in done.stderr
+    assert (
+        "a worker process cannot load its function" in done.stderr and "in a module, not in the script" in done.stderr
+    )
 
 
 def test_a_script_without_a_main_guard_extracts_features(tmp_path: Path) -> None:
