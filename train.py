@@ -23,6 +23,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from command_line.augmentation import choose_augmentation
+from command_line.compute import choose_compute
 from command_line.training import add_training_arguments
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.episodes import Episode, TrainingEpisodes, episode_order
@@ -33,7 +34,7 @@ from loss import Objective
 from model.checkpoint import run_folder, unfinished_path
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
-from system.compute import Compute, choose_compute
+from system.compute import Compute
 from system.console import UsageError, UserError
 from system.files import locked
 from system.loading import Loader

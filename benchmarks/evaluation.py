@@ -19,6 +19,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
+from command_line.compute import add_compute_arguments, choose_compute
 from configure import EVALUATION_TREES, TRAIN_FRAMES, TREES, save_root
 from dataset.index import FeatureIndex
 from dataset.trial_sampling import sample_short_trials
@@ -27,7 +28,7 @@ from evaluation.metrics import verification_metrics
 from evaluation.short_trials import window_starts
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console
-from system.compute import Compute, add_compute_arguments, choose_compute
+from system.compute import Compute
 
 UTTERANCES = 20  # of a speaker of noise
 N_SEGMENTS = 60  # to embed

@@ -20,10 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
 from benchmarks.training import N_QUERY, N_SHOT, loaded, new_model, train
+from command_line.compute import add_compute_arguments, choose_compute
 from dataset.episodes import TrainingEpisodes
 from dataset.index import FeatureIndex
 from system import console, ranks
-from system.compute import add_compute_arguments, choose_compute
 from system.workers import cpu_count
 from training.step import TrainingState
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from benchmarks.synthetic import feature_tree
+from command_line.compute import add_compute_arguments, choose_compute
 from configure import TRAIN_FRAMES
 from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.features import read_feature
@@ -31,7 +32,7 @@ from dataset.index import FeatureIndex
 from loss import Objective
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
-from system.compute import Compute, add_compute_arguments, choose_compute
+from system.compute import Compute
 from system.loading import Loader
 from training.step import EpisodeLoss, TrainingState, train_step
 

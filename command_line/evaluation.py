@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from command_line.checkpoint import add_checkpoint_arguments, find_checkpoint
+from command_line.compute import add_compute_arguments, choose_compute
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
@@ -21,7 +22,7 @@ from evaluation.score_file import read_compared, write_scores
 from evaluation.verification import UNDISTURBED, TrialSet, add_llr, calibrate, score_trials
 from model.checkpoint import Checkpoint
 from system import console, ranks
-from system.compute import Compute, add_compute_arguments, choose_compute
+from system.compute import Compute
 from system.console import UsageError, UserError
 
 

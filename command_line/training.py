@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from command_line.augmentation import add_augmentation_arguments
+from command_line.compute import add_compute_arguments
 from configure import TRAINING_TREE
 from loss import LOSS_TYPES
 from model.checkpoint import MODEL_PATH
 from model.encoder import BACKBONES
-from system.compute import add_compute_arguments
 from system.console import Parser, boolean, integer, positive
 
 

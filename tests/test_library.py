@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,24 +118,18 @@ def tf32() -> list[bool]:
     return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
 
 
-def test_tf32_is_off_while_a_thread_embeds_on_cuda_and_then_as_it_was() -> None:
+def test_tf32_is_off_while_threads_embed_on_cuda_and_then_as_before() -> None:
     before, cuda = tf32(), torch.device("cuda:0")  # the settings need no GPU
     assert before == [True, False]
-    entered, leave = threading.Event(), threading.Event()
 
-    def other() -> None:
+    def work(number: int) -> np.ndarray:
+        time.sleep(0.05 * number)
         with without_tf32(cuda):
-            entered.set()
-            leave.wait(10)
+            settings = [tf32()]
+            time.sleep(0.12)
+            return np.array([*settings, tf32()])
 
-    with without_tf32(cuda):
-        thread = threading.Thread(target=other)
-        thread.start()
-        assert entered.wait(10)
-        assert tf32() == [False, False]
-    assert tf32() == [False, False]  # the other thread still computes
-    leave.set()
-    thread.join()
+    assert not np.array(in_threads(work, 2)).any()
     assert tf32() == before
     with without_tf32(torch.device("cpu")):
         assert tf32() == before
