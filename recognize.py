@@ -1,17 +1,20 @@
 """Recognise speakers in your own recordings with a trained checkpoint.
 
-    python recognize.py compare a.wav b.m4a                      are two recordings from the same speaker?
-    python recognize.py enroll --voices voices Anna anna.flac    enrol a speaker
-    python recognize.py identify --voices voices clip.mp3        name the speaker, or "unknown"
+    python recognize.py compare a.wav b.m4a                    # same speaker?
+    python recognize.py enroll --voices voices Anna anna.flac  # enrol a speaker
+    python recognize.py identify --voices voices clip.mp3      # which speaker?
 
-Recordings may have any sampling rate, up to 6 hours, and any format that FFmpeg's libraries can decode. "-" is standard
-input. Except for compare, a folder stands for all recordings in it, and @LIST for the paths in a text file, one per
-line. If some recordings cannot be used, the others are identified or embedded, the errors are printed at the end, and
-the exit status is 1. Pauses are removed from all recordings.
-The checkpoint is the bundled model, pretrained/open_speech.pth, unless --checkpoint or --n_folder selects another.
-Decisions use the log-likelihood ratio (LLR), which the calibration of the checkpoint computes from the score and the
-seconds of speech, and the prior probability --prior. EER_short.py --calibrate True writes a calibration; --threshold
-decides by the cosine score without one.
+Each command has its own --help. Recordings may have any sampling rate and any
+format that FFmpeg's libraries can decode; "-" is standard input. Except for
+compare, a folder stands for all recordings in it, and @LIST for the paths in a
+text file, one per line. If some recordings cannot be used, the others are
+identified or embedded, and the exit status is 1.
+
+Without --checkpoint or --n_folder, the checkpoint is the bundled model,
+pretrained/open_speech.pth. Decisions use the log-likelihood ratio (LLR) and the
+prior probability --prior. The LLR needs a calibration of the checkpoint, which
+EER_short.py --calibrate True writes; --threshold decides by the score without
+one.
 """
 
 import argparse
@@ -55,15 +58,21 @@ RANKS_SHOWN = 5  # speakers of a ranking as text; --json has all
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     file, folder, rule, output = (console.Parser(add_help=False) for _ in range(4))  # flags of several subcommands
-    add_checkpoint_arguments(file)
-    file.set_defaults(n_folder=None, model_path=None)
+    add_checkpoint_arguments(file, bundled=True)
     network = console.Parser(add_help=False, parents=[file])
-    network.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda, cuda:1, mps")
-    folder.add_argument("--voices", type=Path, required=True, metavar="DIR", help="folder of enrolled speakers")
-    basis = rule.add_mutually_exclusive_group()
-    basis.add_argument("--prior", type=_prior, default=0.5, help="prior probability, 0..1 (default: 0.5)")
-    basis.add_argument("--threshold", type=float, help="decide at this cosine score instead")
-    output.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    network.add_argument_group("hardware").add_argument("--device", default="auto", metavar="NAME",
+        help="auto, cpu, cuda, cuda:1, mps (default: auto, CUDA or cpu)")  # fmt: skip
+    folder.add_argument_group("speakers").add_argument("--voices", type=Path, required=True, metavar="DIR",
+        help="folder of enrolled speakers (required)")  # fmt: skip
+    decision = rule.add_argument_group("decision").add_argument
+    decision("--prior", type=_prior, default=0.5, metavar="P",
+             help="prior probability of the same or an enrolled speaker (default: 0.5)")  # fmt: skip
+    decision(
+        "--threshold", type=float, metavar="SCORE", help="minimum cosine score, instead of --prior (default: none)"
+    )
+    rule.works_if("prior", lambda args: args.threshold is None, "with --threshold")
+    output.add_argument_group("output").add_argument("--json", action="store_true",
+        help="print the result as one line of JSON")  # fmt: skip
 
     parser = console.Parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -78,9 +87,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     enrolment = command(enroll, "enrol a speaker, or more recordings of one", network, folder, output)
     enrolment.add_argument("name", metavar="NAME")
     _add_files(enrolment)
-    enrolment.add_argument(
-        "--force", type=console.boolean, default=False, help="enrol without comparing (default: False)"
-    )
+    enrolment.add_argument_group("speakers").add_argument("--force", type=console.boolean, default=False,
+        metavar="BOOL", help="enrol without comparing (default: False)")  # fmt: skip
     command(list_speakers, "list the enrolled speakers", folder, output)
     renamed = command(rename, "rename a speaker", folder)
     renamed.add_argument("name", metavar="OLD")
@@ -88,16 +96,32 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     removed = command(remove, "remove a speaker, or recordings of one", folder)
     removed.add_argument("name", metavar="NAME")
     removed.add_argument("recordings", nargs="*", metavar="FILE", help="recordings to remove (default: the speaker)")
-    _add_files(command(identify, "identify the speakers of recordings", network, folder, rule, output))
+    _add_files(command(identify, "name the speakers of recordings", network, folder, rule, output))
     vectors = command(embed, "write embeddings", network, output)
     _add_files(vectors)
-    vectors.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
+    vectors.add_argument_group("output").add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+        help=".npz or .csv file (required)")  # fmt: skip
     model = command(export, "write the network as ONNX, or as a smaller checkpoint", file)
-    model.add_argument("output", type=Path, metavar="FILE", help=".onnx or .pth")
+    model.add_argument("output", type=Path, metavar="OUTPUT", help=".onnx or .pth file")
     args = parser.parse_args(argv)
     if getattr(args, "files", []).count(STANDARD_INPUT) > 1:
         parser.error("standard input (-) can be read once")
     return args
+
+
+def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
+    several = "" if nargs == 2 else ", folder of recordings, or @LIST, a text file of paths"
+    parser.add_argument("files", nargs=nargs, metavar="FILE", help=f"recording, - (standard input){several}")
+    add = parser.add_argument_group("recordings").add_argument
+    add("--channel", type=console.integer(1), metavar="N", help="channel, counted from 1 (default: the mean)")
+    add("--trim_silence", type=console.boolean, default=True, metavar="BOOL", help="remove pauses (default: True)")
+
+
+def _prior(text: str) -> float:
+    value = console.positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not below 1")
+    return value
 
 
 def main(argv: list[str]) -> None:
@@ -107,7 +131,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print the score, LLR, probability, decision and seconds of speech of two recordings."""
+    """Print score, LLR, probability, decision and seconds of speech of a pair."""
     rule = _decision_rule(args)
     utterances = list(map(_reader(args, rule.recognizer), args.files))
     a, b = rule.recognizer.embed_utterances(utterances)
@@ -124,8 +148,9 @@ def compare(args: argparse.Namespace) -> None:
 def enroll(args: argparse.Namespace) -> None:
     """Enrol recordings for a speaker: all of them, or none if one cannot be used.
 
-    They are compared with each other, with the speaker and with the other speakers in the folder. A recording that
-    is probably of another speaker is enrolled with a warning. The comparison needs a calibration of the checkpoint.
+    They are compared with each other, with the speaker and with the other
+    speakers in the folder. A recording that is probably of another speaker is
+    enrolled with a warning. The comparison needs a calibration.
     """
     speakers.speaker_path(args.voices, args.name)  # raises before the recordings are embedded
     recognizer = _recognizer(args)
@@ -146,7 +171,7 @@ def enroll(args: argparse.Namespace) -> None:
 
 
 def list_speakers(args: argparse.Namespace) -> None:
-    """Print the speakers of a folder, with the number of their recordings and the seconds of speech."""
+    """Print the speakers of a folder, their recordings and seconds of speech."""
     enrolled = speakers.load_speakers(args.voices)
     lines = (f"{speaker}, checkpoint {speaker.digest[:12]}" for speaker in enrolled)
     _print(args, {"voices": [speaker.as_json() for speaker in enrolled]}, *lines)
@@ -159,16 +184,20 @@ def rename(args: argparse.Namespace) -> None:
 
 
 def remove(args: argparse.Namespace) -> None:
-    """Remove a speaker, or recordings of a speaker; without recordings left, the speaker is removed."""
+    """Remove a speaker, or recordings of a speaker.
+
+    The speaker is also removed with the last recording.
+    """
     left = speakers.remove_recordings(args.voices, args.name, args.recordings)
     print(f"{left} left" if left else f"{args.name}: removed")
 
 
 def identify(args: argparse.Namespace) -> None:
-    """Print the speaker of each recording, or "unknown", and the most probable speakers.
+    """Print the speaker of each recording, or "unknown", and a ranking.
 
-    The prior probability is shared equally by the enrolled speakers. With many speakers, the answer at --prior 0.5 is
-    often "unknown" although the correct speaker ranks first. --prior 0.95 accepts more recordings, also of people who
+    The prior probability is shared equally by the enrolled speakers. With many
+    speakers, the answer at --prior 0.5 is often "unknown" although the correct
+    speaker ranks first. --prior 0.95 accepts more recordings, also of people who
     are not enrolled.
     """
     rule = _decision_rule(args)
@@ -194,7 +223,11 @@ def identify(args: argparse.Namespace) -> None:
 
 
 def embed(args: argparse.Namespace) -> None:
-    """Write embeddings: arrays `files` (n,) and `embeddings` (n, 256) as .npz, or one row per recording as .csv."""
+    """Write embeddings as .npz or .csv.
+
+    An .npz file contains arrays `files` (n,) and `embeddings` (n, 256) of unit
+    length, a .csv file one row per recording.
+    """
     console.suffix_of(args.output, ".npz", ".csv")
     results = list(_embed_files(args, _recognizer(args)))
     recordings = [result for result in results if isinstance(result, EmbeddedRecording)]
@@ -207,7 +240,11 @@ def embed(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the encoder as ONNX, features (N, 1, 40, T) to embeddings (N, 256), or as a checkpoint (.pth)."""
+    """Write the encoder as ONNX or as a smaller checkpoint.
+
+    An .onnx file maps features (batch, 1, 40, frames) to embeddings (batch, 256).
+    A .pth file contains the encoder alone, in half precision.
+    """
     suffix = console.suffix_of(args.output, ".onnx", ".pth")
     path, checkpoint = _load_checkpoint(args)
     if suffix == ".pth":
@@ -220,20 +257,6 @@ def export(args: argparse.Namespace) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its exporter warns of packages that are not needed here
     export_onnx(checkpoint.encoder().for_inference(), args.output, checkpoint.digest)
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
-
-
-def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
-    several = "" if nargs == 2 else ", a folder of recordings, or @LIST, a text file of paths"
-    parser.add_argument("files", nargs=nargs, metavar="FILE", help=f"recording, - (standard input){several}")
-    parser.add_argument("--channel", type=console.integer(1), metavar="N", help="channel, from 1 (default: the mean)")
-    parser.add_argument("--trim_silence", type=console.boolean, default=True, help="remove pauses (default: True)")
-
-
-def _prior(text: str) -> float:
-    value = console.positive(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not below 1")
-    return value
 
 
 def _load_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:

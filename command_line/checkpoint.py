@@ -7,15 +7,17 @@ from model.checkpoint import MODEL_PATH, Checkpoint, load_checkpoint, newest_che
 from system import console
 
 
-def add_checkpoint_arguments(common: console.Parser) -> None:
-    """Add the flags that name a checkpoint."""
-    add = common.add_argument
-    add("--n_folder", type=console.integer(0), default=0, help="number of the run's folder, baseline_NNN (default: 0)")
-    add("--cp_num", type=console.integer(0), help="epoch of the checkpoint (default: the newest)")
-    add("--checkpoint", type=Path, metavar="FILE", help="checkpoint file, instead of --n_folder and --cp_num")
-    add("--model_path", default=MODEL_PATH, help=f"folder of all runs (default: {MODEL_PATH})")
+def add_checkpoint_arguments(parser: console.Parser, bundled: bool = False) -> None:
+    """Add the flags that select a checkpoint; with `bundled`, they are None by default, which is the bundled model."""
+    run, folder = (None, None) if bundled else (0, MODEL_PATH)
+    add = parser.add_argument_group("model").add_argument
+    add("--n_folder", type=console.integer(0), default=run, metavar="N",
+        help=f"number NNN of the folder baseline_NNN (default: {'the bundled model' if bundled else run})")  # fmt: skip
+    add("--cp_num", type=console.integer(0), metavar="N", help="epoch of the checkpoint (default: the newest)")
+    add("--checkpoint", type=Path, metavar="FILE", help="checkpoint file instead of a run's (default: none)")
+    add("--model_path", default=folder, metavar="DIR", help=f"folder of all runs (default: {MODEL_PATH})")
     for flag in ("n_folder", "cp_num", "model_path"):
-        common.works_if(flag, lambda args: not args.checkpoint, "with --checkpoint")
+        parser.works_if(flag, lambda args: not args.checkpoint, "with --checkpoint")
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:

@@ -61,7 +61,7 @@ def enrol(
             warnings += find_mismatches(speaker, new, others, recognizer)
             errors += [] if recognizer.calibration else [NO_CALIBRATION]
             warnings += [EnrolmentWarning(None, "not_compared", {"reason": e}, f"not compared: {e}") for e in errors]
-        speaker = speaker.extended(new)
+        speaker = speaker._replace(recordings=(*speaker.recordings, *new))
         save_speaker(folder, speaker)
     return speaker, warnings
 

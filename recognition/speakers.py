@@ -60,10 +60,6 @@ class Speaker(NamedTuple):
         recordings = [{"file": recording.file, "seconds": recording.seconds} for recording in self.recordings]
         return {"speaker": self.name, "seconds": self.speech, "checkpoint": self.digest, "recordings": recordings}
 
-    def extended(self, recordings: Sequence[EmbeddedRecording]) -> "Speaker":
-        """Return the speaker with further recordings."""
-        return self._replace(recordings=(*self.recordings, *recordings))
-
     def without(self, files: Sequence[str]) -> "Speaker":
         """Return the speaker without some recordings; UserError naming one that the speaker does not have.
 
@@ -149,19 +145,17 @@ def changing(folder: Path) -> Iterator[None]:
 
 def load_speaker(path: Path) -> Speaker:
     """Read a speaker's file without running any code of it; UserError naming the file if it is not one."""
-    problem = UserError(f"{path}: not a file of an enrolled speaker; remove it and enrol the speaker again")
     try:
         with np.load(path, allow_pickle=False) as content:
             embeddings, files, seconds = (content[name] for name in ("embeddings", "files", "seconds"))
             digest = str(content["checkpoint"])
+        n = len(files)
+        shapes = n > 0 and files.shape == seconds.shape == (n,) and embeddings.shape == (n, EMBEDDING_SIZE)
+        types = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
+        if not (shapes and types and np.isfinite(embeddings).all() and ((0 <= seconds) & (seconds < np.inf)).all()):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):
-        raise problem from None
-    shapes = files.ndim == 1 and files.size > 0 and embeddings.shape == (files.size, EMBEDDING_SIZE)
-    types = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
-    if not (shapes and types and seconds.shape == files.shape):
-        raise problem
-    if not (np.isfinite(embeddings).all() and np.isfinite(seconds).all() and (seconds >= 0).all()):
-        raise problem
+        raise UserError(f"{path}: not a file of an enrolled speaker; remove it and enrol the speaker again") from None
     recordings = zip(files.tolist(), embeddings, seconds.tolist(), strict=True)
     return Speaker(_name_of(path), tuple(EmbeddedRecording(*recording) for recording in recordings), digest)
 

@@ -169,7 +169,7 @@ def test_a_threshold_decides_where_there_is_no_calibration(home: Path, capsys: p
         home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 2
     )  # goes before the calibration
     assert capsys.readouterr().out.startswith("two speakers: score ")
-    for flags, message in ((["--prior", 1], "not below 1"), (["--prior", 0.5, "--threshold", 0], "not allowed with")):
+    for flags, message in ((["--prior", 1], "not below 1"), (["--prior", 0.5, "--threshold", 0], "with --threshold")):
         assert message in run(home, "compare", a, b, *flags, check=2).stderr
 
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-SCRIPTS = ["train", "dataprep"]  # a script, or a script and its subcommand
+RECOGNIZE = ["recognize", *(f"recognize {name}" for name in ("compare", "enroll", "identify", "embed", "export"))]
+SCRIPTS = ["train", "dataprep", *RECOGNIZE]  # a script, or a script and its subcommand
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
