@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +71,10 @@ def test_libraries_neither_read_flags_nor_print() -> None:
 
 def test_every_folder_of_modules_has_its_floor() -> None:
     assert {file.parent.name for file in PROJECT.glob("[a-z]*/*.py")} - {"docs"} == FLOORS.keys() - {"configure"}
+
+
+def test_contributing_shows_these_floors() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.MULTILINE)
+    shown = {name: int(floor) for floor, rooms in rows for name in re.findall(r"`(\w+)(?:/|\.py)`", rooms)}
+    assert shown == {room: floor for room, floor in FLOORS.items() if floor <= SCRIPTS}
