@@ -94,17 +94,12 @@ def test_threads_that_share_an_encoder_get_the_embeddings_of_one_thread(tmp_path
     encoder = Encoder("resnet18").for_inference()
     segments = Segments.whole(features, np.arange(len(features)))
 
-    def facts() -> list[tuple[int, tuple[int, ...], bool]]:
-        weights = [*encoder.parameters(), *encoder.buffers()]
-        return [(weight.data_ptr(), weight.stride(), weight.requires_grad) for weight in weights]
-
-    expected, before = embed(encoder, features, segments, compute), facts()
+    expected = embed(encoder, features, segments, compute)
 
     def work(number: int) -> np.ndarray:
         return np.stack([embed(encoder, features, segments, compute).numpy() for _ in range(10)])
 
     assert np.abs(np.stack(in_threads(work)) - expected.numpy()).max() < 1e-5
-    assert facts() == before
 
 
 def test_an_encoder_in_training_is_not_embedded_with(tmp_path: Path) -> None:

@@ -376,15 +376,16 @@ def test_any_rate_format_and_standard_input(
         assert capsys.readouterr().out.startswith("one speaker: score ")
 
 
-def test_a_long_recording_is_embedded_in_pieces(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recognizer, samples = Recognizer(home / "model.pth"), voice(41, 2.0, 0)
-    whole = recognizer.embed(samples, 16000)
-    assert [len(recognizer_module._pieces([length]).row) for length in (30_000, 30_001)] == [1, 2]  # 5 minutes
-    monkeypatch.setattr(recognizer_module, "PIECE_FRAMES", 70)
-    pieces = recognizer_module._pieces([199, 70])
-    assert pieces.start.tolist() == [0, 66, 132, 0] and pieces.length.tolist() == [66, 66, 67, 70]
-    in_pieces = recognizer.embed(samples, 16000)
-    assert np.linalg.norm(in_pieces) == pytest.approx(1, abs=1e-6) and 0.5 < float(whole @ in_pieces) < 1 - 1e-6
+def test_a_long_recording_has_the_mean_embedding_of_equal_pieces(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer, utterance = Recognizer(home / "model.pth"), utterance_of(voice(41, 2.0, 0), 16000)
+    frames = utterance.features
+    assert len(frames) == 199
+    pieces = [utterance._replace(features=frames[a:b]) for a, b in ((0, 66), (66, 132), (132, 199))]
+    (full,), expected = recognizer.embed_utterances([utterance]), recognizer.embed_utterances(pieces).mean(axis=0)
+    monkeypatch.setattr(recognizer_module, "PIECE_FRAMES", 70)  # 5 minutes otherwise
+    (found,) = recognizer.embed_utterances([utterance])
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.abs(found - full).max() > 1e-3
 
 
 def test_speech_is_measured_without_pauses(tmp_path: Path) -> None:
@@ -564,9 +565,3 @@ def test_voices_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, mon
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
         load_speakers(tmp_path)
-
-
-def test_text_names_the_five_likeliest() -> None:
-    ranking = [{"speaker": name, "score": at / 10} for at, name in zip(range(9, 2, -1), "ABCDEFG", strict=True)]
-    answer = {"file": "x.wav", "seconds": 1.5, "speaker": "A", "ranking": ranking}
-    assert recognize._in_words(answer).endswith(": A [A 0.9000, B 0.8000, C 0.7000, D 0.6000, E 0.5000]")
