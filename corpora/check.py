@@ -46,9 +46,8 @@ def report(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -
 
     `lists` are the flags that name the lists of archives which are not VoxCeleb's.
     """
-    of_archives = [check_archive(archive, root) for archive in archives]
     groups = {
-        "archives": of_archives,
+        "archives": [check_archive(archive, root) for archive in archives],
         "archives of OpenSLR": list(check_openslr(root)),
         "recordings (of those that VoxCeleb published)": [check_tree(name, TREES[name], root) for name in TREES],
         "trial lists": [check_list(saved, count, root) for _, saved, count in TRIAL_LISTS],
@@ -60,36 +59,28 @@ def report(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -
             print(f"  {state.name:28}{state.words}")
     steps = [state.step for states in groups.values() for state in states if state.step]
     step = min(steps, key=lambda step: step.order, default=Step(DOWNLOAD, "dataprep.py", "--download"))
-    flags = [f"--save_path {shlex.quote(str(root))}", step.flags]
-    if step.order == DOWNLOAD:
-        begun = [archive for archive, state in zip(archives, of_archives, strict=True) if state.step == step]
-        flags += _parts(begun or archives)
-    if step.order in (DOWNLOAD, EXTRACT) and lists:
+    flags = ["--save_path", shlex.quote(str(root)), step.flags]
+    if step.order in (DOWNLOAD, EXTRACT):
         flags.append(shlex.join(lists))
     print(f"next: python {' '.join([step.script, *filter(None, flags)])}")
     if step.order == DOWNLOAD:
         print("  (with --source, and --parts for less than all; without an account: --librispeech, see --help)")
 
 
-def _parts(archives: Sequence[Archive]) -> list[str]:
-    """Return the flag that chooses these archives and as few others as possible; none for all."""
-    covering = [c for c in CHOICES if c == "all" or all(archive.tree.startswith(c) for archive in archives)]
-    return [f"--parts {covering[-1]}"] if covering[1:] else []
-
-
 def check_archive(archive: Archive, root: Path) -> State:
     """Return which parts of an archive are there and whether its members are in the tree."""
     if was_removed(root, archive.name):
-        return State(archive.name, _spent(root, archive.name, archive.tree))
+        return State(archive.name, _removed(root, archive.name, archive.tree))
     if not archive.complete(root):
-        here = sum((root / part).exists() for part in archive.parts)
-        partial, bad = (
-            sum((root / (part + suffix)).exists() for part in archive.parts) for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)
+        complete, partial, bad = (
+            sum((root / (part + suffix)).exists() for part in archive.parts)
+            for suffix in ("", PARTIAL_SUFFIX, BAD_SUFFIX)
         )
-        words = f"{here} of {len(archive.parts)} parts"
+        words = f"{complete} of {len(archive.parts)} parts"
         words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
-        begun = here or partial or bad
-        return State(archive.name, words, Step(DOWNLOAD, "dataprep.py", "--download") if begun else None)
+        parts = next(choice for choice in reversed(CHOICES) if archive.tree.startswith(choice))
+        step = Step(DOWNLOAD, "dataprep.py", f"--download --parts {parts}")
+        return State(archive.name, words, step if complete or partial or bad else None)
     extract = Step(EXTRACT, "dataprep.py", "--extract")
     try:
         with open_zip(archive, root) as (*_, places):
@@ -101,7 +92,7 @@ def check_archive(archive: Archive, root: Path) -> State:
     return State(archive.name, "complete, extracted")
 
 
-def _spent(root: Path, name: str, tree: str) -> str:
+def _removed(root: Path, name: str, tree: str) -> str:
     """Return the state of an archive that was extracted and removed: what its tree has lost, if anything."""
     try:
         refuse_lost(root, name, tree)
@@ -116,7 +107,7 @@ def check_openslr(root: Path) -> Iterator[State]:
         part = openslr.part_of(subset)
         archive, wavs = f"{subset}.tar.gz", root / TREES[part].wav
         if was_removed(root, archive):
-            yield State(archive, _spent(root, archive, part))
+            yield State(archive, _removed(root, archive, part))
         else:
             extracted = any(True for folder in walk(wavs) for _ in folder.having(".wav"))
             yield from _fetched(root, archive, f"--librispeech {subset}", extracted)

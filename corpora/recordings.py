@@ -11,15 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
-from corpora.naming import (
-    TAKEN,
-    ImportedFile,
-    clean,
-    name_wavs,
-    speaker_folder,
-    tell_apart,
-    write_temporary,
-)
+from corpora.naming import TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
@@ -63,24 +55,23 @@ def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
     """Choose a wav below `tree` for every file of a folder: the speaker, what else its folders say, and its name.
 
-    See speaker_finder for the rule. Letters that a trial list cannot contain become underscores; of files that differ
-    in their suffix alone, all but the first keep it in their name. Raises UserError where two speakers or two files
-    would get one name, and where no recording has a speaker.
+    See speaker_finder for the rule. Letters that a trial list cannot contain become underscores; of files that would
+    become one wav, all but the first get their suffix into its name. Raises UserError where two speakers would get one
+    folder, and where no recording has a speaker.
     """
     sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
     files: list[ImportedFile] = []
     speakers: dict[str, str] = {}
-    taken: dict[Path, Path] = {}
+    taken: set[Path] = set()
     for source in sources:
         path = PurePosixPath(source.relative_to(folder).as_posix())
         speaker = speaker_of(path) or ""
         name = speaker_folder(speaker, speakers, folder)
         video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
         wav = tree / name / video / f"{clean(path.stem)}.wav"
-        if wav in taken and taken[wav].suffix != source.suffix:
+        if wav in taken:
             wav = wav.with_stem(f"{wav.stem}_{source.suffix[1:]}")
-        if (other := taken.setdefault(wav, source)) != source:
-            raise UserError(f"rename a file, both would become {wav.name}: {tell_apart(str(other), str(source))}")
+        taken.add(wav)
         files.append(ImportedFile(len(files), source, name, wav))
     called_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
     if not any(file.speaker for file in called_audio):

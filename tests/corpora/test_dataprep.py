@@ -395,8 +395,8 @@ def test_bad_lists_are_named(tmp_path: Path, text: str) -> None:
 
 def test_a_second_run_is_refused(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
-    with locked(tmp_path / ".dataprep.lock"):
-        output = run("--save_path", tmp_path, "--extract", *lists)
+    with locked(tmp_path / ".dataprep.lock"):  # against other processes, so not in this one
+        output = run("--save_path", tmp_path, "--extract", *lists, PYTHONUTF8="1")
     assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr and not tree(tmp_path, ".wav")
 
 
