@@ -15,7 +15,7 @@ import getpass
 from pathlib import Path
 
 from configure import TREES, save_root
-from corpora import archives, check, convert, download, kaldi, openslr, recordings, sources, trial_lists, voxceleb
+from corpora import archives, check, convert, download, imports, kaldi, openslr, servers, trial_lists, voxceleb
 from system import console
 from system.console import UsageError, UserError
 from system.files import locked
@@ -113,7 +113,7 @@ def add_import_flags(parser: console.Parser) -> None:
     imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="folder of recordings (default: none)")
     imported.add_argument("--import_list", type=Path, metavar="FILE", help="Kaldi's wav.scp (default: none)")
     add("--utt2spk", type=Path, metavar="FILE", help="Kaldi's utt2spk (default: stored next to --import_list)")
-    add("--split", choices=recordings.SPLITS, help="wav tree that the import fills (default: train)")
+    add("--split", choices=imports.SPLITS, help="wav tree that the import fills (default: train)")
     add("--speaker_from", metavar="RULE",
         help="what names the speaker in a path of --import_dir: the folder at a depth, or the match or first group of "
              "a regular expression (default: 1, the first folder)")  # fmt: skip
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> None:
 
 def refuse_overwriting(args: argparse.Namespace, root: Path) -> None:
     """Raise UsageError if a list to read is one of the tables that a run writes below `root`."""
-    written = [(root / name).resolve() for name in (convert.ERRORS_NAME, recordings.REPORT_NAME)]
+    written = [(root / name).resolve() for name in (convert.ERRORS_NAME, imports.REPORT_NAME)]
     for flag in ("parts_list", "zip_list", "import_list", "utt2spk", "trial_list"):
         if (path := getattr(args, flag)) and path.resolve() in written:
             raise UsageError(f"--{flag} {path}: dataprep.py writes this file; copy the list to another name")
@@ -171,12 +171,12 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     for name in noises:
         openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
-        tree = root / TREES[recordings.SPLITS[args.split or "train"]].wav
+        tree = root / TREES[imports.SPLITS[args.split or "train"]].wav
         if args.import_dir:
-            planned = recordings.plan_folder(args.import_dir, tree, args.speaker_from or "1")
+            planned = imports.plan_folder(args.import_dir, tree, args.speaker_from or "1")
         else:
             planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
-        problems += recordings.import_files(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
+        problems += imports.import_files(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
         failures += convert.convert_trees(root, args.delete_m4a, args.num_workers)
         undecoded = convert.list_failures(root, failures)
@@ -190,7 +190,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     if args.source is None:
         raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
     key, password = secret("--key", args.key), secret("--password", args.password)
-    source = sources.voxceleb_source(args.source, key, args.user, password)
+    source = servers.voxceleb_source(args.source, key, args.user, password)
     for archive in chosen:
         archives.refuse_lost(root, archive.name, archive.tree)
     lacking = [a for a in chosen if not (archives.was_removed(root, a.name) or a.complete(root))]
@@ -199,7 +199,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")
     if any(archive.tree.startswith("vox1") for archive in chosen):
         if args.source in ("official", "huggingface"):  # they serve the archives alone
-            source = sources.Source(sources.TRIAL_LISTS, "get them elsewhere")
+            source = servers.Source(servers.TRIAL_LISTS, "get them elsewhere")
         trial_lists.fetch_lists(source, root, published=args.parts_list is None)
 
 

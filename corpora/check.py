@@ -11,7 +11,7 @@ from typing import NamedTuple
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora import convert, openslr
 from corpora.archives import find_missing, open_zip, refuse_lost, was_removed
-from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX
+from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
 from dataset.trial_sampling import max_trials
 from dataset.trials import read_trials

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from corpora.sources import Source, Wanted
+from corpora.servers import Source, Wanted
 from system import console
 from system.console import UserError
 from system.files import check_room, digest

@@ -11,7 +11,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ConnectionError, HTTPError, Timeout
 from tqdm import tqdm
 
-from corpora.sources import BAD_SUFFIX, PARTIAL_SUFFIX, Source, Wanted
+from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX, Source, Wanted
 from system import console
 from system.console import UserError
 

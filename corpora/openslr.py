@@ -18,7 +18,7 @@ from configure import TREES
 from corpora.archives import refuse_lost, refuse_unsafe, was_removed, write_marker
 from corpora.convert import Failure
 from corpora.download import fetch, with_md5
-from corpora.sources import Source, Wanted
+from corpora.servers import Source, Wanted
 from feat_extract.audio import read_and_warn, write_wav
 from feat_extract.recording import RecordingError
 from system import console

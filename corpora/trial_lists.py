@@ -9,7 +9,7 @@ import numpy as np
 
 from configure import TREES, TRIALS_NAME
 from corpora.download import fetch
-from corpora.sources import Source, Wanted
+from corpora.servers import Source, Wanted
 from corpora.voxceleb import TRIAL_LISTS
 from dataset.trial_sampling import sample_trials
 from dataset.trials import Trials, read_trials, write_trials

@@ -10,7 +10,7 @@ from mirror_server import Mirror
 
 from corpora import download
 from corpora.download import fetch, with_md5
-from corpora.sources import Source, voxceleb_source
+from corpora.servers import Source, voxceleb_source
 from corpora.voxceleb import read_archives
 from system.console import UserError
 from system.files import digest

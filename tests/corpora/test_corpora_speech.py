@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
-from corpora.sources import Source
+from corpora.servers import Source
 from corpora.trial_lists import fetch_lists
 from corpora.voxceleb import PARTS
 from dataset.trial_sampling import sample_trials
