@@ -166,10 +166,10 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
 
         write_demo(root, args.seed)
     if args.librispeech:
-        failures += bring_librispeech(args, root)
+        failures += prepare_librispeech(args, root)
         undecoded = convert.list_failures(root, failures)  # now: a later step may end the run
     for name in noises:
-        openslr.bring_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
+        openslr.download_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
         tree = root / TREES[imports.SPLITS[args.split or "train"]].wav
         if args.import_dir:
@@ -190,22 +190,22 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     if args.source is None:
         raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
     key, password = secret("--key", args.key), secret("--password", args.password)
-    source = servers.voxceleb_source(args.source, key, args.user, password)
+    server = servers.voxceleb_server(args.source, key, args.user, password)
     for archive in chosen:
         archives.refuse_lost(root, archive.name, archive.tree)
     lacking = [a for a in chosen if not (archives.was_removed(root, a.name) or a.complete(root))]
-    wanted = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
-    download.fetch(wanted, source, root, args.jobs, args.retries)
+    downloads = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
+    download.download_files(downloads, server, root, args.jobs, args.retries)
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")
     if any(archive.tree.startswith("vox1") for archive in chosen):
         if args.source in ("official", "huggingface"):  # they serve the archives alone
-            source = servers.Source(servers.TRIAL_LISTS, "get them elsewhere")
-        trial_lists.fetch_lists(source, root, published=args.parts_list is None)
+            server = servers.Server(servers.TRIAL_LISTS, "get them elsewhere")
+        trial_lists.download_lists(server, root, published=args.parts_list is None)
 
 
-def bring_librispeech(args: argparse.Namespace, root: Path) -> list[convert.Failure]:
+def prepare_librispeech(args: argparse.Namespace, root: Path) -> list[convert.Failure]:
     """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return failures."""
-    openslr.fetch_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
+    openslr.download_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
     failures: list[convert.Failure] = []
     for subset in args.librispeech:
         failures += openslr.extract_subset(subset, root, args.delete_archives, args.num_workers)

@@ -11,7 +11,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ConnectionError, HTTPError, Timeout
 from tqdm import tqdm
 
-from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX, Source, Wanted
+from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX, Download, Server
 from system import console
 from system.console import UserError
 
@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 class Client:
     """A server's files on their way into a folder; the threads of one download share it."""
 
-    def __init__(self, source: Source, folder: Path, jobs: int, retries: int, longest_pause: int):
-        self.source, self.folder, self.retries, self.longest_pause = source, folder, retries, longest_pause
+    def __init__(self, server: Server, folder: Path, jobs: int, retries: int, longest_pause: int):
+        self.server, self.folder, self.retries, self.longest_pause = server, folder, retries, longest_pause
         self.sizes: dict[str, int] = {}
         self.session = requests.Session()
         for scheme in ("http://", "https://"):
@@ -34,22 +34,22 @@ class Client:
         # Without "identity" a server may compress, and ranges would count compressed bytes.
         self.session.headers.update({"User-Agent": "meta-sr", "Accept-Encoding": "identity"})
 
-    def partial(self, file: Wanted) -> Path:
+    def partial(self, file: Download) -> Path:
         """Return the path of an unfinished file."""
         return self.folder / (file.name + PARTIAL_SUFFIX)
 
-    def held(self, file: Wanted) -> int:
+    def held(self, file: Download) -> int:
         """Return how many bytes of an unfinished file are on the disk."""
         path = self.partial(file)
         return path.stat().st_size if path.exists() else 0
 
-    def size(self, file: Wanted) -> int:
+    def size(self, file: Download) -> int:
         """Return the size in bytes that the server states for a file, 0 if it states none."""
         with self.persist(file, lambda: self.open(file, "bytes=0-0")) as response:
             self.sizes[file.name] = _total(response)
         return self.sizes[file.name]
 
-    def fetch(self, file: Wanted, bar: tqdm) -> str | None:
+    def download(self, file: Download, bar: tqdm) -> str | None:
         """Download and check one file; return what went wrong, None if nothing did."""
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
@@ -65,9 +65,9 @@ class Client:
             os.replace(path, bad)
             if attempt == 1:
                 console.warn(f"{file.name}: {problem}; kept as {bad.name}, downloading it once more")
-        return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.source.host}"
+        return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.server.host}"
 
-    def persist(self, file: Wanted, action: Callable[[], Result]) -> Result:
+    def persist(self, file: Download, action: Callable[[], Result]) -> Result:
         """Return action(), repeated with growing pauses after a dropped connection or a server's error.
 
         UserError after `retries` repetitions in a row during which the file did not grow.
@@ -84,7 +84,7 @@ class Client:
                 console.warn(f"download: {_reason(error)}; trying again")
                 time.sleep(min(self.longest_pause, 2**failures / 2))
 
-    def receive(self, file: Wanted, bar: tqdm) -> None:
+    def receive(self, file: Download, bar: tqdm) -> None:
         """Append what one connection brings to the unfinished file; a server without ranges sends it from its start."""
         path, size, start = self.partial(file), self.sizes[file.name], self.held(file)
         if 0 < size == start:
@@ -100,9 +100,9 @@ class Client:
         if lacking > 0:
             raise ConnectionError(f"{lacking} more bytes expected")
 
-    def open(self, file: Wanted, byte_range: str) -> requests.Response:
+    def open(self, file: Download, byte_range: str) -> requests.Response:
         """Request a range of a file's bytes; HTTPError if another request may succeed, UserError if it may not."""
-        url, headers = self.source.url(file.served or file.name), {"Range": byte_range}
+        url, headers = self.server.url(file.served or file.name), {"Range": byte_range}
         response = self.session.get(url, headers=headers, auth=self.authorize, stream=True, timeout=TIMEOUT)
         code, answer = response.status_code, f"HTTP {response.status_code} {response.reason}"
         if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
@@ -116,14 +116,14 @@ class Client:
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add password or token; requests removes them when redirected to another host or to plain http."""
-        request.headers.update(self.source.headers)
+        request.headers.update(self.server.headers)
         return request
 
-    def refusal(self, file: Wanted, answer: str, code: int = 0) -> UserError:
+    def refusal(self, file: Download, answer: str, code: int = 0) -> UserError:
         """Return the error that quotes the server's answer and says what to do about it."""
-        advice = {401: self.source.advice, 403: self.source.advice, 404: "not served there: try another --source"}
+        advice = {401: self.server.advice, 403: self.server.advice, 404: "not served there: try another --source"}
         todo = advice.get(code, "run again to continue")
-        return UserError(f"{file.served or file.name}: {self.source.host}: {self.source.scrub(answer)}; {todo}")
+        return UserError(f"{file.served or file.name}: {self.server.host}: {self.server.scrub(answer)}; {todo}")
 
 
 def _reason(error: BaseException) -> str:

@@ -17,8 +17,8 @@ from typing import IO, BinaryIO, NamedTuple
 from configure import TREES
 from corpora.archives import refuse_lost, refuse_unsafe, was_removed, write_marker
 from corpora.convert import Failure
-from corpora.download import fetch, with_md5
-from corpora.servers import Source, Wanted
+from corpora.download import download_files, with_md5
+from corpora.servers import Download, Server
 from feat_extract.audio import read_and_warn, write_wav
 from feat_extract.recording import RecordingError
 from system import console
@@ -51,16 +51,16 @@ NOISES = {
 Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
 
 
-def fetch_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: int, retries: int) -> None:
+def download_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: int, retries: int) -> None:
     """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
     for page in sorted({SUBSETS[subset] for subset in subsets}):
-        source = _source(base, page)
+        server = _server(base, page)
         names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
         names = [name for name in names if not was_removed(root, name) and not (root / name).exists()]
         if names:
-            sums = _fetch_sums(source, root, page, retries)
-            wanted = [with_md5(name, sums[name]) if name in sums else Wanted(name) for name in names]
-            fetch(wanted, source, root, jobs, retries)
+            sums = _download_md5s(server, root, page, retries)
+            downloads = [with_md5(name, sums[name]) if name in sums else Download(name) for name in names]
+            download_files(downloads, server, root, jobs, retries)
 
 
 def part_of(subset: str) -> str:
@@ -94,11 +94,11 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     return failures
 
 
-def _fetch_sums(source: Source, root: Path, page: int, retries: int) -> dict[str, str]:
+def _download_md5s(server: Server, root: Path, page: int, retries: int) -> dict[str, str]:
     """Return the MD5s that a page of OpenSLR serves, by file name; none, with a warning, where it serves none."""
     listed = root / f"librispeech_{page}_md5sum.txt"
     try:
-        fetch([Wanted(listed.name, served="md5sum.txt")], source, root, 1, retries)
+        download_files([Download(listed.name, served="md5sum.txt")], server, root, 1, retries)
     except UserError as error:
         console.warn(f"no MD5s, so only gzip's own checksums will tell damage: {error}")
         return {}
@@ -149,14 +149,14 @@ def lacks_noise(name: str, root: Path) -> bool:
     return False
 
 
-def bring_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
+def download_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
     """Fetch one of the NOISES, unless it is there, and extract its folder into `root`; see lacks_noise.
 
     With `delete` the archive is removed then. OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
     """
     noise = NOISES[name]
     if lacks_noise(name, root):
-        fetch([Wanted(noise.archive)], _source(base, noise.page), root, jobs, retries)
+        download_files([Download(noise.archive)], _server(base, noise.page), root, jobs, retries)
         n_files = _extract_folder(root / noise.archive, root, noise.folder)
         print(f"{root / noise.folder}: {n_files:,} files extracted")
     else:
@@ -191,8 +191,8 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
     return n_files
 
 
-def _source(base: str | None, page: int) -> Source:
-    return Source(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
+def _server(base: str | None, page: int) -> Server:
+    return Server(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
 
 
 def _tar_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:

@@ -19,7 +19,7 @@ TRIAL_LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}"
 PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of a file that is still growing, and of one that failed its check
 
 
-class Wanted(NamedTuple):
+class Download(NamedTuple):
     """A file to fetch."""
 
     name: str
@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class Server:
     """A place that serves files by name.
 
     `pattern` is the address, {name} in it the file's name and {group} what comes before its first underscore.
@@ -56,7 +56,7 @@ class Source:
         return text
 
 
-def voxceleb_source(name: str, key: str | None, user: str | None, password: str | None) -> Source:
+def voxceleb_server(name: str, key: str | None, user: str | None, password: str | None) -> Server:
     """Return the source that --source names: official, huggingface, or the address of any mirror.
 
     VOXCELEB_KEY stands in for the official source's key, VOXCELEB_PASSWORD for a user's password; HF_TOKEN and
@@ -72,7 +72,7 @@ def voxceleb_source(name: str, key: str | None, user: str | None, password: str 
         pattern = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") + HUGGING_FACE
         advice = "it may ask for an account: put a token of yours in HF_TOKEN"
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return Source(pattern, advice, headers, (token,) if token else ())
+        return Server(pattern, advice, headers, (token,) if token else ())
     if not re.match(r"https?://[^/]", name):
         raise UsageError("--source is official, huggingface or the address of a mirror, http:// or https://")
     if "@" in urlsplit(name).netloc:
@@ -86,10 +86,10 @@ def voxceleb_source(name: str, key: str | None, user: str | None, password: str 
             raise UsageError("--user needs --password (- asks for it) or VOXCELEB_PASSWORD")
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         advice = "check --user and --password (or VOXCELEB_PASSWORD)"
-        return Source(pattern, advice, {"Authorization": f"Basic {pair}"}, (password, pair))
-    return Source(pattern, "it wants --user and --password, or --key, as its owner gave them")
+        return Server(pattern, advice, {"Authorization": f"Basic {pair}"}, (password, pair))
+    return Server(pattern, "it wants --user and --password, or --key, as its owner gave them")
 
 
-def _with_key(pattern: str, key: str, advice: str) -> Source:
+def _with_key(pattern: str, key: str, advice: str) -> Server:
     separator = "&" if "?" in pattern else "?"
-    return Source(f"{pattern}{separator}key={quote(key, safe='')}", advice, secrets=(key,))
+    return Server(f"{pattern}{separator}key={quote(key, safe='')}", advice, secrets=(key,))

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from configure import TREES, TRIALS_NAME
-from corpora.download import fetch
-from corpora.servers import Source, Wanted
+from corpora.download import download_files
+from corpora.servers import Download, Server
 from corpora.voxceleb import TRIAL_LISTS
 from dataset.trial_sampling import sample_trials
 from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
 from system.files import replacing, utterances
 
-RETRIES = 2  # fewer than for archives: a source may not have a list
+RETRIES = 2  # fewer than for archives: a server may not have a list
 
 
 def find_fault(path: Path, published: int | None) -> str | None:
@@ -28,16 +28,16 @@ def find_fault(path: Path, published: int | None) -> str | None:
     return None if published in (None, found) else f"{path}: {found:,} trials where {published:,} are published"
 
 
-def fetch_lists(source: Source, root: Path, published: bool) -> None:
-    """Fetch the trial lists over VoxCeleb1 that the source serves; say which it does not.
+def download_lists(server: Server, root: Path, published: bool) -> None:
+    """Fetch the trial lists over VoxCeleb1 that the server serves; say which it does not.
 
-    `published`: the source serves VoxCeleb itself, so the lists have VoxCeleb's lengths.
+    `published`: the server serves VoxCeleb itself, so the lists have VoxCeleb's lengths.
     """
     lacking = {}
     for served, saved, count in TRIAL_LISTS:
         check = functools.partial(find_fault, published=count if published else None)
         try:
-            fetch([Wanted(saved, check, served)], source, root, jobs=1, retries=RETRIES)
+            download_files([Download(saved, check, served)], server, root, jobs=1, retries=RETRIES)
         except UserError as error:
             lacking[served] = error
     if lacking:

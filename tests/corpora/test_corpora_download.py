@@ -9,8 +9,8 @@ import pytest
 from mirror_server import Mirror
 
 from corpora import download
-from corpora.download import fetch, with_md5
-from corpora.servers import Source, voxceleb_source
+from corpora.download import download_files, with_md5
+from corpora.servers import Server, voxceleb_server
 from corpora.voxceleb import read_archives
 from system.console import UserError
 from system.files import digest
@@ -30,11 +30,11 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bring(
-    mirror: Mirror, folder: Path, source: Source | None = None, names: Sequence[str] = NAMES, retries: int = 3
+    mirror: Mirror, folder: Path, server: Server | None = None, names: Sequence[str] = NAMES, retries: int = 3
 ) -> None:
-    source = source or voxceleb_source(mirror.url, None, None, None)
-    wanted = [with_md5(name, digest(mirror.folder / name, "md5")) for name in names]
-    fetch(wanted, source, folder, jobs=2, retries=retries)
+    server = server or voxceleb_server(mirror.url, None, None, None)
+    downloads = [with_md5(name, digest(mirror.folder / name, "md5")) for name in names]
+    download_files(downloads, server, folder, jobs=2, retries=retries)
 
 
 def same(a: Path, b: Path) -> bool:
@@ -108,9 +108,9 @@ def test_dead_server_is_given_up(served: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{NAMES[0]}.*HTTP 500.*run again"):
             bring(mirror, tmp_path)
         url = mirror.url
-    source = voxceleb_source(url, None, None, None)
+    server = voxceleb_server(url, None, None, None)
     with pytest.raises(UserError, match="(?i)refused"):
-        fetch([with_md5(NAMES[0], "0" * 32)], source, tmp_path, jobs=1, retries=1)
+        download_files([with_md5(NAMES[0], "0" * 32)], server, tmp_path, jobs=1, retries=1)
 
 
 def test_too_little_disk_is_told_before_the_first_byte(served: Path, tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path
     ]
     for server, (key, user, password), message in cases:
         with Mirror(served, **server) as mirror, pytest.raises(UserError, match=message) as caught:
-            bring(mirror, tmp_path, voxceleb_source(mirror.url, key, user, password))
+            bring(mirror, tmp_path, voxceleb_server(mirror.url, key, user, password))
         assert SECRET not in str(caught.value) and "pass+word" not in str(caught.value)
     with Mirror(tmp_path) as mirror, pytest.raises(UserError, match="HTTP 404.*--source"):
-        fetch([with_md5("absent", "0" * 32)], voxceleb_source(mirror.url, None, None, None), tmp_path, 1, 1)
+        download_files([with_md5("absent", "0" * 32)], voxceleb_server(mirror.url, None, None, None), tmp_path, 1, 1)
     with Mirror(served) as mirror, pytest.raises(UserError, match="web page"):
         mirror.faults[NAMES[0]] = ["page"]
         bring(mirror, tmp_path)
@@ -140,13 +140,13 @@ def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path
 
 def test_key_travels_as_a_query(served: Path, tmp_path: Path) -> None:
     with Mirror(served, key=SECRET) as mirror:
-        bring(mirror, tmp_path, voxceleb_source(mirror.url + "/download?file={name}", SECRET, None, None))
+        bring(mirror, tmp_path, voxceleb_server(mirror.url + "/download?file={name}", SECRET, None, None))
     assert same(served, tmp_path)
 
 
 def test_password_does_not_follow_a_redirect_to_another_host(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as target, Mirror(served, redirect=target.url) as mirror:
-        bring(mirror, tmp_path, voxceleb_source(mirror.url, None, "ann", SECRET))
+        bring(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
         assert all(authorization for *_, authorization in mirror.requests)
         assert not any(authorization for *_, authorization in target.requests)
     assert same(served, tmp_path)
@@ -158,7 +158,7 @@ def test_a_netrc_entry_does_not_replace_the_password_given(
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login eve password other\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Mirror(served, user="ann", password=SECRET) as mirror:
-        bring(mirror, tmp_path, voxceleb_source(mirror.url, None, "ann", SECRET))
+        bring(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
     assert same(served, tmp_path)
 
 
@@ -171,13 +171,13 @@ def test_files_are_asked_for_uncompressed(served: Path, tmp_path: Path) -> None:
 def test_repetitions_are_told_without_the_key(served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Mirror(served, key=SECRET) as mirror:
         mirror.faults[NAMES[0]] = [503, "drop"]
-        bring(mirror, tmp_path, voxceleb_source(mirror.url, SECRET, None, None))
+        bring(mirror, tmp_path, voxceleb_server(mirror.url, SECRET, None, None))
     told = capsys.readouterr().err
     assert "HTTP 503" in told and "trying again" in told and "500000 more expected" in told
     with pytest.raises(UserError) as caught:
         (tmp_path / NAMES[0]).unlink()
-        source = voxceleb_source(mirror.url, SECRET, None, None)  # nobody listens there any more
-        fetch([with_md5(NAMES[0], "0" * 32)], source, tmp_path, jobs=1, retries=1)
+        server = voxceleb_server(mirror.url, SECRET, None, None)  # nobody listens there any more
+        download_files([with_md5(NAMES[0], "0" * 32)], server, tmp_path, jobs=1, retries=1)
     told += capsys.readouterr().err + str(caught.value)
     assert told.count("Connection refused") == 2
     assert "key=" not in told and SECRET not in told and "pass%20word" not in told
@@ -187,16 +187,16 @@ def test_addresses_of_the_public_sources(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_TOKEN", "hf_123")
     monkeypatch.setenv("VOXCELEB_KEY", "a&b")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    official = voxceleb_source("official", None, None, None)
+    official = voxceleb_server("official", None, None, None)
     assert (
         official.url("vox1_test_wav.zip") == "https://cn01.mmai.io/download/voxceleb?file=vox1_test_wav.zip&key=a%26b"
     )
-    faces = voxceleb_source("huggingface", None, None, None)
+    faces = voxceleb_server("huggingface", None, None, None)
     base = "https://huggingface.co/datasets/ProgramComputer/voxceleb/resolve/main"
     assert faces.url("vox2_dev_aac_partaa") == f"{base}/vox2/vox2_dev_aac_partaa"
     assert faces.headers == {"Authorization": "Bearer hf_123"}
     assert "hf_123" not in repr(faces) and "a&b" not in repr(official) and "a%26b" not in repr(official)
-    assert "a%26b" not in voxceleb_source("http://h/f", None, None, None).url("x")  # another host gets no key
+    assert "a%26b" not in voxceleb_server("http://h/f", None, None, None).url("x")  # another host gets no key
 
 
 def test_a_name_without_a_place_is_told_with_the_list_that_holds_it(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
-from corpora.servers import Source
-from corpora.trial_lists import fetch_lists
+from corpora.servers import Server
+from corpora.trial_lists import download_lists
 from corpora.voxceleb import PARTS
 from dataset.trial_sampling import sample_trials
 from feat_extract.audio import read_recording
@@ -360,7 +360,7 @@ def test_lists_of_voxceleb_are_fetched_whole_or_not_at_all(
     (tmp_path / "served" / "veri_test2.txt").write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     root = tmp_path / "new" / "root"
     with Mirror(tmp_path / "served") as mirror:
-        fetch_lists(Source(f"{mirror.url}/{{name}}", ""), root, published)
+        download_lists(Server(f"{mirror.url}/{{name}}", ""), root, published)
     told = capsys.readouterr().err
     assert "trial lists not fetched: veri_test.txt, " in told and ("veri_test2.txt" in told) == published
     assert any(path.suffix == ".txt" for path in root.iterdir()) != published
