@@ -20,7 +20,7 @@ from system import console
 from system.console import UsageError, UserError
 from system.files import locked
 
-NEEDS = {  # flag -> flags of which one or more must be given with it
+NEEDS = {  # flag -> flags of which at least one must be given with it
     "jobs": ["download", "librispeech", "musan", "rirs"], "retries": ["download", "librispeech", "musan", "rirs"],
     "num_workers": ["convert", "librispeech", "import_dir", "import_list"],
     "seed": ["demo", "librispeech", "make_trials"], "parts": ["download", "extract", "check"],
@@ -33,8 +33,8 @@ NEEDS = {  # flag -> flags of which one or more must be given with it
 ACTIONS = (
     "download trial_list librispeech musan rirs import_dir import_list extract demo convert make_trials check".split()
 )
-LOCK_NAME = ".dataprep.lock"  # held by the one run that may write below save_path
-LIBRISPEECH_TRIALS = 10000  # of the list that is drawn, unless --make_trials says how many
+LOCK_NAME = ".dataprep.lock"  # locked by the run that writes below save_path
+LIBRISPEECH_TRIALS = 10000  # default of --make_trials for LibriSpeech
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -123,7 +123,7 @@ def add_import_flags(parser: console.Parser) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Do what the flags ask; recordings that cannot be used fail the run, but at its end."""
+    """Run the requested steps; recordings that cannot be used are an error at the end."""
     args = parse_args(argv)
     root, problems = save_root(args.save_path), []
     refuse_overwriting(args, root)
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> None:
             problems = prepare(args, root, chosen)
     if args.check:
         given = {f"--{name}": getattr(args, name) for name in ("parts_list", "zip_list")}
-        check.report(root, chosen, [word for flag, file in given.items() if file for word in (flag, str(file))])
+        check.print_state(root, chosen, [word for flag, file in given.items() if file for word in (flag, str(file))])
     if problems:
         raise UserError("; ".join(problems))
 
@@ -148,13 +148,13 @@ def refuse_overwriting(args: argparse.Namespace, root: Path) -> None:
 
 
 def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> list[str]:
-    """Do what writes below `root`, in the order of the pipeline; return what to tell about unusable recordings."""
+    """Run the steps that write below `root`, in the order of the pipeline; return errors about unusable recordings."""
     problems: list[str] = []
     failures: list[convert.Failure] = []
     undecoded: list[str] = []
     noises = [name for name in openslr.NOISES if getattr(args, name)]
     for name in noises:
-        openslr.lacks_noise(name, root)  # refuse a folder in its place before anything is fetched
+        openslr.lacks_noise(name, root)  # an incomplete folder is an error before any download
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
@@ -162,12 +162,12 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     if args.extract:
         archives.extract_all(chosen, root, args.delete_archives)
     if args.demo:
-        from corpora.demo import write_demo  # eSpeak NG is needed for nothing else
+        from corpora.demo import write_demo  # the only import of eSpeak NG
 
         write_demo(root, args.seed)
     if args.librispeech:
         failures += prepare_librispeech(args, root)
-        undecoded = convert.list_failures(root, failures)  # now: a later step may end the run
+        undecoded = convert.list_failures(root, failures)  # before a later step aborts
     for name in noises:
         openslr.download_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
@@ -186,7 +186,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
 
 
 def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]) -> None:
-    """Fetch the parts that are not there, and the trial lists."""
+    """Download the parts that are missing, and the trial lists."""
     if args.source is None:
         raise UsageError("--download needs --source: official, huggingface or the address of a mirror")
     key, password = secret("--key", args.key), secret("--password", args.password)
@@ -198,13 +198,13 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     download.download_files(downloads, server, root, args.jobs, args.retries)
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")
     if any(archive.tree.startswith("vox1") for archive in chosen):
-        if args.source in ("official", "huggingface"):  # they serve the archives alone
-            server = servers.Server(servers.TRIAL_LISTS, "get them elsewhere")
+        if args.source in ("official", "huggingface"):  # which have no trial lists
+            server = servers.Server(servers.TRIAL_LISTS, "get them from another server")
         trial_lists.download_lists(server, root, published=args.parts_list is None)
 
 
 def prepare_librispeech(args: argparse.Namespace, root: Path) -> list[convert.Failure]:
-    """Fetch LibriSpeech subsets, convert them and draw a trial list over the evaluation speakers; return failures."""
+    """Download and convert LibriSpeech subsets, and sample a trial list over the test speakers; return failures."""
     openslr.download_subsets(args.librispeech, root, args.openslr_url, args.jobs, args.retries)
     failures: list[convert.Failure] = []
     for subset in args.librispeech:
@@ -215,7 +215,7 @@ def prepare_librispeech(args: argparse.Namespace, root: Path) -> list[convert.Fa
 
 
 def secret(flag: str, value: str | None) -> str | None:
-    """Return a flag's value, asked for without showing it where that is -."""
+    """Return the value of a flag, typed in without echo if it is -."""
     return getpass.getpass(f"{flag} (not shown): ") if value == "-" else value
 
 

@@ -1,4 +1,4 @@
-"""VoxCeleb's archives into the wav trees, read where they lie: parts are never joined on disk."""
+"""Extract VoxCeleb's archives into the wav trees, without joining their parts on the disk."""
 
 import bisect
 import hashlib
@@ -23,12 +23,12 @@ from system.console import UserError
 from system.files import check_room, read_lines, remove_unfinished_below, replacing, utterances
 
 BLOCK = 1 << 20  # bytes read at a time
-ENCODINGS = (".wav", ".m4a")  # of VoxCeleb's recordings; the archives of others may hold files of other kinds, too
-MARKER_SUFFIX = ".extracted"  # of the marker file of an extracted archive; its lines are "SPEAKER COUNT"
+ENCODINGS = (".wav", ".m4a")  # suffixes of recordings; archives of others may contain other files, too
+MARKER_SUFFIX = ".extracted"  # of the marker file of an extracted archive, with lines SPEAKER COUNT
 
 
 class _JoinedFile(io.RawIOBase):
-    """Several files read as one, end to end; seekable, so that zipfile can read it."""
+    """A seekable file that reads several files as one, for zipfile."""
 
     def __init__(self, paths: list[Path]):
         self._files = [open(path, "rb", buffering=0) for path in paths]
@@ -46,7 +46,7 @@ class _JoinedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer from the file at the position, at most to that file's end; return the bytes read."""
+        """Read into the buffer at most to the end of the current file; return the number of bytes."""
         index = bisect.bisect_right(self._ends, self._position)
         if index == len(self._files):
             return 0
@@ -64,42 +64,42 @@ class _JoinedFile(io.RawIOBase):
 
 @contextmanager
 def open_zip(archive: Archive, root: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile, dict[zipfile.ZipInfo, Path]]]:
-    """Yield the bytes of an archive in `root`, its zip directory, and for each recording its place in the wav tree.
+    """Yield the bytes of an archive in `root`, its zip directory, and the path in the wav tree of each recording.
 
-    Raises UserError if a part is missing, the zip is damaged or holds no recordings, or a member would be written
-    outside its folder.
+    UserError if a part is missing, the zip is damaged or contains no recordings, or a member would be written outside
+    its folder.
     """
     if not archive.complete(root):
         part = next(part for part in archive.parts if not (root / part).is_file())
-        raise UserError(f"{root / part} is missing, so {archive.name} cannot be extracted; --download fetches it")
+        raise UserError(f"{root / part}: missing, so {archive.name} cannot be extracted; download it with --download")
     with io.BufferedReader(_JoinedFile(archive.present(root)), BLOCK) as data:
         try:
             opened = zipfile.ZipFile(data)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{root / archive.name}: {error}; remove its parts and --download again") from None
+            raise UserError(f"{root / archive.name}: {error}; remove it and download it again") from None
         with opened:
             places = {}
             for member in opened.infolist():
-                kind = stat.S_IFMT(member.external_attr >> 16)  # 0: the archive does not say
+                kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive does not state it
                 ordinary = kind in (0, stat.S_IFREG, stat.S_IFDIR)
                 refuse_unsafe(member.orig_filename, ordinary, root / archive.name)
                 if member.filename.startswith(archive.inside) and not member.is_dir():
                     places[member] = root / TREES[archive.tree].wav / member.filename.removeprefix(archive.inside)
             if not places:
-                raise UserError(f"{root / archive.name}: holds nothing in {archive.inside}, as VoxCeleb's archives do")
+                raise UserError(f"{root / archive.name}: contains no {archive.inside}, unlike VoxCeleb's archives")
             yield data, opened, places
 
 
 def refuse_unsafe(name: str, ordinary: bool, archive: Path) -> None:
-    """Raise UserError if an archive's member would lie outside its folder or is no ordinary file or folder."""
+    """Raise UserError if a member would be written outside the folder, or is not a regular file or folder."""
     outside = name.startswith("/") or ".." in name.split("/") or re.search(r"[\\:\0]", name)
     if outside or not ordinary:
-        reason = "leads outside the folder" if outside else "is a link or a device"
-        raise UserError(f"{archive}: member {name!r} {reason}; extraction refused, do not trust this archive")
+        reason = "leads outside the folder" if outside else "is a link or device"
+        raise UserError(f"{archive}: member {name!r} {reason}; nothing was extracted, do not trust this archive")
 
 
 def find_missing(places: dict[zipfile.ZipInfo, Path]) -> dict[zipfile.ZipInfo, Path]:
-    """Return those of an archive's recordings that have not been extracted.
+    """Return the recordings of an archive that have not been extracted.
 
     An m4a counts as extracted if its wav exists, since --delete_m4a removes the m4a after its conversion.
     """
@@ -114,11 +114,11 @@ def _is_extracted(place: Path, size: int) -> bool:
 
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
-    """Extract those of the archives that are in `root`; UserError if none is, or what was extracted is lost."""
+    """Extract the archives that are in `root`; UserError if there is none, or if extracted recordings are missing."""
     here = [archive for archive in archives if was_removed(root, archive.name) or archive.present(root)]
     if not here:
         names = ", ".join(archive.name for archive in archives)
-        raise UserError(f"{root}: contains none of {names}, nor their parts; download them with --download")
+        raise UserError(f"{root}: contains no {names}, and no parts of them; download them with --download")
     for archive in here:
         refuse_lost(root, archive.name, archive.tree)
     for archive in here:
@@ -130,15 +130,15 @@ def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
 
 
 def extract(archive: Archive, root: Path, delete: bool) -> None:
-    """Write an archive's members into its wav tree under `root`, where its parts are too; complete files are kept.
+    """Extract an archive in `root` into its wav tree; files that were extracted before are kept.
 
-    With `delete`, also write the marker that lets the parts be removed. Raises UserError for a missing or damaged part,
-    an unsafe member, another file in the place of a member and a full disk, before anything is written.
+    With `delete`, also write the marker file, after which the parts may be removed. UserError, before anything is
+    written, for a missing or damaged part, an unsafe member, another file in the place of a member and a full disk.
     """
     with open_zip(archive, root) as (data, opened, places):
         missing = find_missing(places)
         if other := next((place for place in missing.values() if os.path.lexists(place)), None):
-            raise UserError(f"{other}: differs from the file in {archive.name}; move it away, then run again")
+            raise UserError(f"{other}: differs from the file in {archive.name}; move it away and run again")
         if missing:
             check_room(root, archive.name, sum(member.file_size for member in missing))
             _check_md5(archive, root, data)
@@ -152,15 +152,15 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
 
 
 def was_removed(root: Path, name: str) -> bool:
-    """Return whether an archive was extracted and then removed, at least in part."""
+    """Return whether an archive was extracted and then at least partly removed."""
     return (root / (name + MARKER_SUFFIX)).exists()
 
 
 def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
-    """Write the marker of an extracted archive, which is then neither needed nor downloaded again.
+    """Write the marker file of an extracted archive, which is then not downloaded again.
 
-    It counts the recordings of each speaker. `recordings` are their paths, <speaker>/...; two that differ in their
-    suffix alone are one.
+    It contains the number of recordings of each speaker. `recordings` are their paths, <speaker>/...; two that differ
+    only in their suffix count once.
     """
     counts = _count_by_speaker({path.rpartition(".")[0] for path in recordings})
     with replacing(root / (name + MARKER_SUFFIX), durable=True) as marker:
@@ -169,16 +169,16 @@ def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
 
 
 def refuse_lost(root: Path, name: str, tree: str) -> None:
-    """Raise UserError if an archive was removed and recordings of it are missing in the wav tree."""
+    """Raise UserError if an archive was removed after its extraction and recordings are missing in the wav tree."""
     if not was_removed(root, name):
         return
     marker, wavs = root / (name + MARKER_SUFFIX), root / TREES[tree].wav
     found = _count_by_speaker({utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)})
-    lines = (line.rstrip().rpartition(" ") for line in read_lines(marker, "no such marker"))
+    lines = (line.rstrip().rpartition(" ") for line in read_lines(marker, "no such marker file"))
     if lost := (Counter({speaker: int(count) for speaker, _, count in lines}) - found).total():
         raise UserError(
-            f"{name}: was extracted and removed, and {lost:,} of its files are no longer in {wavs}; remove {marker} "
-            "to download it again, or exclude it with --parts"
+            f"{name}: extracted and removed, but {lost:,} of its files are no longer in {wavs}; remove {marker} to "
+            "download it again, or exclude it with --parts"
         )
 
 
@@ -197,8 +197,8 @@ def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
             bar.update(len(block))
     if found.hexdigest() != archive.md5:
         raise UserError(
-            f"{root / archive.name}: its parts join to MD5 {found.hexdigest()}, listed is {archive.md5}; remove them "
-            "and --download again, or give --parts_list and --zip_list if these archives are not VoxCeleb's own"
+            f"{root / archive.name}: the MD5 of its joined parts is {found.hexdigest()}, not {archive.md5} as listed; "
+            "download them again, or describe archives of others by --parts_list and --zip_list"
         )
 
 
@@ -207,9 +207,9 @@ def _write_members(archive: Path, opened: zipfile.ZipFile, members: dict[zipfile
         for member, place in members.items():
             try:
                 with opened.open(member) as source, replacing(place) as temporary, open(temporary, "wb") as file:
-                    shutil.copyfileobj(source, file, BLOCK)  # zipfile gives no more than the declared size
+                    shutil.copyfileobj(source, file, BLOCK)  # at most the declared size
                     if file.tell() != member.file_size:
-                        raise EOFError("its size is not the declared one")
+                        raise EOFError("shorter than declared")
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
-                raise UserError(f"{archive}: member {member.filename!r}: {error}; fetch it again") from None
+                raise UserError(f"{archive}: member {member.filename!r}: {error}; download the archive again") from None
             bar.update(member.file_size)

@@ -1,4 +1,4 @@
-"""What data is in a save_path, what is missing, and the next command to run."""
+"""Check which data a save_path contains, what is missing, and which command comes next."""
 
 import csv
 import os
@@ -17,38 +17,32 @@ from dataset.trial_sampling import max_trials
 from dataset.trials import read_trials
 from feat_extract.feature_extraction import ERRORS_NAME as FEATURE_ERRORS
 from system.console import UserError
-from system.files import read_lines, utterances, walk
+from system.files import read_lines, utterances
 
-DOWNLOAD, OPENSLR, EXTRACT, CONVERT, FEATURES, TRIALS, TRAIN, EVALUATE, ADD = range(9)  # in this order
-MODEL = "pretrained/open_speech.pth"  # is evaluated where there is nothing to train on
-N_TRIALS = 10_000  # of a new list, fewer if the recordings do not give as many
-N_WAY, N_PER_SPEAKER = 100, 3  # train.py's defaults: speakers of an episode, and utterances of each
-
-
-class Step(NamedTuple):
-    """A command that the data needs."""
-
-    order: int  # the lowest one is next
-    script: str
-    flags: str = ""
+DOWNLOAD, OPENSLR, EXTRACT, CONVERT, FEATURES, TRIALS, TRAIN, EVALUATE, ADD = range(9)  # the order of steps
+MODEL = "pretrained/open_speech.pth"  # evaluated if there is nothing to train on
+N_TRIALS = 10_000  # of a new list; fewer if there are too few recordings
+N_WAY, N_PER_SPEAKER = 100, 3  # defaults of train.py: speakers per episode, utterances per speaker
 
 
 class State(NamedTuple):
-    """The state of one thing in save_path."""
+    """The state of an archive, a tree or a list in save_path."""
 
     name: str
     words: str
-    step: Step | None = None
+    step: tuple[int, str] | None = (
+        None  # its order, of which the lowest comes next, and the command without --save_path
+    )
 
 
-def report(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -> None:
-    """Print the state of the archives, the trees and the trial lists in `root`, and the next command.
+def print_state(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -> None:
+    """Print the state of the archives, trees and trial lists in `root`, and the next command.
 
-    `lists` are the flags that name the lists of archives which are not VoxCeleb's.
+    `lists` are the flags --parts_list and --zip_list with their values, for the next command.
     """
     groups = {
         "archives": [check_archive(archive, root) for archive in archives],
-        "archives of OpenSLR": list(check_openslr(root)),
+        "archives of OpenSLR": [state for state in check_openslr(root) if state],
         "recordings (of those that VoxCeleb published)": [check_tree(name, TREES[name], root) for name in TREES],
         "trial lists": [check_list(saved, count, root) for _, saved, count in TRIAL_LISTS],
     }
@@ -58,19 +52,19 @@ def report(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -
         for state in states:
             print(f"  {state.name:28}{state.words}")
     steps = [state.step for states in groups.values() for state in states if state.step]
-    step = min(steps, key=lambda step: step.order, default=Step(DOWNLOAD, "dataprep.py", "--download"))
-    flags = ["--save_path", shlex.quote(str(root)), step.flags]
-    if step.order in (DOWNLOAD, EXTRACT):
-        flags.append(shlex.join(lists))
-    print(f"next: python {' '.join([step.script, *filter(None, flags)])}")
-    if step.order == DOWNLOAD:
+    order, command = min(steps, key=lambda step: step[0], default=(DOWNLOAD, "dataprep.py --download"))
+    script, *flags = command.split()
+    if order in (DOWNLOAD, EXTRACT):
+        flags += lists
+    print(f"next: python {shlex.join([script, '--save_path', str(root), *flags])}")
+    if order == DOWNLOAD:
         print("  (with --source, and --parts for less than all; without an account: --librispeech, see --help)")
 
 
 def check_archive(archive: Archive, root: Path) -> State:
-    """Return which parts of an archive are there and whether its members are in the tree."""
+    """Return which parts of an archive exist and whether they are extracted."""
     if was_removed(root, archive.name):
-        return State(archive.name, _removed(root, archive.name, archive.tree))
+        return _check_removed(archive.name, archive.tree, root)
     if not archive.complete(root):
         complete, partial, bad = (
             sum((root / (part + suffix)).exists() for part in archive.parts)
@@ -79,9 +73,9 @@ def check_archive(archive: Archive, root: Path) -> State:
         words = f"{complete} of {len(archive.parts)} parts"
         words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
         parts = next(choice for choice in reversed(CHOICES) if archive.tree.startswith(choice))
-        step = Step(DOWNLOAD, "dataprep.py", f"--download --parts {parts}")
+        step = DOWNLOAD, f"dataprep.py --download --parts {parts}"
         return State(archive.name, words, step if complete or partial or bad else None)
-    extract = Step(EXTRACT, "dataprep.py", "--extract")
+    extract = EXTRACT, "dataprep.py --extract"
     try:
         with open_zip(archive, root) as (*_, places):
             missing = len(find_missing(places))
@@ -92,36 +86,37 @@ def check_archive(archive: Archive, root: Path) -> State:
     return State(archive.name, "complete, extracted")
 
 
-def _removed(root: Path, name: str, tree: str) -> str:
-    """Return the state of an archive that was extracted and removed: what its tree has lost, if anything."""
+def _check_removed(name: str, tree: str, root: Path) -> State:
+    """Return the state of an archive that was extracted and removed, with the number of files that its tree lacks."""
     try:
         refuse_lost(root, name, tree)
     except UserError as error:
-        return str(error).removeprefix(f"{name}: ")
-    return "extracted and removed"
+        return State(name, str(error).removeprefix(f"{name}: "))
+    return State(name, "extracted and removed")
 
 
-def check_openslr(root: Path) -> Iterator[State]:
-    """Yield the states of the archives of OpenSLR, those alone that were fetched or are being fetched."""
+def check_openslr(root: Path) -> Iterator[State | None]:
+    """Yield the states of the archives of OpenSLR, None for those whose download was not started."""
     for subset in openslr.SUBSETS:
-        part = openslr.part_of(subset)
-        archive, wavs = f"{subset}.tar.gz", root / TREES[part].wav
-        if was_removed(root, archive):
-            yield State(archive, _removed(root, archive, part))
+        name, tree = f"{subset}.tar.gz", openslr.part_of(subset)
+        if was_removed(root, name):
+            yield _check_removed(name, tree, root)
         else:
-            extracted = any(True for folder in walk(wavs) for _ in folder.having(".wav"))
-            yield from _fetched(root, archive, f"--librispeech {subset}", extracted)
-    for name, noise in openslr.NOISES.items():
-        yield from _fetched(root, noise.archive, f"--{name}", os.path.lexists(root / noise.folder))
+            yield _check_download(
+                name, f"--librispeech {subset}", bool(utterances(root / TREES[tree].wav, ".wav")), root
+            )
+    for flag, noise in openslr.NOISES.items():
+        yield _check_download(noise.archive, f"--{flag}", os.path.lexists(root / noise.folder), root)
 
 
-def _fetched(root: Path, archive: str, flag: str, extracted: bool) -> Iterator[State]:
-    """Yield the state of an archive of OpenSLR unless nothing of it is there; a flag of dataprep.py continues it."""
-    step = Step(OPENSLR, "dataprep.py", flag)
-    if any((root / (archive + suffix)).exists() for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)):
-        yield State(archive, "unfinished download", step)
-    elif (root / archive).exists():
-        yield State(archive, "complete, extracted") if extracted else State(archive, "complete, to extract", step)
+def _check_download(name: str, flag: str, extracted: bool, root: Path) -> State | None:
+    """Return the state of an archive of OpenSLR, None if its download was not started; `flag` resumes it."""
+    step = OPENSLR, f"dataprep.py {flag}"
+    if any((root / (name + suffix)).exists() for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)):
+        return State(name, "unfinished download", step)
+    if not (root / name).exists():
+        return None
+    return State(name, "complete, extracted") if extracted else State(name, "complete, to extract", step)
 
 
 def check_tree(name: str, tree: Tree, root: Path) -> State:
@@ -137,50 +132,51 @@ def check_tree(name: str, tree: Tree, root: Path) -> State:
     words += f", {len(m4a):,} m4a to convert" * bool(m4a) + f", {len(features):,} features"
     for files, table in ((undecoded, convert.ERRORS_NAME), (unusable, FEATURE_ERRORS)):
         words += f", {len(files):,} cannot be used ({table})" * bool(files)
-    step = None
     if m4a - undecoded:
-        step = Step(CONVERT, "dataprep.py", "--convert")
-    elif lacking - unusable:
-        step = Step(FEATURES, "feat_extract/feature_extraction.py")
-    elif wavs or features:
-        step = _training(name, features) if name in TRAINING_TREE.values() else _evaluation(root, features)
-    return State(tree.wav, words, step)
+        return State(tree.wav, words, (CONVERT, "dataprep.py --convert"))
+    if lacking - unusable:
+        return State(tree.wav, words, (FEATURES, "feat_extract/feature_extraction.py"))
+    if not (wavs or features):
+        return State(tree.wav, words)
+    return State(
+        tree.wav, words, _train(name, features) if name in TRAINING_TREE.values() else _evaluate(root, features)
+    )
 
 
 def _listed(table: Path, tree: Tree) -> set[str]:
-    """Return the files of a wav tree that a table of errors lists, relative to the tree; none without a table."""
+    """Return the files of a wav tree that a table of errors lists, relative to the tree; empty without a table."""
     if not table.exists():
         return set()
     rows = csv.DictReader(read_lines(table, "no such table"))
     return {(row.get("file") or "").replace(os.sep, "/").partition(f"{tree.wav}/")[2] for row in rows}
 
 
-def _training(name: str, features: Iterable[str]) -> Step:
-    """Return what to do with the features of a training tree: train, unless they are too few."""
+def _train(name: str, features: Iterable[str]) -> tuple[int, str]:
+    """Return the step for the features of a training tree: training, or adding recordings if there are too few."""
     counts = Counter(utterance.partition("/")[0] for utterance in features).values()
     n_way = min(N_WAY, sum(count >= N_PER_SPEAKER for count in counts))
     if n_way < 2:
-        return Step(ADD, "dataprep.py", "--import_dir FOLDER --split train")
-    flags = "--data_type vox1 " * (name == TRAINING_TREE["vox1"]) + f"--nb_class_train {n_way}" * (n_way < N_WAY)
-    return Step(TRAIN, "train.py", flags.strip())
+        return ADD, "dataprep.py --import_dir FOLDER --split train"
+    data_type = " --data_type vox1" * (name == TRAINING_TREE["vox1"])
+    return TRAIN, f"train.py{data_type}" + f" --nb_class_train {n_way}" * (n_way < N_WAY)
 
 
-def _evaluation(root: Path, features: Iterable[str]) -> Step:
-    """Return what to do with the features of the evaluation tree: evaluate a model, unless they are too few."""
+def _evaluate(root: Path, features: Iterable[str]) -> tuple[int, str]:
+    """Return the step for the features of the test tree: evaluation, or adding recordings if there are too few."""
     if not max_trials(features):
-        return Step(ADD, "dataprep.py", "--import_dir FOLDER --split test")
-    script = "EER_full.py" if (root / TRIALS_NAME).exists() else "EER_short.py"  # which makes trials of its own
-    return Step(EVALUATE, script, f"--checkpoint {MODEL}")
+        return ADD, "dataprep.py --import_dir FOLDER --split test"
+    script = "EER_full.py" if (root / TRIALS_NAME).exists() else "EER_short.py"  # which samples its trials
+    return EVALUATE, f"{script} --checkpoint {MODEL}"
 
 
 def check_list(name: str, published: int, root: Path) -> State:
-    """Return whether a trial list is there, has the right form and VoxCeleb's length."""
+    """Return whether a trial list exists, has a valid form and VoxCeleb's length."""
     path, step = root / name, None
     if name == TRIALS_NAME:
         n_trials = min(N_TRIALS, max_trials(utterances(root / TREES["vox1_test"].wav, ".wav")))
-        step = Step(TRIALS, "dataprep.py", f"--make_trials {n_trials}") if n_trials else None
+        step = (TRIALS, f"dataprep.py --make_trials {n_trials}") if n_trials else None
     if not path.exists():
-        return State(name, "not there", step)
+        return State(name, "missing", step)
     try:
         found = len(read_trials(path).label)
     except UserError as error:

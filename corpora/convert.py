@@ -1,4 +1,4 @@
-"""VoxCeleb2's m4a files to what the pipeline reads, 16 kHz mono 16-bit wav."""
+"""Convert VoxCeleb2's m4a files to 16 kHz mono 16-bit wav."""
 
 import csv
 import functools
@@ -18,13 +18,13 @@ Failure = tuple[str, str]  # the path of a recording that could not be converted
 
 
 def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure]:
-    """Write a wav beside every m4a of the wav trees below `root` that has none; with `delete`, remove the m4a then.
+    """Convert each m4a of the wav trees below `root` that has no wav; with `delete`, remove the m4a afterwards.
 
-    The rest goes on where one cannot be decoded; returns those.
+    Returns the files that could not be decoded; the others are converted.
     """
     trees = [root / tree.wav for tree in TREES.values() if is_folder(root / tree.wav)]
     if not trees:
-        raise UserError(f"{root}: holds no {' or '.join(t.wav for t in TREES.values())}; --extract makes them")
+        raise UserError(f"{root}: contains no {' or '.join(t.wav for t in TREES.values())}; run --extract first")
     for tree in trees:
         remove_unfinished_below(tree)
     total = sum(1 for _ in pending(trees, delete))
@@ -40,7 +40,7 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure
 
 
 def pending(trees: list[Path], delete: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield each m4a without a wav beside it, and that wav; with `delete` those with one too, which is then checked."""
+    """Yield each m4a that has no wav, and the path of its wav; with `delete` also those that have one."""
     for tree in trees:
         for folder in walk(tree):
             wavs = dict(folder.having(".wav"))
@@ -50,14 +50,14 @@ def pending(trees: list[Path], delete: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def list_failures(root: Path, failures: list[Failure]) -> list[str]:
-    """Write convert_errors.csv, or remove an old one if there are none; return what to tell about them, if anything."""
+    """Write convert_errors.csv, or remove it if there are no failures; return a list of error messages, at most one."""
     table = root / ERRORS_NAME
     if not failures:
         table.unlink(missing_ok=True)
         return []
     with replacing_table(table) as file:
         csv.writer(file).writerows([("file", "reason"), *sorted(failures)])
-    return [f"{len(failures):,} recordings could not be converted; {table} says which and why"]
+    return [f"{len(failures):,} recordings could not be converted; {table} lists the reasons"]
 
 
 def _convert(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:

@@ -1,4 +1,4 @@
-"""Large files over HTTP: several at once, resumed after any interruption, checked before they get their name."""
+"""Download large files over HTTP: several at once, resumed after an interruption, checked before they are renamed."""
 
 import functools
 from collections.abc import Sequence
@@ -14,29 +14,30 @@ LONGEST_PAUSE = 60  # seconds between two attempts
 
 
 def with_md5(name: str, md5: str) -> Download:
-    """Return a file to fetch that must have this MD5."""
+    """Return the download of a file with this MD5."""
 
     def check(path: Path) -> str | None:
         found = digest(path, "md5")
-        return None if found == md5 else f"MD5 {found} where {md5} is listed"
+        return None if found == md5 else f"its MD5 is {found}, not {md5} as listed"
 
     return Download(name, check)
 
 
 def download_files(files: Sequence[Download], server: Server, folder: Path, jobs: int, retries: int) -> None:
-    """Bring files into `folder`, `jobs` at a time; those that are there are not asked for again.
+    """Download the files that `folder` does not contain yet, `jobs` at a time.
 
-    A file grows as NAME.partial and gets its name when its check is passed, so a name means a whole, checked file.
-    One that fails the check is kept as NAME.bad and fetched once more. A dropped connection or a server's error is
-    retried with growing pauses, up to `retries` times without a byte of progress. Raises UserError: refused, not
-    found, too little disk (before the first byte), wrong twice, or unreachable.
+    An unfinished file is called NAME.partial; it is renamed after its check, so every file called NAME is complete and
+    correct. A file that fails its check is kept as NAME.bad and downloaded once more. Dropped connections and errors of
+    the server are retried with growing pauses, up to `retries` times in a row without a new byte. UserError if the
+    server refuses, does not have a file or is unreachable, if a file is wrong twice, and, before the first byte, if the
+    disk is too small.
     """
-    from corpora.http_client import Client  # requests takes a tenth of a second to import, and few commands download
+    from corpora.http_client import Client  # importing requests takes 0.1 s
 
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (folder / file.name).exists()]
     client = Client(server, folder, jobs, retries, LONGEST_PAUSE)
-    with ThreadPool(jobs) as threads:  # they are daemons: Ctrl-C ends the program at once, wherever they wait
+    with ThreadPool(jobs) as threads:  # daemons, so Ctrl-C stops the program at once
         size = sum(threads.imap(client.size, missing))
         here = sum(client.held(file) for file in missing)
         check_room(folder, "the download", size - here)

@@ -1,4 +1,4 @@
-"""One server's files over HTTP, resumed where a connection breaks."""
+"""An HTTP client that downloads files of one server and resumes them after dropped connections."""
 
 import os
 import time
@@ -15,15 +15,15 @@ from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX, Download, Server
 from system import console
 from system.console import UserError
 
-BLOCK = 1 << 16  # bytes taken from the network at a time; a dropped connection loses less than this
+BLOCK = 1 << 16  # bytes read from the network at a time; a dropped connection loses less than this
 TIMEOUT = 30  # seconds without a byte before a connection counts as dropped
-TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses after which another request may succeed
-REPEATABLE = (ConnectionError, Timeout, ChunkedEncodingError, HTTPError)  # errors after which it may, too
+TRANSIENT = (408, 429, *range(500, 600))  # HTTP statuses that are worth another request
+REPEATABLE = (ConnectionError, Timeout, ChunkedEncodingError, HTTPError)  # errors that are, too
 Result = TypeVar("Result")
 
 
 class Client:
-    """A server's files on their way into a folder; the threads of one download share it."""
+    """Downloads of one server's files into a folder; the threads of one download share it."""
 
     def __init__(self, server: Server, folder: Path, jobs: int, retries: int, longest_pause: int):
         self.server, self.folder, self.retries, self.longest_pause = server, folder, retries, longest_pause
@@ -39,7 +39,7 @@ class Client:
         return self.folder / (file.name + PARTIAL_SUFFIX)
 
     def held(self, file: Download) -> int:
-        """Return how many bytes of an unfinished file are on the disk."""
+        """Return the size in bytes of an unfinished file, 0 if there is none."""
         path = self.partial(file)
         return path.stat().st_size if path.exists() else 0
 
@@ -50,7 +50,7 @@ class Client:
         return self.sizes[file.name]
 
     def download(self, file: Download, bar: tqdm) -> str | None:
-        """Download and check one file; return what went wrong, None if nothing did."""
+        """Download and check one file; return an error message, None after success."""
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
             try:
@@ -65,12 +65,12 @@ class Client:
             os.replace(path, bad)
             if attempt == 1:
                 console.warn(f"{file.name}: {problem}; kept as {bad.name}, downloading it once more")
-        return f"{file.name}: {problem}, twice; kept as {bad}: try another --source, or tell {self.server.host}"
+        return f"{file.name}: {problem}, twice; kept as {bad}; try another --source, or inform {self.server.host}"
 
     def persist(self, file: Download, action: Callable[[], Result]) -> Result:
-        """Return action(), repeated with growing pauses after a dropped connection or a server's error.
+        """Return action(), retried with growing pauses after a dropped connection or an error of the server.
 
-        UserError after `retries` repetitions in a row during which the file did not grow.
+        UserError after `retries` retries in a row without a new byte.
         """
         failures = 0
         while True:
@@ -81,11 +81,11 @@ class Client:
                 failures = 1 if self.held(file) > before else failures + 1
                 if failures > self.retries or not isinstance(error, REPEATABLE):
                     raise self.refusal(file, _reason(error)) from None
-                console.warn(f"download: {_reason(error)}; trying again")
+                console.warn(f"{file.name}: {_reason(error)}; retrying")
                 time.sleep(min(self.longest_pause, 2**failures / 2))
 
     def receive(self, file: Download, bar: tqdm) -> None:
-        """Append what one connection brings to the unfinished file; a server without ranges sends it from its start."""
+        """Append to the unfinished file; restart it if the server does not support ranges."""
         path, size, start = self.partial(file), self.sizes[file.name], self.held(file)
         if 0 < size == start:
             return
@@ -101,7 +101,7 @@ class Client:
             raise ConnectionError(f"{lacking} more bytes expected")
 
     def open(self, file: Download, byte_range: str) -> requests.Response:
-        """Request a range of a file's bytes; HTTPError if another request may succeed, UserError if it may not."""
+        """Request a range of a file's bytes; HTTPError if a retry may succeed, UserError if the server refuses."""
         url, headers = self.server.url(file.served or file.name), {"Range": byte_range}
         response = self.session.get(url, headers=headers, auth=self.authorize, stream=True, timeout=TIMEOUT)
         code, answer = response.status_code, f"HTTP {response.status_code} {response.reason}"
@@ -115,25 +115,25 @@ class Client:
         return response
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add password or token; requests removes them when redirected to another host or to plain http."""
+        """Add password or token, which requests removes after a redirect to another host or to plain http."""
         request.headers.update(self.server.headers)
         return request
 
     def refusal(self, file: Download, answer: str, code: int = 0) -> UserError:
-        """Return the error that quotes the server's answer and says what to do about it."""
-        advice = {401: self.server.advice, 403: self.server.advice, 404: "not served there: try another --source"}
+        """Return an error with the server's answer and what to do."""
+        advice = {401: self.server.advice, 403: self.server.advice, 404: "not available there, try another --source"}
         todo = advice.get(code, "run again to continue")
         return UserError(f"{file.served or file.name}: {self.server.host}: {self.server.scrub(answer)}; {todo}")
 
 
 def _reason(error: BaseException) -> str:
-    """Return the text of the innermost cause: the errors around it contain the address, and with it the key."""
+    """Return the message of the innermost cause, since the outer messages contain the URL and with it the key."""
     while error.__context__:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _total(response: requests.Response) -> int:
-    """Return the size in bytes of the complete file as an answer states it, 0 if it does not."""
+    """Return the size in bytes of the complete file by the response's headers, 0 if they do not state it."""
     stated = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     return int(stated) if stated.isdecimal() else 0

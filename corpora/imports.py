@@ -1,4 +1,4 @@
-"""Anyone's own recordings into the wav tree, with a report of what is wrong with them."""
+"""Import recordings into a wav tree, and report what is wrong with them."""
 
 import csv
 import functools
@@ -23,19 +23,19 @@ from system.workers import unordered_map
 
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
-SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds; training and the short tests use no less
-SILENCE = 33  # peak of 16-bit samples: -60 dB of full scale
-FULL_SCALE, CLIPPED = 32767, 1e-3  # the highest level, and the share of samples there from which it is remarked
+SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds: the shortest query of training
+SILENCE = 33  # peak level of 16-bit samples, -60 dB of full scale
+FULL_SCALE, CLIPPED = 32767, 1e-3  # highest level, and the share of samples at it that is remarked
 
-NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker is named for it", "unreadable", "not audio", "silent"
-RULES = "a folder by its depth (1, 2), or a regular expression: '([^/_-]+)[_-]' is what is before the first _ or -"
+NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker", "unreadable", "not audio", "silent"
+RULES = "a depth (1, 2), or a regular expression: '([^/_-]+)[_-]' takes the text before the first _ or -"
 
 
 def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
-    """Return a function from a path, relative to the imported folder, to its speaker, None where it names none.
+    """Return a function that finds the speaker in a path relative to the imported folder, None if there is none.
 
-    The rule is a depth (1: the first folder) or a regular expression searched in the path, whose first group, or
-    else whole match, is the speaker. Raises UsageError.
+    The rule is the depth of the folder that names the speaker (1: the first), or a regular expression that is searched
+    in the path and whose first group, or match if it has no group, is the speaker. UsageError for any other rule.
     """
     if rule.isdigit():
         depth = int(rule)
@@ -53,11 +53,11 @@ def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
 
 
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
-    """Choose a wav below `tree` for every file of a folder: the speaker, what else its folders say, and its name.
+    """Return the files of a folder, each with its speaker and a wav <speaker>/<other folders>/<name>.wav below `tree`.
 
-    See speaker_finder for the rule. Letters that a trial list cannot contain become underscores; of files that would
-    become one wav, all but the first get their suffix into its name. Raises UserError where two speakers would get one
-    folder, and where no recording has a speaker.
+    See speaker_finder for the rule. Blanks and punctuation become underscores. If a wav has this name already, the
+    suffix of the file is added to the name. UserError if two speakers would get the same folder, and if no recording
+    has a speaker.
     """
     sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
     files: list[ImportedFile] = []
@@ -76,8 +76,8 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
     called_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
     if not any(file.speaker for file in called_audio):
         raise UserError(
-            f"--import_dir {folder}: no speaker was found in the paths, such as {called_audio[0].source}; give each "
-            f"speaker a folder, or say what names the speaker by --speaker_from: {RULES}"
+            f"--import_dir {folder}: no path names a speaker, for example {called_audio[0].source}; put each "
+            f"speaker into a folder, or describe where the path names the speaker with --speaker_from: {RULES}"
         )
     return files
 
@@ -87,10 +87,10 @@ def import_files(
 ) -> list[str]:
     """Write the files' wavs into a tree below `root`, and import_report.csv into `root`; print a summary.
 
-    Every file is tried. Unreadable, silent and repeated recordings are skipped; those that are short, clipped or
-    without a voice are remarked. `channel` is counted from 1, None for the mean of all; `trim_silence` removes the
-    silence at both ends and long pauses. Returns an error message if files were unreadable, without a speaker or kept
-    out by a wav in the tree.
+    Every file is read. Unreadable, silent and repeated recordings are skipped; short and clipped ones and those without
+    a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
+    removes silence at both ends and long pauses. Returns an error message in a list if recordings were unreadable,
+    without a speaker, or not written because the tree has another wav of the same name; otherwise an empty list.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
@@ -101,27 +101,27 @@ def import_files(
     if not lost:
         return []
     first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)
-    return [f"{len(lost):,} recordings could not be imported, listed in {root / REPORT_NAME}; the first: {first}"]
+    return [f"{len(lost):,} recordings could not be imported, listed in {root / REPORT_NAME}; the first is {first}"]
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:
-    """Return the files below a folder that are not hidden, sorted, those called recordings first.
+    """Return the files below a folder, sorted, first those with a suffix of recordings; hidden files are excluded.
 
-    UserError if there are none, or the tree itself is among them.
+    UserError if there are no files, and if the folder and the tree overlap.
     """
     if not folder.is_dir():
         raise UserError(f"--import_dir {folder}: no such folder")
     inside, outside = tree.resolve(), folder.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise UserError(f"--import_dir {folder}: it and {tree} overlap; choose a --save_path apart from the recordings")
+        raise UserError(f"--import_dir {folder}: overlaps with {tree}; choose a --save_path outside the recordings")
     found = files_below(folder)
     if not found:
-        raise UserError(f"--import_dir {folder}: holds no files")
+        raise UserError(f"--import_dir {folder}: contains no files")
     return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
 
 
 def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:
-    """Decode a recording, write its samples unless they are useless or in the tree, and add what was found."""
+    """Decode a recording, write its samples to a temporary file, and return the file with what was found."""
     called_audio = file.source.suffix.lower() in SUFFIXES
     if not file.speaker and called_audio:
         return file._replace(skipped=NAMELESS)
@@ -150,7 +150,7 @@ def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> Impo
 
 
 def write_report(path: Path, files: list[ImportedFile]) -> None:
-    """Write a row for every file."""
+    """Write a CSV file with a row for each file."""
     with replacing_table(path) as table:
         rows = csv.writer(table)
         rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])
@@ -161,14 +161,14 @@ def write_report(path: Path, files: list[ImportedFile]) -> None:
 
 
 def summary(files: list[ImportedFile]) -> str:
-    """Return the sums of the report, a few lines."""
+    """Return a summary of the import, a few lines."""
     kept = [file for file in files if not file.skipped]
     n_recordings = sum(file.skipped != NOT_AUDIO for file in files)
     speakers = Counter(file.speaker for file in kept)
     hours, of_speech = (sum(seconds) / 3600 for seconds in ([f.seconds for f in kept], [f.speech for f in kept]))
     lines = [
         f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h, "
-        f"{of_speech:.2f} h of it speech"
+        f"{of_speech:.2f} h of speech"
     ]
     if speakers:
         counts = speakers.values()
@@ -177,9 +177,9 @@ def summary(files: list[ImportedFile]) -> str:
             f"maximum {max(counts)}"
         )
     if len(speakers) == 1 < len(kept):
-        lines.append(f"all are of one speaker, {kept[0].speaker}; if they are not, --speaker_from says: {RULES}")
+        lines.append(f"all recordings are from one speaker, {kept[0].speaker}; if not, use --speaker_from: {RULES}")
     reasons = Counter(file.skipped for file in files if file.skipped)
     lines += [f"skipped, {reason}: {count:,}" for reason, count in reasons.most_common()]
     remarks = Counter(file.remark for file in kept if file.remark)
-    lines += [f"imported, but {remark}: {count:,}" for remark, count in remarks.most_common()]
+    lines += [f"imported with a remark, {remark}: {count:,}" for remark, count in remarks.most_common()]
     return "\n".join(lines)

@@ -1,27 +1,27 @@
-"""Kaldi data directories: wav.scp and utt2spk."""
+"""Read Kaldi data directories: wav.scp and utt2spk."""
 
 import unicodedata
 from pathlib import Path
 
-from corpora.naming import ImportedFile, clean, speaker_folder, tell_apart
+from corpora.naming import ImportedFile, clean, describe_both, speaker_folder
 from system import console
 from system.console import UsageError, UserError
 from system.files import read_lines
 
 
 def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]:
-    """Choose a wav below `tree` for every recording of a wav.scp, lines `UTTERANCE PATH`.
+    """Return the recordings of a wav.scp, lines `UTTERANCE PATH`, each with its speaker and a wav below `tree`.
 
-    A relative path counts from the working directory, as in Kaldi, or else from the list's own folder. Speakers come
-    from `utt2spk` or, without it, from the file of that name beside the list; an utterance that it lacks has none.
-    UsageError if there is no such file. UserError naming the list and line for a command in place of a path, which is
-    never run, for an utterance whose wav another one has, and for a speaker whose folder another one has.
+    A relative path is relative to the working directory, as in Kaldi, or else to the folder of the list. Speakers are
+    read from `utt2spk`, by default the file of that name next to the list; an utterance that it does not contain has
+    no speaker. UsageError without utt2spk. UserError with the list and line for a command in place of a path, which is
+    never run, and for two utterances or speakers that would get the same name in the tree.
     """
     beside = scp.with_name("utt2spk")
     if utt2spk is None and not beside.is_file():
-        raise UsageError(f"--import_list {scp}: who speaks? --utt2spk FILE has lines UTTERANCE SPEAKER")
+        raise UsageError(f"--import_list {scp}: no {beside}; name it with --utt2spk FILE, lines UTTERANCE SPEAKER")
     if scp.with_name("segments").is_file():
-        console.warn(f"{scp.with_name('segments')}: not read; recordings are imported whole")
+        console.warn(f"{scp.with_name('segments')}: not read; full recordings are imported")
     utt2spk = utt2spk or beside
     speaker_of: dict[str, str] = {}
     for number, name, speaker in _pairs(utt2spk, "UTTERANCE SPEAKER"):
@@ -32,11 +32,11 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
     speakers: dict[str, str] = {}
     for number, name, path in _pairs(scp, "UTTERANCE PATH"):
         if path.endswith("|") or path.startswith("|"):
-            raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command; commands are not run, write its output")
+            raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command and was not run; name a file instead")
         speaker = speaker_folder(speaker_of.get(unicodedata.normalize("NFC", name), ""), speakers, utt2spk)
         wav = tree / speaker / "all" / f"{clean(name)}.wav"
         if taken.setdefault(wav, name) is not name:
-            raise UserError(f"{scp}: line {number}: would be written to the same wav: {tell_apart(taken[wav], name)}")
+            raise UserError(f"{scp}: line {number}: rename an utterance, one wav for {describe_both(taken[wav], name)}")
         source = Path(path)
         source = source if source.exists() else scp.parent / source
         files.append(ImportedFile(len(files), source, speaker, wav))
@@ -44,7 +44,7 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
 
 
 def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:
-    """Return number, first word and rest of every line that is not blank; UserError for a line without a rest."""
+    """Return the number, first word and rest of every line that is not blank; UserError for a line of one word."""
     pairs: list[tuple[int, str, str]] = []
     for number, line in enumerate(read_lines(path, "no such list"), 1):
         words = line.strip().split(maxsplit=1)
@@ -53,5 +53,5 @@ def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:
         if words:
             pairs.append((number, words[0], words[1]))
     if not pairs:
-        raise UserError(f"{path}: holds nothing")
+        raise UserError(f"{path}: empty")
     return pairs

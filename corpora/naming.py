@@ -1,4 +1,4 @@
-"""The wavs that imported recordings become: none takes the name of another, and no samples get into a tree twice."""
+"""Name the wavs of imported recordings: no wav is overwritten, and no samples are in a tree twice."""
 
 import hashlib
 import os
@@ -28,41 +28,41 @@ class ImportedFile(NamedTuple):
     speaker: str
     wav: Path
     seconds: float = 0.0
-    speech: float = 0.0  # seconds of it that are not silence
-    digest: str = ""  # of its samples; empty if it was skipped before they were compared
-    temporary: Path | None = None  # its new wav before it gets its name; None if `wav` was in the tree before
+    speech: float = 0.0  # seconds without silence
+    digest: str = ""  # of its samples; empty if it was skipped before
+    temporary: Path | None = None  # where the wav is written first; None if the tree contained it
     skipped: str = ""  # why it was not imported
-    detail: str = ""  # more about that
-    remark: str = ""  # what is doubtful about it, though it was imported
+    detail: str = ""  # more about the reason
+    remark: str = ""  # what is doubtful about an imported file
 
 
 def clean(text: str) -> str:
-    """Return a text as a file name in Unicode's NFC, without blanks, which a trial list needs, or a leading dot.
+    """Return a text as a file name in Unicode's NFC without a leading dot, blanks and punctuation.
 
-    Combining marks are kept: without them names in many scripts would lose their vowels.
+    Combining marks are kept, since they are the vowels of many scripts.
     """
     text = unicodedata.normalize("NFC", text)
     kept = (c if c.isalnum() or c in "_.-" or unicodedata.category(c).startswith("M") else "_" for c in text)
     return re.sub(r"^\.", "_", "".join(kept))
 
 
-def tell_apart(a: str, b: str) -> str:
-    """Return two names for a message, in ASCII if they differ in their Unicode normal form alone."""
+def describe_both(a: str, b: str) -> str:
+    """Return two names for a message, in ASCII if they differ only in their Unicode normal form."""
     if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b):
-        return f"{ascii(a)} and {ascii(b)} differ in their Unicode normal form alone"
+        return f"{ascii(a)} and {ascii(b)} differ only in their Unicode normal form"
     return f"'{a}' and '{b}'"
 
 
 def speaker_folder(speaker: str, speakers: dict[str, str], where: Path) -> str:
-    """Return the folder of a speaker and note it in `speakers`; UserError if it is another speaker's there."""
+    """Return the folder of a speaker and add it to `speakers`; UserError if another speaker has this folder."""
     name = clean(speaker)
     if (other := speakers.setdefault(name, speaker)) != speaker:
-        raise UserError(f"{where}: rename a speaker, both would be {name}: {tell_apart(other, speaker)}")
+        raise UserError(f"{where}: rename a speaker, both would become {name}: {describe_both(other, speaker)}")
     return name
 
 
 def write_temporary(file: ImportedFile, samples: np.ndarray) -> ImportedFile:
-    """Write samples (S,) int16 under a temporary name in the folder of the file's wav, unless that wav has them."""
+    """Write samples (S,) int16 to a temporary file next to the file's wav, unless this wav contains them."""
     digest = _digest(samples)
     if file.wav.exists() and _digest_of(file.wav) == digest:
         return file._replace(digest=digest)
@@ -72,10 +72,10 @@ def write_temporary(file: ImportedFile, samples: np.ndarray) -> ImportedFile:
 
 
 def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
-    """Give the new wavs their names in the tree; return the files, marked as skipped where that was not possible.
+    """Rename the temporary files to their wavs; return the files, marked as skipped where that was not possible.
 
-    Wavs that were in the tree before keep their names and samples. A new wav is removed if its samples are in the tree
-    already, under any name, or in an earlier file of the import, or if another wav has its name.
+    Existing wavs are not changed. A temporary file is removed if its samples are in the tree already, under any name,
+    or in an earlier file of the import, or if another wav has its name.
     """
     first = {file.digest: file for file in reversed(files) if file.digest and not file.temporary}
     in_tree = _find_copies(tree, [file.temporary for file in files if file.temporary])
@@ -98,7 +98,7 @@ def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
 
 
 def _find_copies(tree: Path, temporary: list[Path]) -> dict[str, Path]:
-    """Return those wavs of a tree, by digest, that have the size of one of the temporary wavs."""
+    """Return the wavs of a tree by digest, limited to those of the same size as a temporary file."""
     if not temporary:
         return {}
     sizes = {os.path.getsize(path) for path in temporary}
@@ -111,7 +111,7 @@ def _digest(samples: np.ndarray) -> str:
 
 
 def _digest_of(wav: Path) -> str:
-    """Return the digest of a wav's samples; an empty one if it is damaged."""
+    """Return the digest of a wav's samples, empty for a damaged wav."""
     try:
         return _digest(read_recording(wav).samples)
     except RecordingError:

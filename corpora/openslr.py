@@ -1,6 +1,6 @@
-"""What OpenSLR serves, free for all: LibriSpeech, and noise and rooms for train.py --augment.
+"""Corpora from OpenSLR: LibriSpeech (pages 12 and 31), MUSAN (17) and RIRS_NOISES (28).
 
-LibriSpeech (12 and 31) is laid out as VoxCeleb is: speaker/chapter/utterance. MUSAN is 17, RIRS_NOISES 28.
+LibriSpeech has VoxCeleb's layout: speaker/chapter/utterance.
 """
 
 import os
@@ -27,7 +27,7 @@ from system.files import TEMPORARY_SUFFIX, is_folder, read_lines, remove_unfinis
 from system.workers import unordered_map
 
 BASE = "https://www.openslr.org/resources"
-SUBSETS = {  # name -> number of its page at OpenSLR
+SUBSETS = {  # name -> page number at OpenSLR
     "train-clean-100": 12, "train-clean-360": 12, "train-other-500": 12,
     "dev-clean": 12, "dev-other": 12, "test-clean": 12, "test-other": 12,
     "train-clean-5": 31, "dev-clean-2": 31,
@@ -37,9 +37,9 @@ SUBSETS = {  # name -> number of its page at OpenSLR
 class Noise(NamedTuple):
     """A corpus of noise or room impulse responses."""
 
-    page: int  # number of its page at OpenSLR
+    page: int  # number at OpenSLR
     archive: str
-    folder: str  # in the archive
+    folder: str  # of the archive
     n_wavs: int  # in that folder
     flag: str  # of train.py, which takes such a folder
 
@@ -48,11 +48,11 @@ NOISES = {
     "musan": Noise(17, "musan.tar.gz", "musan", 2016, "--noise_dir"),
     "rirs": Noise(28, "rirs_noises.zip", "RIRS_NOISES", 61_260, "--rir_dir"),
 }
-Member = tuple[str, bytes, Path]  # of an archive: its name, its content, the wav to make of it
+Member = tuple[str, bytes, Path]  # of an archive: name, content, wav to write
 
 
 def download_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs: int, retries: int) -> None:
-    """Fetch the archives of some subsets, checked against the MD5s that OpenSLR serves beside them."""
+    """Download the archives of some subsets and check them by the MD5s on the same server."""
     for page in sorted({SUBSETS[subset] for subset in subsets}):
         server = _server(base, page)
         names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
@@ -64,60 +64,60 @@ def download_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs:
 
 
 def part_of(subset: str) -> str:
-    """Return the part of VoxCeleb, a key of TREES, whose tree a subset of LibriSpeech goes into."""
+    """Return the key of TREES of the tree that a subset of LibriSpeech is written to."""
     return "vox2_dev" if subset.startswith("train") else "vox1_test"
 
 
 def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -> list[Failure]:
-    """Convert an archive's recordings into the wav tree and return those that could not be.
+    """Convert the recordings of an archive into the wav tree; return those that could not be converted.
 
-    Train subsets go to the training tree, dev and test subsets to the evaluation tree. The recordings go from the
-    archive to the decoders without touching the disk. With `delete` the archive is removed if all went well.
+    Train subsets are written to the training tree, dev and test subsets to the evaluation tree. With `delete` the
+    archive is removed unless a recording could not be converted.
     """
     archive, part = root / f"{subset}.tar.gz", part_of(subset)
     if was_removed(root, archive.name):
         refuse_lost(root, archive.name, part)
         return []
     tree = root / TREES[part].wav
-    given: list[str] = []
+    names: list[str] = []
     remove_unfinished_below(tree)
     with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, subset) as bar:
         failures = []
-        for failure in unordered_map(_convert, _read_members(data, archive, tree, given), workers):
+        for failure in unordered_map(_convert, _read_members(data, archive, tree, names), workers):
             bar.update(data.tell() - bar.n)
             if failure:
                 failures.append(failure)
     if delete and not failures:
-        write_marker(root, archive.name, given)
+        write_marker(root, archive.name, names)
         archive.unlink()
     print(f"{subset}: extracted")
     return failures
 
 
 def _download_md5s(server: Server, root: Path, page: int, retries: int) -> dict[str, str]:
-    """Return the MD5s that a page of OpenSLR serves, by file name; none, with a warning, where it serves none."""
+    """Return the MD5s of a page of OpenSLR by file name; if it has no list of them, print a warning and return {}."""
     listed = root / f"librispeech_{page}_md5sum.txt"
     try:
         download_files([Download(listed.name, served="md5sum.txt")], server, root, 1, retries)
     except UserError as error:
-        console.warn(f"no MD5s, so only gzip's own checksums will tell damage: {error}")
+        console.warn(f"no MD5s, so damage is only detected by gzip's checksums: {error}")
         return {}
     rows = (re.match(r"([0-9a-f]{32})\s+\*?(?:.*/)?(\S+)\s*$", line) for line in read_lines(listed, "no such list"))
     return {row[2]: row[1] for row in rows if row}
 
 
-def _read_members(data: BinaryIO, archive: Path, tree: Path, given: list[str]) -> Iterator[Member]:
-    """Yield the recordings whose wav is not there yet, in the archive's order; put the names of all into `given`."""
+def _read_members(data: BinaryIO, archive: Path, tree: Path, names: list[str]) -> Iterator[Member]:
+    """Yield the recordings that have no wav yet, in the archive's order; append the names of all to `names`."""
     try:
         for name, content in _tar_files(archive, data):
             place = PurePosixPath(*PurePosixPath(name).parts[-3:])
             if place.suffix.lower() == ".flac":
-                given.append(str(place))
+                names.append(str(place))
                 wav = tree / place.with_suffix(".wav")
                 if not wav.exists():
                     yield f"{archive}: {name}", content.read(), wav
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
+        raise UserError(f"{archive}: {error}; remove it and run again to download it") from None
 
 
 def _convert(member: Member) -> Failure | None:
@@ -130,10 +130,9 @@ def _convert(member: Member) -> Failure | None:
 
 
 def lacks_noise(name: str, root: Path) -> bool:
-    """Return whether the folder of one of the NOISES must still be downloaded into `root`.
+    """Return whether the folder of one of the NOISES must be downloaded into `root`.
 
-    An existing folder or link that was not extracted here is used if it contains as many wavs as OpenSLR's; otherwise
-    it is a UserError, for it is never removed.
+    An existing folder or link that was not extracted here must contain as many wavs as OpenSLR's; otherwise UserError.
     """
     noise = NOISES[name]
     place = root / noise.folder
@@ -150,9 +149,10 @@ def lacks_noise(name: str, root: Path) -> bool:
 
 
 def download_noise(name: str, root: Path, base: str | None, delete: bool, jobs: int, retries: int) -> None:
-    """Fetch one of the NOISES, unless it is there, and extract its folder into `root`; see lacks_noise.
+    """Download one of the NOISES unless it exists, and extract its folder into `root`; see lacks_noise.
 
-    With `delete` the archive is removed then. OpenSLR lists no MD5s of these; the archives' own checksums tell damage.
+    With `delete` the archive is removed afterwards. OpenSLR has no MD5s of these archives; damage is detected by the
+    checksums in the archives.
     """
     noise = NOISES[name]
     if lacks_noise(name, root):
@@ -166,7 +166,7 @@ def download_noise(name: str, root: Path, base: str | None, delete: bool, jobs: 
 
 
 def _extract_folder(archive: Path, root: Path, folder: str) -> int:
-    """Extract the archive's folder into `root`, where it appears whole or not at all; return how many files it has."""
+    """Extract the archive's folder into `root`, complete or not at all; return its number of files."""
     files = _zip_files if archive.suffix == ".zip" else _tar_files
     unfinished, n_files = root / f".{folder}{TEMPORARY_SUFFIX}", 0
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -180,33 +180,31 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
                 n_files += name.startswith(f"{folder}/")
                 bar.update(data.tell() - bar.n)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{archive}: {error}; remove it and run again to fetch it anew") from None
+        raise UserError(f"{archive}: {error}; remove it and run again to download it") from None
     if not n_files:
-        raise UserError(f"{archive}: holds nothing in {folder}/, as OpenSLR's does")
-    write_marker(
-        root, archive.name, []
-    )  # before: a kill between the two leaves a note without a folder, not one without
+        raise UserError(f"{archive}: contains no {folder}/, unlike OpenSLR's archive")
+    write_marker(root, archive.name, [])  # first: a marker without a folder is harmless
     (unfinished / folder).rename(root / folder)
     shutil.rmtree(unfinished)
     return n_files
 
 
 def _server(base: str | None, page: int) -> Server:
-    return Server(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror by --openslr_url")
+    return Server(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror with --openslr_url")
 
 
 def _tar_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the names and contents of an archive's files; UserError for one that would lie outside its folder."""
+    """Yield the names and contents of an archive's files; UserError for a file outside its folder."""
     with tarfile.open(fileobj=data, mode="r|gz") as opened:
         for member in opened:
             refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
-            if content := opened.extractfile(member):  # None of a folder
+            if content := opened.extractfile(member):  # None for a folder
                 yield member.name, content
-            opened.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            opened.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers
 
 
 def _zip_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Do what _tar_files does."""
+    """Yield the same as _tar_files for a zip."""
     with zipfile.ZipFile(data) as opened:
         for member in opened.infolist():
             refuse_unsafe(member.orig_filename, True, archive)

@@ -1,4 +1,4 @@
-"""The servers of VoxCeleb; a key, password or token is sent to its own server only and is never printed."""
+"""The servers of VoxCeleb. A key, password or token is sent only to the server that it is for, and never printed."""
 
 import base64
 import os
@@ -16,23 +16,23 @@ HUGGING_FACE = "/datasets/ProgramComputer/voxceleb/resolve/main/{group}/{name}"
 ASK_FOR_KEY = "ask for one at mm.kaist.ac.kr/datasets/voxceleb"
 TRIAL_LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}"
 
-PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of a file that is still growing, and of one that failed its check
+PARTIAL_SUFFIX, BAD_SUFFIX = ".partial", ".bad"  # of an unfinished download, and of a file that failed its check
 
 
 class Download(NamedTuple):
-    """A file to fetch."""
+    """A file to download."""
 
     name: str
-    check: Callable[[Path], str | None] = lambda path: None  # says what is wrong with the file that came, if anything
-    served: str = ""  # its name at the source, if another
+    check: Callable[[Path], str | None] = lambda path: None  # returns an error message, None for a correct file
+    served: str = ""  # its name on the server, if that differs
 
 
 @dataclass(frozen=True)
 class Server:
-    """A place that serves files by name.
+    """A server of files.
 
-    `pattern` is the address, {name} in it the file's name and {group} what comes before its first underscore.
-    `headers` go to that host only. `advice` says what to do when the place refuses.
+    `pattern` is the URL of a file: {name} stands for its name, {group} for the part of its name before the first
+    underscore. `headers` are sent to this host only. `advice` is the hint in the error message if the server refuses.
     """
 
     pattern: str = field(repr=False)
@@ -42,25 +42,25 @@ class Server:
 
     @property
     def host(self) -> str:
-        """The place's name, for messages."""
+        """The host name, for messages."""
         return urlsplit(self.pattern).netloc
 
     def url(self, name: str) -> str:
-        """Return a file's address; it may hold the key, so it is never to be shown."""
+        """Return the URL of a file, which may contain the key and must not be printed."""
         return self.pattern.replace("{group}", quote(name.partition("_")[0])).replace("{name}", quote(name))
 
     def scrub(self, text: str) -> str:
-        """Return a text, such as a server's own words, without the secrets."""
+        """Return a text, such as an answer of the server, with the secrets replaced by ***."""
         for secret in self.secrets:
             text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
         return text
 
 
 def voxceleb_server(name: str, key: str | None, user: str | None, password: str | None) -> Server:
-    """Return the source that --source names: official, huggingface, or the address of any mirror.
+    """Return the server for a value of --source: official, huggingface, or the URL of a mirror.
 
-    VOXCELEB_KEY stands in for the official source's key, VOXCELEB_PASSWORD for a user's password; HF_TOKEN and
-    HF_ENDPOINT apply to huggingface as they do to its own tools. Raises UsageError.
+    The environment variables VOXCELEB_KEY and VOXCELEB_PASSWORD are the defaults of `key` and `password`. HF_TOKEN and
+    HF_ENDPOINT have the same meaning as for Hugging Face's own tools. UsageError if a value is missing or wrong.
     """
     if name == "official":
         key = key or os.environ.get("VOXCELEB_KEY")
@@ -70,13 +70,13 @@ def voxceleb_server(name: str, key: str | None, user: str | None, password: str 
     if name == "huggingface":
         token = os.environ.get("HF_TOKEN")
         pattern = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") + HUGGING_FACE
-        advice = "it may ask for an account: put a token of yours in HF_TOKEN"
+        advice = "it may require an account: set HF_TOKEN to an access token"
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return Server(pattern, advice, headers, (token,) if token else ())
     if not re.match(r"https?://[^/]", name):
-        raise UsageError("--source is official, huggingface or the address of a mirror, http:// or https://")
+        raise UsageError("--source: must be official, huggingface or the URL of a mirror, http:// or https://")
     if "@" in urlsplit(name).netloc:
-        raise UsageError("--source: give name and password by --user and --password, not within the address")
+        raise UsageError("--source: pass name and password by --user and --password, not within the URL")
     pattern = name if "{name}" in name else f"{name.rstrip('/')}/{{name}}"
     if key:
         return _with_key(pattern, key, "check --key")
@@ -87,7 +87,7 @@ def voxceleb_server(name: str, key: str | None, user: str | None, password: str 
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         advice = "check --user and --password (or VOXCELEB_PASSWORD)"
         return Server(pattern, advice, {"Authorization": f"Basic {pair}"}, (password, pair))
-    return Server(pattern, "it wants --user and --password, or --key, as its owner gave them")
+    return Server(pattern, "it requires --user and --password, or --key, from its owner")
 
 
 def _with_key(pattern: str, key: str, advice: str) -> Server:

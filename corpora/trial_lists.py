@@ -1,4 +1,4 @@
-"""Trial lists under save_path: VoxCeleb's, checked, or drawn at random for any other wav tree."""
+"""Trial lists in save_path: VoxCeleb's, downloaded and checked, or sampled over another wav tree."""
 
 import functools
 import itertools
@@ -16,22 +16,22 @@ from dataset.trials import Trials, read_trials, write_trials
 from system.console import UserError, warn
 from system.files import replacing, utterances
 
-RETRIES = 2  # fewer than for archives: a server may not have a list
+RETRIES = 2  # fewer than for archives, since not every server has the lists
 
 
 def find_fault(path: Path, published: int | None) -> str | None:
-    """Say what is wrong with a trial list, its form or its number of trials (None: any); None if nothing is."""
+    """Return an error message for a trial list of a wrong form or another length than published, None otherwise."""
     try:
         found = len(read_trials(path).label)
     except UserError as error:
         return str(error)
-    return None if published in (None, found) else f"{path}: {found:,} trials where {published:,} are published"
+    return None if published in (None, found) else f"{path}: {found:,} trials instead of the published {published:,}"
 
 
 def download_lists(server: Server, root: Path, published: bool) -> None:
-    """Fetch the trial lists over VoxCeleb1 that the server serves; say which it does not.
+    """Download the trial lists over VoxCeleb1; print a warning with those that the server does not have.
 
-    `published`: the server serves VoxCeleb itself, so the lists have VoxCeleb's lengths.
+    With `published`, the lists must have the lengths of VoxCeleb's.
     """
     lacking = {}
     for served, saved, count in TRIAL_LISTS:
@@ -42,30 +42,30 @@ def download_lists(server: Server, root: Path, published: bool) -> None:
             lacking[served] = error
     if lacking:
         reason = next(iter(lacking.values()))
-        warn(f"trial lists not fetched: {', '.join(lacking)} ({reason}); --trial_list FILE takes a copy of yours")
+        warn(f"trial lists not downloaded: {', '.join(lacking)} ({reason}); add a list with --trial_list FILE")
 
 
 def adopt_list(path: Path, root: Path) -> None:
-    """Copy a trial list of the user's to where the evaluators look: VoxCeleb's by name, any other as the default.
+    """Copy a trial list into `root`: a list of VoxCeleb's under its own name, any other one as the default list.
 
-    Raises UserError if its form or, for VoxCeleb's lists, its length is wrong, or another list is there.
+    UserError if its form or, for a list of VoxCeleb's, its length is wrong, or if another list has this name.
     """
     _, saved, published = next((row for row in TRIAL_LISTS if row[0] == path.name), (None, TRIALS_NAME, None))
     if fault := find_fault(path, published):
         raise UserError(fault)
     target = root / saved
     if target.exists() and target.read_bytes() != path.read_bytes():
-        raise UserError(f"{target}: another list is there; move it away first")
+        raise UserError(f"{target}: another list exists; move it away first")
     with replacing(target) as temporary:
         shutil.copyfile(path, temporary)
     print(f"{target}: {len(read_trials(target).label):,} trials")
 
 
 def make_trials(root: Path, count: int, seed: int) -> None:
-    """Draw a trial list over the evaluation wavs below `root` and write it, unless one is there."""
+    """Sample a trial list over the evaluation wavs below `root` and write it; an existing list is kept."""
     target = root / TRIALS_NAME
     if target.exists():
-        print(f"{target}: kept, no list was drawn; move it away to draw one")
+        print(f"{target}: exists and was kept; move it away to sample a new list")
         return
     wavs = sorted(name + suffix for name, suffix in utterances(root / TREES["vox1_test"].wav, ".wav").items())
     speakers = [list(group) for _, group in itertools.groupby(wavs, lambda name: name.partition("/")[0])]

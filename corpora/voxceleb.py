@@ -1,4 +1,4 @@
-"""VoxCeleb's archives as published: names, MD5s, counts; and the lists that replace them for a private set."""
+"""VoxCeleb's archives as published: names, MD5s and counts; lists of other archives that replace them."""
 
 import fnmatch
 import re
@@ -40,33 +40,33 @@ TRIAL_LISTS = (  # over VoxCeleb1: the name where it is served, the name under s
 
 
 class Archive(NamedTuple):
-    """A zip and the files that it is served in, those to be joined in this order."""
+    """A zip archive and the parts that it is distributed in, in their order."""
 
     name: str
-    md5: str | None  # of the whole zip, where known
+    md5: str | None  # of the complete zip, None if unknown
     parts: dict[str, str]  # file name -> MD5
     tree: str  # key of configure.TREES
 
     @property
     def inside(self) -> str:
-        """The folder within the zip that holds the speakers."""
+        """The folder in the zip that contains the speakers."""
         return "dev/aac/" if self.tree == "vox2_dev" else "wav/"
 
     def present(self, folder: Path) -> list[Path]:
-        """Return the files that lie in `folder`: the whole zip, where somebody joined it, else those of the parts."""
-        whole = folder / self.name
-        return [whole] if whole.is_file() else [folder / part for part in self.parts if (folder / part).is_file()]
+        """Return the files in `folder`: the complete zip if it exists, otherwise the parts that exist."""
+        joined = folder / self.name
+        return [joined] if joined.is_file() else [folder / part for part in self.parts if (folder / part).is_file()]
 
     def complete(self, folder: Path) -> bool:
-        """Tell whether the whole zip or all parts lie in `folder`."""
+        """Return whether `folder` contains the complete zip or all parts."""
         return (folder / self.name).is_file() or len(self.present(folder)) == len(self.parts)
 
 
 def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | None = None) -> list[Archive]:
-    """Return the archives that --parts chooses, from VoxCeleb's lists or from the files that replace them.
+    """Return the archives that --parts selects, from VoxCeleb's lists or from the files that replace them.
 
-    A parts list has lines `NAME MD5`; a zip list has lines `PART_GLOB ZIP MD5`. VoxCeleb's own zip list does not
-    apply to somebody else's parts. Raises UserError naming the file and line.
+    A parts list has lines `NAME MD5`, a zip list lines `PART_GLOB ZIP MD5`. VoxCeleb's zip list does not apply to
+    another parts list. UserError with the file and line for a wrong line or name.
     """
     parts = _rows(parts_list, PARTS, "NAME MD5")
     zips = _rows(zip_list, "" if parts_list else ZIPS, "PART_GLOB ZIP MD5")
@@ -77,16 +77,16 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
         tree = next((tree for tree in TREES if name.startswith(tree)), None)
         if tree is None:
             place, what = (zip_list, name) if listed else (parts_list, part)
-            raise UserError(f"{place}: '{what}' begins with none of {', '.join(TREES)}, so its place is unknown")
+            raise UserError(f"{place}: '{what}' does not begin with {' or '.join(TREES)}; rename it")
         if choice == "all" or tree.startswith(choice):
             archives.setdefault(name, Archive(name, md5, {}, tree)).parts[part] = part_md5
     if not archives:
-        raise UserError(f"{parts_list}: lists nothing of --parts {choice}")
+        raise UserError(f"{parts_list}: contains no archive of --parts {choice}")
     return list(archives.values())
 
 
 def _rows(path: Path | None, published: str, form: str) -> list[list[str]]:
-    """Return the words of each line of a file or, without one, of what is published."""
+    """Return the words of each line of a file, or of the published list if there is none."""
     lines = read_lines(path, "no such list") if path else published.splitlines()
     width, rows = len(form.split()), []
     for number, line in enumerate(lines, 1):

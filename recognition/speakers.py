@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from corpora.naming import tell_apart
+from corpora.naming import describe_both
 from model.encoder import EMBEDDING_SIZE
 from recognition.batch import EmbeddedRecording
 from system.console import UserError
@@ -226,7 +226,7 @@ def _files(folder: Path) -> dict[str, Path]:
     for file in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if file.endswith(SUFFIX) and not file.startswith("."):
             if (other := paths.setdefault(_name_of(folder / file), folder / file).name) != file:
-                raise UserError(f"{folder}: rename or remove one of two files: {tell_apart(other, file)}")
+                raise UserError(f"{folder}: rename or remove one of two files: {describe_both(other, file)}")
     return dict(sorted(paths.items()))
 
 

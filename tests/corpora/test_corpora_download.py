@@ -1,4 +1,4 @@
-"""Downloading against a server that misbehaves in every way the real ones do."""
+"""Downloads from a server with the faults of real servers."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mirror_server import Mirror
 
-from corpora import download
+from corpora import download as downloading
 from corpora.download import download_files, with_md5
 from corpora.servers import Server, voxceleb_server
 from corpora.voxceleb import read_archives
@@ -21,7 +21,7 @@ SECRET = "pass word/+&"
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(download, "LONGEST_PAUSE", 0)
+    monkeypatch.setattr(downloading, "LONGEST_PAUSE", 0)
     folder = tmp_path / "served"
     folder.mkdir()
     for index, name in enumerate(NAMES):
@@ -29,7 +29,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def bring(
+def download(
     mirror: Mirror, folder: Path, server: Server | None = None, names: Sequence[str] = NAMES, retries: int = 3
 ) -> None:
     server = server or voxceleb_server(mirror.url, None, None, None)
@@ -37,7 +37,7 @@ def bring(
     download_files(downloads, server, folder, jobs=2, retries=retries)
 
 
-def same(a: Path, b: Path) -> bool:
+def have_equal_files(a: Path, b: Path) -> bool:
     return all((a / name).read_bytes() == (b / name).read_bytes() for name in NAMES)
 
 
@@ -48,80 +48,80 @@ def same(a: Path, b: Path) -> bool:
 def test_faults_are_survived(served: Path, tmp_path: Path, ranges: bool, faults: list[str | int]) -> None:
     with Mirror(served, ranges=ranges) as mirror:
         mirror.faults[NAMES[0]] = list(faults)
-        if not ranges and faults == ["drop"] * 6:  # no byte of progress after the first time: patience ends
+        if not ranges and faults == ["drop"] * 6:  # no new byte after the first time
             with pytest.raises(UserError, match=f"{NAMES[0]}.*run again"):
-                bring(mirror, tmp_path)
-        bring(mirror, tmp_path)
-    assert same(served, tmp_path)
+                download(mirror, tmp_path)
+        download(mirror, tmp_path)
+    assert have_equal_files(served, tmp_path)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_resume_asks_only_for_the_rest(served: Path, tmp_path: Path) -> None:
+def test_resuming_requests_only_the_rest(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes()[:400_000])
     with Mirror(served) as mirror:
-        bring(mirror, tmp_path)
+        download(mirror, tmp_path)
         assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]] == ["bytes=0-0", "bytes=400000-"]
         mirror.requests.clear()
-        bring(mirror, tmp_path)
-        assert mirror.requests == []  # what is verified is not asked for again
-    assert same(served, tmp_path)
+        download(mirror, tmp_path)
+        assert mirror.requests == []  # a verified file is not requested again
+    assert have_equal_files(served, tmp_path)
 
 
-def test_a_source_that_sends_less_than_asked_is_asked_for_the_rest(served: Path, tmp_path: Path) -> None:
+def test_the_rest_of_a_short_answer_is_requested(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = ["short"]
-        bring(mirror, tmp_path)
+        download(mirror, tmp_path)
         assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]][1:] == ["bytes=0-", "bytes=500001-"]
-    assert same(served, tmp_path)
+    assert have_equal_files(served, tmp_path)
     assert not list(tmp_path.glob("*.bad"))
 
 
-def test_whole_or_too_long_partial_files(served: Path, tmp_path: Path) -> None:
+def test_complete_or_too_long_partial_files(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes((served / NAMES[0]).read_bytes())
     (tmp_path / f"{NAMES[1]}.partial").write_bytes((served / NAMES[1]).read_bytes() + b"more")
     with Mirror(served) as mirror:
-        bring(mirror, tmp_path)
+        download(mirror, tmp_path)
         assert [asked for name, asked, _ in mirror.requests if name == NAMES[0]] == ["bytes=0-0"]
-    assert same(served, tmp_path)
+    assert have_equal_files(served, tmp_path)
 
 
-def test_wrong_partial_file_is_found_out(served: Path, tmp_path: Path) -> None:
+def test_a_wrong_partial_file_is_detected(served: Path, tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.partial").write_bytes(bytes(1000))
     with Mirror(served) as mirror:
-        bring(mirror, tmp_path)
-    assert same(served, tmp_path)
+        download(mirror, tmp_path)
+    assert have_equal_files(served, tmp_path)
     assert (tmp_path / f"{NAMES[0]}.bad").exists()
 
 
-def test_wrong_twice_is_named_and_kept_aside(served: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_wrong_twice_is_named_and_kept(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = ["wrong", "wrong"]
-        with pytest.raises(UserError, match=rf"{NAMES[0]}: MD5 .* twice; kept as .*{NAMES[0]}\.bad"):
-            bring(mirror, tmp_path)
+        with pytest.raises(UserError, match=rf"{NAMES[0]}: .*MD5 .* twice; .*{NAMES[0]}\.bad"):
+            download(mirror, tmp_path)
     assert not (tmp_path / NAMES[0]).exists()
     assert (tmp_path / NAMES[1]).read_bytes() == (served / NAMES[1]).read_bytes()
 
 
-def test_dead_server_is_given_up(served: Path, tmp_path: Path) -> None:
+def test_a_dead_server_is_an_error(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
         mirror.faults[NAMES[0]] = [500] * 10
         with pytest.raises(UserError, match=f"{NAMES[0]}.*HTTP 500.*run again"):
-            bring(mirror, tmp_path)
+            download(mirror, tmp_path)
         url = mirror.url
     server = voxceleb_server(url, None, None, None)
     with pytest.raises(UserError, match="(?i)refused"):
         download_files([with_md5(NAMES[0], "0" * 32)], server, tmp_path, jobs=1, retries=1)
 
 
-def test_too_little_disk_is_told_before_the_first_byte(served: Path, tmp_path: Path) -> None:
+def test_too_little_disk_is_an_error_before_the_first_byte(served: Path, tmp_path: Path) -> None:
     with Mirror(served, size=10**16) as mirror:
         with pytest.raises(UserError, match=r"20000000\.0 GB"):
-            bring(mirror, tmp_path)
+            download(mirror, tmp_path)
         assert {asked for _, asked, _ in mirror.requests} == {"bytes=0-0"}
     assert not list(tmp_path.glob("vox*"))
 
 
-def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path) -> None:
+def test_refusals_name_the_flag_to_use_and_no_secret(served: Path, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], tuple, str]] = [
         (dict(user="ann", password="right"), (None, "ann", SECRET), "HTTP 401.*--password"),
         (dict(user="ann", password="right"), (None, None, None), "HTTP 401.*--user"),
@@ -129,27 +129,27 @@ def test_refusals_say_what_to_do_and_show_no_secret(served: Path, tmp_path: Path
     ]
     for server, (key, user, password), message in cases:
         with Mirror(served, **server) as mirror, pytest.raises(UserError, match=message) as caught:
-            bring(mirror, tmp_path, voxceleb_server(mirror.url, key, user, password))
+            download(mirror, tmp_path, voxceleb_server(mirror.url, key, user, password))
         assert SECRET not in str(caught.value) and "pass+word" not in str(caught.value)
     with Mirror(tmp_path) as mirror, pytest.raises(UserError, match="HTTP 404.*--source"):
         download_files([with_md5("absent", "0" * 32)], voxceleb_server(mirror.url, None, None, None), tmp_path, 1, 1)
     with Mirror(served) as mirror, pytest.raises(UserError, match="web page"):
         mirror.faults[NAMES[0]] = ["page"]
-        bring(mirror, tmp_path)
+        download(mirror, tmp_path)
 
 
-def test_key_travels_as_a_query(served: Path, tmp_path: Path) -> None:
+def test_the_key_is_sent_as_a_query(served: Path, tmp_path: Path) -> None:
     with Mirror(served, key=SECRET) as mirror:
-        bring(mirror, tmp_path, voxceleb_server(mirror.url + "/download?file={name}", SECRET, None, None))
-    assert same(served, tmp_path)
+        download(mirror, tmp_path, voxceleb_server(mirror.url + "/download?file={name}", SECRET, None, None))
+    assert have_equal_files(served, tmp_path)
 
 
-def test_password_does_not_follow_a_redirect_to_another_host(served: Path, tmp_path: Path) -> None:
+def test_the_password_is_not_sent_to_another_host_after_a_redirect(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as target, Mirror(served, redirect=target.url) as mirror:
-        bring(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
+        download(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
         assert all(authorization for *_, authorization in mirror.requests)
         assert not any(authorization for *_, authorization in target.requests)
-    assert same(served, tmp_path)
+    assert have_equal_files(served, tmp_path)
 
 
 def test_a_netrc_entry_does_not_replace_the_password_given(
@@ -158,29 +158,29 @@ def test_a_netrc_entry_does_not_replace_the_password_given(
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login eve password other\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Mirror(served, user="ann", password=SECRET) as mirror:
-        bring(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
-    assert same(served, tmp_path)
+        download(mirror, tmp_path, voxceleb_server(mirror.url, None, "ann", SECRET))
+    assert have_equal_files(served, tmp_path)
 
 
-def test_files_are_asked_for_uncompressed(served: Path, tmp_path: Path) -> None:
+def test_files_are_requested_uncompressed(served: Path, tmp_path: Path) -> None:
     with Mirror(served) as mirror:
-        bring(mirror, tmp_path)
-    assert mirror.encodings == {"identity"}  # else ranges could count bytes of something else
+        download(mirror, tmp_path)
+    assert mirror.encodings == {"identity"}  # otherwise ranges count compressed bytes
 
 
-def test_repetitions_are_told_without_the_key(served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retries_are_reported_without_the_key(served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Mirror(served, key=SECRET) as mirror:
         mirror.faults[NAMES[0]] = [503, "drop"]
-        bring(mirror, tmp_path, voxceleb_server(mirror.url, SECRET, None, None))
-    told = capsys.readouterr().err
-    assert "HTTP 503" in told and "trying again" in told and "500000 more expected" in told
+        download(mirror, tmp_path, voxceleb_server(mirror.url, SECRET, None, None))
+    printed = capsys.readouterr().err
+    assert "HTTP 503" in printed and "500000 more expected" in printed
     with pytest.raises(UserError) as caught:
         (tmp_path / NAMES[0]).unlink()
-        server = voxceleb_server(mirror.url, SECRET, None, None)  # nobody listens there any more
+        server = voxceleb_server(mirror.url, SECRET, None, None)  # the server has stopped
         download_files([with_md5(NAMES[0], "0" * 32)], server, tmp_path, jobs=1, retries=1)
-    told += capsys.readouterr().err + str(caught.value)
-    assert told.count("Connection refused") == 2
-    assert "key=" not in told and SECRET not in told and "pass%20word" not in told
+    printed += capsys.readouterr().err + str(caught.value)
+    assert printed.count("Connection refused") == 2
+    assert "key=" not in printed and SECRET not in printed and "pass%20word" not in printed
 
 
 def test_addresses_of_the_public_sources(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,12 +199,12 @@ def test_addresses_of_the_public_sources(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "a%26b" not in voxceleb_server("http://h/f", None, None, None).url("x")  # another host gets no key
 
 
-def test_a_name_without_a_place_is_told_with_the_list_that_holds_it(tmp_path: Path) -> None:
+def test_an_unknown_archive_is_named_with_its_list(tmp_path: Path) -> None:
     parts, zips = tmp_path / "parts.txt", tmp_path / "zips.txt"
     zips.write_text(f"vox1_dev_* other.zip {'0' * 32}\n")
-    for part, told in (("vox1_dev_partaa", "zips.txt: 'other.zip'"), ("other_partaa", "parts.txt: 'other_partaa'")):
+    for part, message in (("vox1_dev_partaa", "zips.txt: 'other.zip'"), ("other_partaa", "parts.txt: 'other_partaa'")):
         parts.write_text(f"{part} {'0' * 32}\n")
-        with pytest.raises(UserError, match=f"{told} begins with none of"):
+        with pytest.raises(UserError, match=message):
             read_archives("all", parts, zips)
-    with pytest.raises(UserError, match="zips.txt: 'other.zip' begins with none of"):
+    with pytest.raises(UserError, match="zips.txt: 'other.zip'"):
         read_archives("all", None, zips)
