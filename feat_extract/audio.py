@@ -1,6 +1,6 @@
-"""The one reader of recordings: any file that FFmpeg's libraries know, as 16 kHz mono 16-bit samples.
+"""Read recordings of any format that FFmpeg's libraries support, as 16 kHz mono 16-bit samples.
 
-A wav that is just that is read and written here, bit by bit; decoding.py converts everything else.
+This module reads and writes wavs of exactly this format without any change; decoding.py converts all other files.
 """
 
 import shutil
@@ -27,25 +27,26 @@ from feat_extract.recording import (
 from system import console
 from system.files import replacing
 
-WINDOW_SECONDS = 0.025  # a recording that lacks less than this lacks nothing that features would show
-PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # of a wav: 16 kHz mono 16-bit
+WINDOW_SECONDS = 0.025  # a recording that lacks less than one frame of features is not reported as truncated
+PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # of a 16 kHz mono 16-bit wav
 
 
 class WavHeader(NamedTuple):
-    """What a wav says about its samples."""
+    """The position and number of the samples in a wav, by its header."""
 
-    start: int  # in bytes from the beginning of the file
-    n_plain: int | None  # how many there are, if they are 16 kHz mono 16-bit
-    missing: float  # seconds of them that are promised beyond the end of the file
+    start: int  # position of the first sample in bytes
+    n_plain: int | None  # number of samples in the file; None if they are not 16 kHz mono 16-bit
+    missing: float  # seconds that the header states beyond the end of the file
 
 
 def read_recording(source: Path | IO[bytes], channel: int | None = None, name: str | None = None) -> Recording:
-    """Return the samples of a recording; RecordingError, a UserError, if it cannot be used.
+    """Return the samples of a recording.
 
-    `source` is a file, or one that is open; messages call it `name`. An open file is read from its start if it is
-    seekable, otherwise from its position (a pipe). Without a `channel`, counted from 1, channels are averaged; where
-    they cancel, the loudest is taken. A wav whose header was never finished is read to its end. What a header promises
-    and the file lacks is remarked from 25 ms on, and refused if it is more than half.
+    `source` is a path or an open file; messages contain `name`. An open file is read from its start if it is seekable,
+    otherwise from its position (a pipe). `channel` is counted from 1; by default the channels are averaged, or the
+    loudest is taken if they cancel each other. A wav with an unfinished header is read to its end. A remark reports
+    25 ms or more that the header states and the file lacks. RecordingError, a UserError, if the recording cannot be
+    used or more than half of it is missing.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
@@ -53,7 +54,7 @@ def read_recording(source: Path | IO[bytes], channel: int | None = None, name: s
 
 
 def read_and_warn(source: Path | IO[bytes], channel: int | None = None, name: str | None = None) -> Recording:
-    """Do what read_recording does, and warn of what is doubtful about the recording."""
+    """Return the same as read_recording, and print its remarks as warnings."""
     recording = read_recording(source, channel, name)
     for remark in recording.remarks:
         console.warn(f"{name or source}: {remark}")
@@ -61,9 +62,9 @@ def read_and_warn(source: Path | IO[bytes], channel: int | None = None, name: st
 
 
 def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
-    """Return n samples (n,) of what read_recording reads, from sample `start` on, and how many there are in all.
+    """Return the samples start..start+n-1 of a recording, fewer at its end, and the number of all its samples.
 
-    They are fewer where the recording ends. Of a 16 kHz mono 16-bit wav no others are read.
+    From a 16 kHz mono 16-bit wav only these samples are read. RecordingError as read_recording.
     """
     with _opened(path, str(path)) as file:
         header = _wav_header(file)
@@ -75,14 +76,17 @@ def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
 
 
 def n_plain_samples(path: Path) -> int | None:
-    """Return the number of samples of a 16 kHz mono 16-bit wav, None for another file; RecordingError as above."""
+    """Return the number of samples of a 16 kHz mono 16-bit wav, None for any other file.
+
+    RecordingError if the file cannot be read.
+    """
     with _opened(path, str(path)) as file:
         header = _wav_header(file)
     return header and header.n_plain
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
-    """Write samples (S,) int16 as a 16 kHz mono wav, whole or not at all."""
+    """Write samples (S,) int16 as a 16 kHz mono wav; the file is complete or not written at all."""
     with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -92,7 +96,7 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open a file; an OSError while it is open becomes a RecordingError."""
+    """Open a file; RecordingError for an OSError in the block."""
     try:
         with open(path, "rb") as file:
             yield file
@@ -102,7 +106,7 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
     seekable = getattr(file, "seekable", None)
-    if not (seekable() if seekable else hasattr(file, "seek")):  # Python 3.10's SpooledTemporaryFile cannot tell
+    if not (seekable() if seekable else hasattr(file, "seek")):  # Python 3.10's SpooledTemporaryFile has no `seekable`
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
             return _read(copy, name, channel)
@@ -114,7 +118,7 @@ def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
         samples = _plain_samples(file, header.start, min(header.n_plain, MAX_SAMPLES + 1))
         recording, missing = Recording(samples, False, []), 0.0
     else:
-        from feat_extract.decoding import decode  # FFmpeg's libraries are loaded only where they are needed
+        from feat_extract.decoding import decode  # loads FFmpeg's libraries, which plain wavs do not need
 
         file.seek(0)
         recording, missing = decode(file, name, channel)
@@ -122,19 +126,19 @@ def _read(file: IO[bytes], name: str, channel: int | None) -> Recording:
 
 
 def _size(file: IO[bytes]) -> int:
-    """Return the size in bytes of a seekable file; its position becomes the end."""
+    """Return the size in bytes of a seekable file, and move its position to the end."""
     file.seek(0, 2)
     return file.tell()  # Python 3.10's SpooledTemporaryFile.seek returns nothing
 
 
 def _checked(recording: Recording, name: str, missing: float) -> Recording:
-    """Return the recording with a remark about missing seconds, if it can be used."""
+    """Return the recording, with a remark about missing seconds; RecordingError if it cannot be used."""
     n_samples = len(recording.samples)
     seconds = n_samples / SAMPLE_RATE
     if not n_samples:
-        raise RecordingError(name, "holds no samples")
+        raise RecordingError(name, "contains no samples")
     if n_samples > MAX_SAMPLES:
-        raise RecordingError(name, f"longer than {MAX_HOURS} hours; cut it into shorter ones")
+        raise RecordingError(name, f"longer than {MAX_HOURS} hours; split it into shorter recordings")
     truncated = f"truncated: {missing:.2f} of its {seconds + missing:.2f} s are missing"
     if missing > seconds:
         raise RecordingError(name, truncated)
@@ -146,7 +150,7 @@ def _checked(recording: Recording, name: str, missing: float) -> Recording:
 
 
 def _wav_header(file: IO[bytes]) -> WavHeader | None:
-    """Return what a wav says, None for other formats."""
+    """Return the header of a wav, None for other formats."""
     riff = file.read(12)
     if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
         return None
@@ -155,10 +159,10 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
         (kind, size), start = struct.unpack("<4sI", chunk), file.tell()
         if kind == b"data":
             n_bytes = _size(file) - start
-            promised = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # otherwise the header was never finished
+            stated = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # else the header is unfinished
             bytes_per_second = struct.unpack_from("<I", form, 8)[0] if len(form) == len(PLAIN_FORMAT) else 0
-            missing = max(0, promised - n_bytes) / bytes_per_second if bytes_per_second else 0.0
-            return WavHeader(start, min(promised, n_bytes) // 2 if form == PLAIN_FORMAT else None, missing)
+            missing = max(0, stated - n_bytes) / bytes_per_second if bytes_per_second else 0.0
+            return WavHeader(start, min(stated, n_bytes) // 2 if form == PLAIN_FORMAT else None, missing)
         if kind == b"fmt ":
             form = file.read(min(size, len(PLAIN_FORMAT)))
         file.seek(start + size + size % 2)
@@ -166,6 +170,6 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
 
 
 def _plain_samples(file: IO[bytes], start: int, n: int) -> np.ndarray:
-    """Return n samples (n,) int16, all there, from a place in bytes of a 16 kHz mono 16-bit wav."""
+    """Return n samples (n,) int16 of a 16 kHz mono 16-bit wav from the position `start` in bytes."""
     file.seek(start)
     return np.frombuffer(file.read(2 * n), "<i2")

@@ -1,4 +1,4 @@
-"""Samples to log mel filterbank energies: the features of the paper's code release."""
+"""Compute log mel filterbank energies from samples: the features of the official code (Kye et al., 2020)."""
 
 import math
 from functools import cache
@@ -12,11 +12,10 @@ STEP = 160  # samples between frames, 10 ms
 N_FFT = 512
 PRE_EMPHASIS = 0.97
 HAMMING = np.hamming(WINDOW).astype(np.float32)
-FLOOR = 1e-5  # least energy before the logarithm
-# Frames transformed at a time. Their arrays stay below 128 kB: larger ones glibc gives back to the system after use,
-# and every page of the next ones faults.
+FLOOR = 1e-5  # minimum energy before the logarithm
+# Frames that are transformed together. Their arrays stay below 128 kB: glibc returns larger arrays to the system after
+# use, and every page of the next ones faults.
 BLOCK = 60
-PART = 6000  # frames pre-emphasised at a time: a minute, which bounds the memory
 FULL_SCALE = 32768  # of int16 samples
 MIN_PEAK = 4  # of float samples: decoders exceed a full scale of 1 by less, and a fainter int16 recording is silent
 
@@ -25,9 +24,10 @@ def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:
     """Return the log mel energies (T, 40) float32 of an utterance, in units of 20 log10(energy).
 
     The samples (S,), S >= 1, are at 16 kHz and on the int16 scale, -32768..32767, in a signed integer or float type;
-    floats within -1..1 must be multiplied by 32768. T = 1 for S <= 400, else 1 + ceil((S - 400) / 160). Each
-    coefficient has mean 0 over the utterance. `before` is the sample before a part of an utterance; None at its start.
-    ValueError for other shapes and, except in a part, which may be silent, for another scale.
+    floats within -1..1 must be multiplied by 32768. T = 1 for S <= 400, else 1 + ceil((S - 400) / 160). The mean of
+    each coefficient over the utterance is 0. If the samples are a segment of an utterance, `before` is the sample
+    before it. ValueError for other shapes and for another scale; the scale of a segment is not checked, because a
+    segment may be silent.
     """
     features = log_energies(samples, before)
     features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -35,42 +35,39 @@ def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:
 
 
 def log_energies(samples: np.ndarray, before: float | None = None) -> np.ndarray:
-    """Return what log_mel does, without the subtraction of each coefficient's mean."""
+    """Return the energies of log_mel before the mean of each coefficient is subtracted."""
     if samples.ndim != 1 or not len(samples):
         raise ValueError(f"samples are (S,), S >= 1, not {samples.shape}")
     if before is None:
         _check_scale(samples)
-    import scipy.fft  # takes a fifth of a second, which a process that leaves the work to others need not spend
+    import scipy.fft  # takes 0.2 s, which the main process of the extraction does not need to spend
 
     energies = np.empty((n_frames_of(len(samples)), N_MELS), np.float32)
     padded = np.zeros((min(BLOCK, len(energies)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
-    for first in range(0, len(energies), PART):
-        part = energies[first : first + PART]
-        frames = _frames(samples, before or 0, first, len(part))
-        for start in range(0, len(part), BLOCK):
-            block = frames[start : start + BLOCK]
-            np.multiply(block, HAMMING, out=padded[: len(block), :WINDOW])
-            spectrum = scipy.fft.rfft(padded[: len(block)])
-            power = spectrum.real**2 + spectrum.imag**2
-            np.matmul(power, _mel_filters(), out=part[start : start + BLOCK])
+    for start in range(0, len(energies), BLOCK):
+        block = energies[start : start + BLOCK]
+        np.multiply(_frames(samples, before or 0, start, len(block)), HAMMING, out=padded[: len(block), :WINDOW])
+        spectrum = scipy.fft.rfft(padded[: len(block)])
+        power = spectrum.real**2 + spectrum.imag**2
+        np.matmul(power, _mel_filters(), out=block)
     np.maximum(energies, np.float32(FLOOR), out=energies)
-    features = np.log10(energies, out=energies)  # one array throughout: of an hour it takes 58 MB
+    features = np.log10(energies, out=energies)  # in place: the array of an hour takes 58 MB
     features *= 20
     return features
 
 
 def n_frames_of(n_samples: int) -> int:
-    """Return how many frames log_mel makes of n_samples samples."""
+    """Return the number of frames of n_samples samples."""
     return 1 + max(0, -(-(n_samples - WINDOW) // STEP))
 
 
 def n_samples_of(n_frames: int) -> int:
-    """Return how many samples n_frames frames stand on."""
+    """Return the number of samples that n_frames frames cover."""
     return WINDOW + (n_frames - 1) * STEP
 
 
 def _check_scale(samples: np.ndarray) -> None:
-    """Raise ValueError if samples (S,) cannot be on the int16 scale; silence is on any."""
+    """Raise ValueError if samples (S,) cannot be on the int16 scale; zeros are valid on any scale."""
     kind, peak = samples.dtype.kind, 0.0
     if samples.dtype != np.int16:
         peak = max(float(samples.max()), -float(samples.min()))
@@ -83,7 +80,7 @@ def _check_scale(samples: np.ndarray) -> None:
 
 
 def _frames(samples: np.ndarray, before: float, first: int, n: int) -> np.ndarray:
-    """Return n overlapping frames (n, 400) of the pre-emphasised samples (S,), from one on, zeros behind their end."""
+    """Return n frames (n, 400) of the pre-emphasised samples (S,) from frame `first` on, padded with zeros."""
     start, x = STEP * first, np.zeros(n_samples_of(n), np.float32)
     covered = samples[start : start + len(x)]
     x[: len(covered)] = covered
@@ -94,9 +91,9 @@ def _frames(samples: np.ndarray, before: float, first: int, n: int) -> np.ndarra
 
 @cache
 def _mel_filters() -> np.ndarray:
-    """Return the (257, 40) filters: triangles with edges at whole FFT bins, peak 1, power / 512 folded in.
+    """Return the filters (257, 40), divided by 512: triangles of peak 1 whose edges are at whole FFT bins.
 
-    librosa.filters.mel puts the edges between bins and so gives other values.
+    librosa.filters.mel gives other values, because its edges are between bins.
     """
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)  # HTK mel of 8000 Hz
     edges_hz = 700 * (10 ** (np.linspace(0, top, N_MELS + 2) / 2595) - 1)

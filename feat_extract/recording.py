@@ -1,4 +1,4 @@
-"""What reading a recording gives, and why it may give nothing."""
+"""The result of reading a recording, and the errors of recordings that cannot be used."""
 
 from typing import NamedTuple
 
@@ -9,33 +9,33 @@ from system.console import UserError
 
 MAX_HOURS = 6  # of a recording
 MAX_SAMPLES = MAX_HOURS * 3600 * SAMPLE_RATE
-SUFFIXES = set(  # a file so called is a recording, and a damaged one if it cannot be read; others are tried too
+SUFFIXES = set(  # of files that must be recordings: one that cannot be read is an error
     ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
     ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
 )
-PLACEHOLDER_SIZE = 0x7F000000  # bytes; a header that says this or more was written by a program that could not know
+PLACEHOLDER_SIZE = 0x7F000000  # bytes; programs that do not know the size when they write the header write this or more
 
 
 class RecordingError(UserError):
-    """A recording that cannot be used; `reason` says why, without its name."""
+    """A recording that cannot be used; `reason` is the message without the name."""
 
     def __init__(self, name: str, reason: str = ""):
-        # Without a reason: made anew of its whole message, as errors that cross from one process to another are.
+        # An error that another process raised is rebuilt from its complete message alone.
         super().__init__(f"{name}: {reason}" if reason else name)
         self.reason = reason
 
 
 class NotAudioError(RecordingError):
-    """A file in which FFmpeg finds no audio: another kind of file, or one damaged from its beginning."""
+    """A file in which FFmpeg finds no audio: another type of file, or a damaged beginning."""
 
 
 class SilentError(RecordingError):
-    """A recording whose every sample is zero."""
+    """A recording in which every sample is zero."""
 
 
 class Recording(NamedTuple):
-    """A recording's samples."""
+    """The samples of a recording."""
 
     samples: np.ndarray  # (S,) int16, 16 kHz, S > 0, not all zero
-    converted: bool  # the file was not 16 kHz 16-bit mono
-    remarks: list[str]  # what is doubtful about them, a line each
+    converted: bool  # whether the file was not 16 kHz 16-bit mono
+    remarks: list[str]  # warnings about the samples, one line each

@@ -327,7 +327,7 @@ def write_bad_recordings(folder: Path) -> tuple[dict[str, str], list[str]]:
     for name, (rate, subtype) in converted.items():
         soundfile.write(folder / f"{name}.wav", good[:rate], rate, subtype=subtype)
     soundfile.write(folder / "stereo.wav", np.stack([good, good], axis=1), 16000)
-    told = {"silent": "silent", "nan": "NaN", "empty": "no samples", "huge": "full scale", "slow": "at 2 Hz"}
+    told = {"silent": "silent", "nan": "NaN", "empty": "no samples", "huge": "full scale", "slow": "rate 2 Hz"}
     told |= {"cut": "truncated", "junk": "no readable audio", "nothing": "no readable", "line\nend": "no readable"}
     return told, [*converted, "stereo"]
 
