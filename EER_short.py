@@ -52,8 +52,8 @@ from evaluation.score_file import CLEAN, DRY, FULL
 from evaluation.short_trials import stored_short_trials, test_segments
 from evaluation.speech import SpeechIndex
 from evaluation.verification import UNDISTURBED, TrialSet, find_trials, score_trials, scored_trials
-from feat_extract.disturbance import MAX_SNR, NoiseSources
 from feat_extract.noise_folder import check_recordings
+from feat_extract.noise_sources import MAX_SNR, NoiseSources
 from system import console, ranks
 from system.console import UsageError
 

@@ -20,8 +20,8 @@ import scipy.signal
 from configure import SAMPLE_RATE
 from feat_extract.audio import read_recording
 from feat_extract.codecs import transcode
-from feat_extract.disturbance import coloured_noise, mix, reverberate, synthetic_impulse_response
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
+from feat_extract.noise_sources import coloured_noise, mix, reverberate, synthetic_impulse_response
 from feat_extract.recording import SUFFIXES
 from feat_extract.silence import trim_samples
 from system import console

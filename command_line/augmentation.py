@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from feat_extract.augmentation import KINDS, Augmentation
-from feat_extract.disturbance import MAX_SNR
 from feat_extract.noise_folder import check_recordings
+from feat_extract.noise_sources import MAX_SNR
 from system.console import Parser, UsageError, positive
 
 SNR_FLAGS = ("--noise_snr", "--music_snr", "--babble_snr")

@@ -8,8 +8,8 @@ import numpy as np
 from dataset.index import FeatureIndex
 from evaluation.score_file import CLEAN
 from evaluation.speech import SpeechIndex
-from feat_extract.disturbance import NoiseSources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE
+from feat_extract.noise_sources import NoiseSources, mix, reverberate
 from system.console import UserError
 
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.index import FeatureIndex
-from feat_extract.disturbance import NoiseSources, mix, reverberate
 from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
+from feat_extract.noise_sources import NoiseSources, mix, reverberate
 from system.console import UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")

@@ -13,8 +13,8 @@ from evaluation.noise import NoisyTests
 from evaluation.speech import SpeechIndex
 from feat_extract import disturbance
 from feat_extract.audio import read_recording
-from feat_extract.disturbance import NoiseSources
 from feat_extract.fbank import log_mel
+from feat_extract.noise_sources import NoiseSources
 from system.console import UserError
 
 SIDES = np.array([0, 4, 8, 12, 0]), np.array([1, 5, 1, 9, 1])  # trials 0, 1 and 4 are target ones

@@ -14,7 +14,8 @@ from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
 from feat_extract import augmentation, codecs
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
-from feat_extract.disturbance import (
+from feat_extract.fbank import log_mel
+from feat_extract.noise_sources import (
     NoiseSources,
     change_speed,
     coloured_noise,
@@ -22,7 +23,6 @@ from feat_extract.disturbance import (
     reverberate,
     synthetic_impulse_response,
 )
-from feat_extract.fbank import log_mel
 from system.console import UserError
 from system.loading import Loader
 
@@ -146,7 +146,7 @@ def added_by(crops: AugmentedCrops, features: FeatureIndex, row: int, monkeypatc
         seen.append(np.insert(samples, 0, before).astype(float))
         return log_mel(samples, before)
 
-    monkeypatch.setattr("feat_extract.disturbance.log_mel", spy)
+    monkeypatch.setattr("feat_extract.noise_sources.log_mel", spy)
     clean = AugmentedCrops(Augmentation(("noise",), 0.0), crops_root(features), features)
     for seed in range(60):
         clean.crop(row, 20, 200, 0, rng(seed)), crops.crop(row, 20, 200, 0, rng(seed))

@@ -7,8 +7,8 @@ import pytest
 import scipy.signal
 
 from corpora import demo
-from feat_extract.disturbance import coloured_noise, mix
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
+from feat_extract.noise_sources import coloured_noise, mix
 
 RATE = 16000
 Sound = Callable[[int, np.random.Generator], np.ndarray]

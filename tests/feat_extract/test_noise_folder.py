@@ -13,8 +13,8 @@ from dataset.index import FeatureIndex
 from evaluation.noise import NoisyTests
 from feat_extract import augmentation, decoding
 from feat_extract.augmentation import Augmentation, AugmentedCrops
-from feat_extract.disturbance import NoiseSources
 from feat_extract.noise_folder import NOISE, recordings
+from feat_extract.noise_sources import NoiseSources
 from system.console import UserError
 
 RATE = 16000
