@@ -1,17 +1,15 @@
-"""Augmentation of training crops: noise, babble, reverberation, codecs and speed, from each crop's wav; SpecAugment.
+"""Augment training crops: noise, babble, reverberation, codecs and speed on the samples, SpecAugment on the features.
 
-A crop gets, with --augment_prob, one of the chosen kinds among noise, music, babble and reverb. That, the probability
-of 0.6 and the ranges of noise and music are WeSpeaker's (wespeaker/dataset/processor.py), the range of babble and its
-3 to 7 voices voxceleb_trainer's. As in WeSpeaker a speaker at another speed counts as another speaker, and SpecAugment
-masks at most 10 frames and 8 coefficients.
+With the probability of --augment_prob a crop gets one of noise, music, babble and reverberation. This, the default
+probability of 0.6 and the SNRs of noise and music are those of WeSpeaker (wespeaker/dataset/processor.py). The SNRs of
+babble and its 3 to 7 speakers are those of voxceleb_trainer. As in WeSpeaker, a speaker at another speed is another
+class, and SpecAugment masks up to 10 frames and 8 coefficients. A codec is chosen independently and applied last, since
+a telephone transmits the speech together with the noise and the reverberation.
 
-A codec is independent of these kinds and follows them, as a telephone line follows the room that the speaker is in.
-
-The signal work is NumPy's and SciPy's: audiomentations (0.43) draws from the global states of random and numpy.random,
-so that its crops could not be drawn from (seed, epoch, index).
+audiomentations (0.43) is not used: it takes its random numbers from the global states of random and numpy.random, but
+crops have to depend on (seed, epoch, index) only.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,100 +22,98 @@ from feat_extract.noise_sources import NoiseSources, mix, reverberate
 from system.console import UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
-SPEEDS = (10, 9, 11)  # in tenths of the recorded one
-MASK_PROB, MASK_FRAMES, MASK_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: the widths are the greatest
+SPEEDS = (10, 9, 11)  # in tenths of the recorded speed
+MASK_PROB, MAX_FRAMES, MAX_COEFFICIENTS = 0.6, 10, 8  # of SpecAugment: probability and maximum widths
 
 
 class Augmentation(NamedTuple):
-    """What is done to crops."""
+    """The augmentation of training crops."""
 
     kinds: tuple[str, ...] = ()  # of KINDS
-    prob: float = 0.6  # that a crop gets noise, music, babble or reverb
-    noise_snr: tuple[float, float] = (0.0, 15.0)  # dB, least and greatest
+    prob: float = 0.6  # probability of noise, music, babble or reverberation
+    noise_snr: tuple[float, float] = (0.0, 15.0)  # minimum and maximum in dB
     music_snr: tuple[float, float] = (5.0, 15.0)
     babble_snr: tuple[float, float] = (13.0, 20.0)
-    noise_dir: str | None = None
-    rir_dir: str | None = None
-    codec_prob: float = 0.3  # that a crop passes a codec, whether or not it is disturbed
+    noise_dir: str | None = None  # folder of recordings; None: synthetic noise, babble of other speakers
+    rir_dir: str | None = None  # folder of room impulse responses; None: synthetic ones
+    codec_prob: float = 0.3
 
 
 class AugmentedCrops:
-    """Crops of utterances, augmented; each speaker is heard at `n_speeds` speeds."""
+    """Augmented crops of utterances.
+
+    Attributes:
+        n_speeds: number of speeds of each speaker.
+    """
 
     def __init__(self, augmentation: Augmentation, root: Path, features: FeatureIndex):
-        """Find wavs, noise and rooms, as far as the kinds need them; UserError if there are none."""
+        """Find the wavs, noise and impulse responses that the kinds need; UserError if there are none."""
         self._augmentation, self._features = augmentation, features
-        chosen = augmentation.kinds
-        self.n_speeds = len(SPEEDS) if "speed" in chosen else 1
-        disturbing, noise_dir = set(chosen), augmentation.noise_dir
+        kinds, noise_dir = set(augmentation.kinds), augmentation.noise_dir
+        self.n_speeds = len(SPEEDS) if "speed" in kinds else 1
         self._sources: NoiseSources | None = None
-        if set(chosen) - {"specaugment"}:
-            needed = [NOISE, MUSIC] * ("noise" in chosen) + [SPEECH] * ("babble" in chosen)
+        if kinds - {"specaugment"}:
+            needed = [NOISE, MUSIC] * ("noise" in kinds) + [SPEECH] * ("babble" in kinds)
             self._sources = NoiseSources(root, features, noise_dir, augmentation.rir_dir, needed)
-            if "noise" in chosen and noise_dir:
-                noises = {NOISE, MUSIC} & self._sources.recorded.keys()
-                if not noises:
+            if "noise" in kinds and noise_dir:
+                kinds = kinds - {NOISE} | {NOISE, MUSIC} & self._sources.recorded.keys()
+                if kinds.isdisjoint((NOISE, MUSIC)):
                     raise UserError(f"{noise_dir}: contains speech, but neither noise nor music for --augment noise")
-                disturbing = disturbing - {NOISE} | noises
-        self._disturbing = [kind for kind in (NOISE, "babble", "reverb", MUSIC) if kind in disturbing]
-        self._code: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
-        if "codec" in chosen:
-            from feat_extract.codecs import transcode_at_random  # FFmpeg's libraries are loaded only where needed
-
-            self._code = transcode_at_random
+        self._noises = [kind for kind in (NOISE, "babble", "reverb", MUSIC) if kind in kinds]
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
 
-        Undisturbed and at speed 0 it is FeatureIndex.crop but for each coefficient's mean.
+        At speed 0 and without any augmentation, it is FeatureIndex.crop except for the mean of each coefficient.
         """
         if self._sources:
-            disturb = partial(self._recorded, self._sources, row, rng)
-            frames = self._sources.crop(row, start, length, disturb, SPEEDS[speed])
+            transform = partial(self._transform, self._sources, row, rng)
+            frames = self._sources.crop(row, start, length, transform, SPEEDS[speed])
         else:
             frames = self._features.crop(row, start, length)
         if "specaugment" in self._augmentation.kinds and rng.random() < MASK_PROB:
             frames = mask(frames, rng)
         return frames
 
-    def _recorded(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-        """Return samples (S,), disturbed and coded as often as the setting says."""
-        samples = self._disturb(sources, row, rng, samples)
-        if self._code and rng.random() < self._augmentation.codec_prob:
-            samples = self._code(samples, rng)
+    def _transform(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
+        """Return samples (S,) of a row, at random with noise or reverberation and through a codec."""
+        if self._noises and rng.random() < self._augmentation.prob:
+            samples = self._add_noise(sources, row, rng, samples)
+        if "codec" in self._augmentation.kinds and rng.random() < self._augmentation.codec_prob:
+            from feat_extract.codecs import transcode_at_random  # loads FFmpeg's libraries
+
+            samples = transcode_at_random(samples, rng)
         return samples
 
-    def _disturb(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-        """Return samples (S,) with one of the chosen disturbances, or as they are."""
-        setting, n = self._augmentation, len(samples)
-        if not self._disturbing or rng.random() >= setting.prob:
-            return samples
-        match self._disturbing[rng.integers(len(self._disturbing))]:
+    def _add_noise(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
+        """Return samples (S,) of a row with a random one of the chosen kinds of noise, or with reverberation."""
+        match self._noises[rng.integers(len(self._noises))]:
             case "noise":
-                noise, snr = sources.noise(n, rng), setting.noise_snr
+                noise, snr = sources.noise(len(samples), rng), self._augmentation.noise_snr
             case "music":
-                noise, snr = sources.music(n, rng), setting.music_snr
+                noise, snr = sources.music(len(samples), rng), self._augmentation.music_snr
             case "babble":
-                noise, snr = sources.babble([self._features.speaker[row]], n, rng), setting.babble_snr
+                speaker = self._features.speaker[row]
+                noise, snr = sources.babble([speaker], len(samples), rng), self._augmentation.babble_snr
             case _:
                 return reverberate(samples, sources.impulse_response(rng))
         return mix(samples, noise, rng.uniform(*snr))
 
 
 def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return frames (T, 40) with a stretch of frames, and a band of coefficients, at the coefficients' means over time.
+    """Return frames (T, 40) in which consecutive frames and consecutive coefficients are masked (SpecAugment).
 
-    SpecAugment: the encoder subtracts these means, so what is masked becomes 0.
+    Masked values are the means of the coefficients over time. The encoder subtracts these means, so they become 0.
     """
     masked, means = frames.copy(), frames.mean(axis=0)
-    at, band = _span(len(frames), MASK_FRAMES, rng), _span(len(means), MASK_COEFFICIENTS, rng)
-    masked[at] = means
-    masked[:, band] = means[band]
+    time, frequency = _span(len(frames), MAX_FRAMES, rng), _span(len(means), MAX_COEFFICIENTS, rng)
+    masked[time] = means
+    masked[:, frequency] = means[frequency]
     return masked
 
 
-def _span(size: int, greatest: int, rng: np.random.Generator) -> slice:
-    """Return a random stretch of 1 to `greatest` of `size` places."""
-    width = int(rng.integers(1, min(greatest, size), endpoint=True))
+def _span(size: int, max_width: int, rng: np.random.Generator) -> slice:
+    """Return a random slice of 1 to `max_width` of `size` positions."""
+    width = int(rng.integers(1, min(max_width, size), endpoint=True))
     start = int(rng.integers(size - width, endpoint=True))
     return slice(start, start + width)

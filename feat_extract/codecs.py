@@ -1,6 +1,6 @@
-"""Telephone lines and lossy codecs: what speech passes on its way through a call or into a small file.
+"""Encode and decode speech with telephone and other lossy codecs, using FFmpeg's libraries.
 
-The encoders and decoders are those of FFmpeg's libraries. Delays are removed: each sample stays at its position.
+The delays of the codecs are removed: each sample stays at its position.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,40 +15,40 @@ from system.console import UserError
 
 FULL_SCALE = 2**15 - 1
 TELEPHONE_BAND = 300, 3400  # Hz
-N_TAPS = 257  # of its filter: the transitions are 200 Hz wide
-PADDING = 400  # zeros after the speech: a resampler returns nothing for a few samples
+N_TAPS = 257  # of the band-pass: its transitions are 200 Hz wide
+PADDING = 400  # zeros after the speech, because a resampler keeps back its last samples
 
 
 class Codec(NamedTuple):
-    """A way of coding speech."""
+    """An encoder, its decoder, and their settings."""
 
-    encoder: str  # FFmpeg's names
+    encoder: str  # name in FFmpeg
     decoder: str
-    rate: int  # of the samples that it codes, in Hz
-    bit_rates: tuple[int, int] | None = None  # bit/s, least and greatest; None: given by the codec
+    rate: int  # sampling rate in Hz
+    bit_rates: tuple[int, int] | None = None  # minimum and maximum in bit/s; None: constant
     options: dict[str, str] = {}  # of the encoder
-    telephone: bool = False  # the speech is limited to the telephone band before
+    telephone: bool = False  # whether the speech is first limited to the telephone band
 
 
 CODECS = {
     "telephone": Codec("pcm_s16le", "pcm_s16le", 8000, telephone=True),
     "mu-law": Codec("pcm_mulaw", "pcm_mulaw", 8000, telephone=True),  # G.711
-    # The encoders' least effort: the default takes three times as long for Opus and twice for MP3.
+    # compression_level is the fastest: the default takes three times as long for Opus and twice for MP3.
     "opus": Codec("libopus", "libopus", 16000, (8000, 24000), {"application": "voip", "compression_level": "0"}),
     "mp3": Codec("libmp3lame", "mp3float", 16000, (16000, 32000), {"compression_level": "9"}),
 }
 
 
 def transcode_at_random(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return what transcode does with a random one of the CODECS."""
+    """Return samples (S,) transcoded by a random codec; see transcode."""
     return transcode(samples, str(rng.choice(list(CODECS))), rng)
 
 
 def transcode(samples: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Return samples (S,) float at 16 kHz on the int16 scale, encoded and decoded by one of the CODECS: (S,) float32.
+    """Return samples (S,), encoded and decoded by one of the CODECS, as whole numbers (S,) float32.
 
-    The bit rate is random. Samples beyond the int16 scale are scaled down before; what is returned are integers, as
-    from a file. UserError if FFmpeg's libraries were built without the codec.
+    The samples are floats at 16 kHz on the int16 scale; samples beyond the int16 scale are first scaled down. The bit
+    rate is random. UserError if FFmpeg's libraries were built without the codec.
     """
     import scipy.signal
 
@@ -76,7 +76,7 @@ def transcode(samples: np.ndarray, name: str, rng: np.random.Generator) -> np.nd
 
 @cache
 def _telephone_filter() -> np.ndarray:
-    """Return the symmetric impulse response (N_TAPS,) of a band-pass."""
+    """Return the symmetric impulse response (N_TAPS,) of the telephone band-pass."""
     import scipy.signal
 
     return scipy.signal.firwin(N_TAPS, TELEPHONE_BAND, pass_zero=False, fs=SAMPLE_RATE).astype(np.float32)

@@ -11,7 +11,7 @@ from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from evaluation.noise import NoisyTests
 from evaluation.speech import SpeechIndex
-from feat_extract import disturbance
+from feat_extract import noise_sources
 from feat_extract.audio import read_recording
 from feat_extract.fbank import log_mel
 from feat_extract.noise_sources import NoiseSources
@@ -47,7 +47,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         heard.append(samples.astype(float))
         return log_mel(samples, before)
 
-    monkeypatch.setattr(disturbance, "log_mel", spy)
+    monkeypatch.setattr(noise_sources, "log_mel", spy)
     return heard
 
 
