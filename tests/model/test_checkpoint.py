@@ -93,11 +93,11 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
     state = some(1).state_dict
     lacking = {name: value for name, value in state.items() if name != "fc1"}
     cases = {
-        "model": ({"model": state}, "no state_dict of weights in it .it holds: model"),
-        "list": ([1], "no state_dict of weights in it .it holds: list"),
-        "other": ({"conv1.weight": torch.zeros(3)}, "its parameters .conv1.weight, .* are of none of .*resnet34"),
-        "lacking": (lacking, "it lacks 1 of its parameters: fc1"),
-        "more": (state | {"head.bias": torch.zeros(3)}, "it has, and this encoder has not, 1 .*: head.bias"),
+        "model": ({"model": state}, "no state_dict but model"),
+        "list": ([1], "no state_dict but list"),
+        "other": ({"conv1.weight": torch.zeros(3)}, "its parameters .conv1.weight, .* do not belong to .*resnet34"),
+        "lacking": (lacking, "1 missing parameters: fc1"),
+        "more": (state | {"head.bias": torch.zeros(3)}, "1 unexpected parameters: head.bias"),
         "shape": (state | {"fc1": torch.zeros(3, 3)}, "size mismatch|shape"),
     }
     for name, (content, message) in cases.items():
@@ -185,10 +185,10 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
 
 def test_a_folder_of_damaged_checkpoints_alone_is_told(tmp_path: Path) -> None:
     unfinished_path(tmp_path).write_bytes(b"PK")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint"):
         newest_checkpoint(tmp_path, within_epoch=False)
     checkpoint_path(tmp_path, 1).write_bytes(b"PK")
-    with pytest.raises(UserError, match="none of its checkpoints is whole; move them away to begin anew"):
+    with pytest.raises(UserError, match="no intact checkpoint"):
         newest_checkpoint(tmp_path)
 
 

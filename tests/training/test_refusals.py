@@ -42,13 +42,13 @@ REFUSALS = [
     (RUN, 1, "baseline_000: already contains a run"),
     ([*RUN, "--n_folder", "2"], 1, "baseline_002: already contains a run"),
     ([*RUN, "--init", "elsewhere.pth"], 1, "baseline_000: already contains a run"),
-    ([*AGAIN, "--n_folder", "9"], 1, "baseline_009: holds no checkpoint"),
+    ([*AGAIN, "--n_folder", "9"], 1, "baseline_009: no checkpoint"),
     ([*AGAIN, "--cp_num", "5"], 1, "checkpoint_005.pth: no such checkpoint"),
     ([*AGAIN, "--backbone", "resnet34"], 1, "checkpoint_001.pth: its backbone is resnet18; add --backbone resnet18"),
     ([*AGAIN, "--use_GC", "False"], 1, "checkpoint_001.pth: does not fit --loss_type and --use_GC"),
     ([*AGAIN, "--n_folder", "1"], 1, "checkpoint_001.pth: does not fit --loss_type and --use_GC"),
     ([*RUN, "--n_folder", "8", "--init", "nowhere.pth"], 1, "nowhere.pth: no such checkpoint"),
-    ([*RUN, "--n_folder", "8", "--init", "good.txt"], 1, "good.txt: not a whole checkpoint"),
+    ([*RUN, "--n_folder", "8", "--init", "good.txt"], 1, "good.txt: truncated or corrupt"),
     (
         [
             *RUN,
