@@ -81,6 +81,9 @@ def run(args: Namespace, folder: Path, augmentation: Augmentation, compute: Comp
     start = ranks.broadcast_object(
         lambda: find_start(folder, args.use_checkpoint, args.cp_num, args.backbone, with_class_vectors)
     )
+    flags, hardware = vars(args), logbook.hardware_of(compute.device)
+    if start and ranks.is_first():
+        flags = logbook.compare_config(folder, flags, hardware)
     init = load_init(args.init, args.backbone) if args.init and not start else None
     trials = read_trials(args.val_trials) if args.val_trials else None
 
@@ -116,9 +119,7 @@ def run(args: Namespace, folder: Path, augmentation: Augmentation, compute: Comp
         state.replica = DistributedDataParallel(state.model)
     if ranks.is_first():
         clean_folder(folder, args.cp_num)
-        threads = torch.get_num_threads() if compute.device.type == "cpu" else None
-        flags = logbook.flags_in_force(folder, vars(args), threads) if start else vars(args)
-        logbook.write_config(folder, flags, features.speakers, threads)
+        logbook.write_config(folder, flags, hardware, features.speakers)
     train(args, folder, state, episodes, validation)
     return state
 

@@ -199,25 +199,36 @@ def _lists_speakers(path: Path) -> bool:
 
 
 def clean_folder(folder: Path, cp_num: int | None) -> None:
-    """Remove the temporary files of a killed run; with --cp_num, set the checkpoints of later epochs aside."""
+    """Remove the temporary files of a killed run; with --cp_num, move the checkpoints of later epochs away."""
     if cp_num is not None:
-        _set_later_aside(folder, cp_num)
+        _move_later(folder, cp_num)
     remove_unfinished(folder, os.listdir(folder))
 
 
-def _set_later_aside(folder: Path, epoch: int) -> None:
+def _move_later(folder: Path, epoch: int) -> None:
     """Move the checkpoints after an epoch, and the files stored next to them, into a new folder abandoned_N.
 
     The log is copied there. A warning names the folder.
     """
-    later = [unfinished_path(folder), *(path for at, path in numbered_checkpoints(folder).items() if at > epoch)]
+    later = [path for number, path in numbered_checkpoints(folder).items() if number > epoch]
+    if _is_after(unfinished_path(folder), epoch):
+        later.append(unfinished_path(folder))
     files = [file for path in later for file in folder.glob(f"{path.stem}.*")]
     if not files:
         return
-    aside = next(path for n in itertools.count(1) if not (path := folder / f"abandoned_{n}").exists())
-    aside.mkdir()
+    abandoned = next(path for n in itertools.count(1) if not (path := folder / f"abandoned_{n}").exists())
+    abandoned.mkdir()
     if (folder / LOG_NAME).exists():
-        shutil.copy2(folder / LOG_NAME, aside)
+        shutil.copy2(folder / LOG_NAME, abandoned)
     for file in files:
-        file.rename(aside / file.name)
-    console.warn(f"{folder}: {len(files)} files from after epoch {epoch} are set aside in {aside.name}")
+        file.rename(abandoned / file.name)
+    console.warn(f"{folder}: {len(files)} files from after epoch {epoch} are moved to {abandoned.name}")
+
+
+def _is_after(unfinished: Path, epoch: int) -> bool:
+    """Return whether a checkpoint within an epoch is later than an epoch's; a damaged one may be."""
+    try:
+        checkpoint = load_checkpoint(unfinished)
+    except UserError:
+        return unfinished.exists()
+    return (checkpoint.epoch, checkpoint.episode) > (epoch, 0)
