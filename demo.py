@@ -29,12 +29,12 @@ from evaluation.metrics import verification_metrics
 from evaluation.score_file import write_scores
 from model.checkpoint import load_checkpoint, newest_checkpoint, run_folder
 from model.encoder import Encoder
-from recognition.recognizer import PRETRAINED
+from recognition.recognizer import BUNDLED_MODEL
 from system import console
 from system.compute import inference
 from system.console import UserError
 
-NOTICE = "These voices are synthetic, made by eSpeak NG: the error rates say nothing about human speech."
+NOTICE = "These voices are synthetic, made by eSpeak NG: the error rates are not valid for human speech."
 ROOT = Path("demo_data")
 RUN, PICTURE = run_folder(str(ROOT / "saved_model"), 0), ROOT / "eer_by_length.png"
 COMMON = ["--save_path", str(ROOT), "--seed", "100"]
@@ -48,19 +48,19 @@ NEXT_STEP = """The next step is real speech, LibriSpeech, without an account. Ti
 python dataprep.py --librispeech train-clean-5 dev-clean-2
 # 7 hours of speech; one or two minutes
 python feat_extract/feature_extraction.py
-# 28 speakers; 75 minutes; EER not measured: expect more than the 9.7 % of 552 speakers in docs/evaluation.md
+# 28 speakers; 75 minutes; EER not measured: expect a higher one than with the 552 speakers of docs/evaluation.md
 python train.py --nb_class_train 20 --max_epoch 20 --n_folder 1 --val_every 20 \\
     --val_trials data/trial_pair_Verification.txt"""
 
 
 def main(argv: list[str]) -> None:
     """Run every stage and print the results; UserError if the training did not help."""
-    console.Parser(__doc__).parse_args(argv)  # --help is the only flag
+    console.Parser(__doc__).parse_args(argv)  # the only flag is --help
     started = time.monotonic()
     print(NOTICE)
     run("dataprep.py", "--demo", *COMMON)
     run("feat_extract/feature_extraction.py", *COMMON[:2])
-    shutil.rmtree(RUN, ignore_errors=True)  # of an earlier demo; other runs are the user's
+    shutil.rmtree(RUN, ignore_errors=True)  # of an earlier demo; other runs are kept
     run("train.py", *TRAINING, "--model_path", str(RUN.parent), *COMMON)
     results = evaluate()
     run("plots.py", "length", *(str(ROOT / f"{name}.csv") for name in results), "-o", str(PICTURE))
@@ -105,7 +105,7 @@ def evaluate() -> dict[str, list[float]]:
         "untrained network": network(Encoder(BACKBONE)),
         "MFCC statistics": lambda segments: mfcc_statistics(features, segments),
         "trained here": network(newest_checkpoint(RUN)[1].encoder()),
-        "bundled model": network(load_checkpoint(PRETRAINED).encoder()),
+        "bundled model": network(load_checkpoint(BUNDLED_MODEL).encoder()),
     }
     results = {}
     for name, system in systems.items():
@@ -123,7 +123,7 @@ def evaluate() -> dict[str, list[float]]:
 
 def mfcc_statistics(features: FeatureIndex, segments: Segments) -> Tensor:
     """Return mean and deviation over time of MFCCs 1 to 20, without the level, of n segments: (n, 40)."""
-    import librosa  # takes seconds, which --help need not
+    import librosa  # takes seconds, so not for --help
 
     vectors = []
     for row, start, length in zip(*segments, strict=True):

@@ -44,7 +44,7 @@ from recognition.batch import (
 from recognition.decision import DecisionRule
 from recognition.enrolment import enrol
 from recognition.export import export_onnx
-from recognition.recognizer import PRETRAINED, Recognizer
+from recognition.recognizer import BUNDLED_MODEL, Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance, utterance_of
 from system import console
 from system.console import UsageError, UserError
@@ -265,8 +265,8 @@ def _load_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     UsageError if the output of the subcommand would overwrite the checkpoint or another input.
     """
     if all(flag is None for flag in (args.checkpoint, args.n_folder, args.cp_num, args.model_path)):
-        args.checkpoint = PRETRAINED
-        console.warn(f"checkpoint: the bundled model, {PRETRAINED.name}; --checkpoint selects another")
+        args.checkpoint = BUNDLED_MODEL
+        console.warn(f"checkpoint: the bundled model, {BUNDLED_MODEL.name}; --checkpoint selects another")
     args.n_folder, args.model_path = args.n_folder or 0, args.model_path or MODEL_PATH
     path, checkpoint = find_checkpoint(args)
     if "output" in args:

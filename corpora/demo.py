@@ -28,7 +28,7 @@ N_TRAIN, N_TEST = 60, 20  # speakers
 UTTERANCES = tuple(f"session{number}/00001.wav" for number in range(1, 6))  # of each speaker
 SECONDS = (2.2, 4.0)  # shortest and longest utterance
 N_TRIALS = 400  # half of them target trials
-MARKER = "demo.txt"  # in a data root: the seed and the size of its demo
+MARKER = "demo.txt"  # in a data root; contains the seed and the size of its demo
 GAIN_HZ = (60, 250, 1000, 3000, 8000)  # frequencies at which the gain of a session is sampled
 WORDS = (
     "ancient believes blanket bridge camera captain collects curious discovers doctor draws elephant empty farmer "
@@ -72,7 +72,7 @@ def write_demo(root: Path, seed: int, n_train: int = N_TRAIN, n_test: int = N_TE
 
 
 def write_speaker(speaker: tuple[Path, tuple[int, int]]) -> None:
-    """Write the utterances of a speaker: the folder, and the seed of the voice and of all that it says."""
+    """Write the utterances of a speaker: a folder, and the seed of the voice and of its texts."""
     folder, seed = speaker
     rng = np.random.default_rng(seed)
     with synthesiser(str(rng.choice(ACCENTS)), random_variant(rng)) as say:

@@ -11,15 +11,15 @@ from model.encoder import EMBEDDING_SIZE, Encoder
 from system.console import UserError
 from system.files import replacing
 
-PACKAGES = ("onnx", "onnxscript")  # that torch's exporter works with
+PACKAGES = ("onnx", "onnxscript")  # needed by torch's exporter
 
 
 def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
     """Write the encoder as ONNX: `features` (N, 1, 40, T) float32, any N and T >= 1, to `embedding` (N, 256).
 
     The input is what feat_extract.fbank.log_mel returns, transposed; the mean over time is subtracted inside. The
-    embedding is not normalised. The file's metadata says so, and holds the SHA-256 `digest` of the checkpoint.
-    UserError if torch's exporter lacks its packages.
+    embedding is not normalised. The metadata of the file state this, and contain the SHA-256 `digest` of the
+    checkpoint. UserError if a package that torch's exporter needs is not installed.
     """
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
         raise UserError(f"export needs two more packages: pip install {' '.join(PACKAGES)}")
@@ -41,7 +41,7 @@ def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
 
 
 def metadata(digest: str) -> dict[str, str]:
-    """Return what a user of the ONNX file has to know; `digest` is the SHA-256 of the checkpoint."""
+    """Return the description of the input and output of the ONNX file; `digest` is the SHA-256 of the checkpoint."""
     return {
         "features": "log mel energies, 20 log10(energy), as feat_extract.fbank.log_mel returns them, transposed",
         "n_mels": str(N_MELS),

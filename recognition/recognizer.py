@@ -17,7 +17,7 @@ from recognition.utterance import Utterance, read_utterance, utterance_of
 from system.compute import inference
 from system.console import UserError
 
-PRETRAINED = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"  # the bundled model
+BUNDLED_MODEL = Path(__file__).parent.parent / "pretrained" / "open_speech.pth"
 PIECE_FRAMES = 30_000  # 5 minutes: a longer recording is embedded in pieces, to bound the memory
 
 
@@ -25,30 +25,30 @@ class Recognizer:
     """Speaker embeddings of recordings, and their scores."""
 
     def __init__(self, checkpoint: str | Path | None = None, device: str = "auto", content: Checkpoint | None = None):
-        """Load a checkpoint file, by default the bundled model's, to a device: auto, cpu, cuda, cuda:1 or mps.
+        """Load a checkpoint file (default: the bundled model) to a device: auto, cpu, cuda, cuda:1 or mps.
 
-        With `content`, what the file was found to hold, it is not read again. UserError if the file is not a
-        checkpoint of the official code or of this project.
+        `content` is the content of the file if it has already been loaded. UserError if the file is not a checkpoint
+        of the official code or of this project.
         """
-        path = Path(checkpoint or PRETRAINED)
+        path = Path(checkpoint or BUNDLED_MODEL)
         self._compute = inference(device)
         content = content or load_checkpoint(path)
         self.encoder = content.encoder().for_inference(self._compute.device)
         self.digest = content.digest  # SHA-256 of the file, in hexadecimal
-        self.calibration = load_calibration(path, self.digest)  # None: no evaluation with --calibrate True kept one
+        self.calibration = load_calibration(path, self.digest)  # None if the checkpoint has none
 
     def embed(self, waveform: np.ndarray | torch.Tensor, rate: float) -> np.ndarray:
-        """Return the embedding (256,) float32 of length one of a waveform at `rate` Hz, of a shape for `utterance_of`.
+        """Return the embedding (256,) float32, of unit length, of a waveform at `rate` Hz, as for `utterance_of`.
 
-        Its samples are floats within -1..1, as soundfile and librosa read them, or int16. Other rates than 16,000 are
-        resampled, channels averaged.
+        The samples are floats within -1..1, as soundfile and librosa read them, or int16. Other sampling rates are
+        converted to 16 kHz, and channels are averaged. ValueError and UserError as for `utterance_of`.
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
     def embed_files(self, files: Iterable[str | Path | bytes | IO[bytes]]) -> np.ndarray:
-        """Return the embeddings (n, 256) float32 of length one of n audio files; UserError naming one that is bad.
+        """Return the embeddings (n, 256) float32, of unit length, of n audio files, as for `read_utterance`.
 
-        A file is anything that `read_utterance` reads.
+        UserError naming a file that cannot be used.
         """
         return self.embed_utterances([read_utterance(file) for file in files])
 
@@ -58,11 +58,11 @@ class Recognizer:
         return (a * b).sum(axis=-1)
 
     def llr(self, a: np.ndarray, b: np.ndarray, seconds_a: ArrayLike, seconds_b: ArrayLike) -> np.ndarray:
-        """Return how much likelier embeddings a and b (..., 256) are if they are one speaker's than if they are two's.
+        """Return the log-likelihood ratios (...) float64 of embeddings a and b (..., 256); shapes broadcast.
 
-        The natural logarithm of the ratio (...) float64; shapes broadcast. The seconds of speech (...) that a and b
-        were made of are those of Utterance.speech. The longer side counts as the enrolment, so the order of a and b
-        does not matter. UserError if the checkpoint has no calibration.
+        `seconds_a` and `seconds_b` (...) are the seconds of speech of both sides, Utterance.speech. The longer side
+        counts as the enrolment, so the order of a and b does not matter. UserError if the checkpoint has no
+        calibration.
         """
         enrolment, test = np.maximum(seconds_a, seconds_b), np.minimum(seconds_a, seconds_b)
         return self.calibrated().llr(self.score(a, b), enrolment, test)
@@ -71,16 +71,16 @@ class Recognizer:
         """Return the calibration; UserError if the checkpoint has none."""
         if self.calibration is None:
             raise UserError(
-                "this checkpoint has no calibration yet: EER_short.py --test_length 50 100 200 300 500 full "
-                "--calibrate True keeps one; or decide at a cosine by --threshold"
+                "this checkpoint has no calibration; fit one with EER_short.py --test_length 50 100 200 300 500 full "
+                "--calibrate True, or decide by the cosine score with --threshold"
             )
         return self.calibration
 
     def embed_utterances(self, utterances: Sequence[Utterance]) -> np.ndarray:
-        """Return the embeddings (n, 256) float32 of length one of n utterances.
+        """Return the embeddings (n, 256) float32, of unit length, of n utterances.
 
-        Each is embedded whole, as EER_full.py does. One beyond 5 minutes is cut into equal pieces; the mean of their
-        unit-length embeddings is scaled to length one.
+        An utterance longer than 5 minutes is divided into equal pieces, and the mean of their unit-length embeddings is
+        scaled to unit length.
         """
         if not utterances:
             return np.zeros((0, EMBEDDING_SIZE), np.float32)
@@ -99,7 +99,7 @@ class _Frames(list[Utterance]):
 
 
 def _pieces(lengths: list[int]) -> Segments:
-    """Return segments that cover utterances of these lengths in frames, each whole or in equal pieces."""
+    """Return segments that cover utterances of these lengths in frames, in equal pieces of at most PIECE_FRAMES."""
     counts = [-(-length // PIECE_FRAMES) for length in lengths]
     edges = [np.linspace(0, length, n + 1).astype(np.int64) for length, n in zip(lengths, counts, strict=True)]
     rows = np.repeat(np.arange(len(lengths)), counts)

@@ -1,4 +1,4 @@
-"""A recording of any kind as the encoder's features, its length, how much is speech, and whether it has a voice."""
+"""Read a recording and compute its features, its duration, the duration of its speech, and whether it has a voice."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ from feat_extract.silence import trim_samples
 from system.console import UserError
 
 STANDARD_INPUT = "-"
-MAX_CHANNELS = 8  # of a waveform; an array (16, 48000) is rather a batch, and which dimension of (2, 3) is time?
+MAX_CHANNELS = 8  # of a waveform; an array (16, 48000) is probably a batch, and the time axis of (2, 3) is ambiguous
 
 
 class Utterance(NamedTuple):
@@ -27,13 +27,13 @@ class Utterance(NamedTuple):
 
     name: str  # as the user gave it
     features: np.ndarray  # (T, 40) float32
-    seconds: float  # length of the recording
-    speech: float  # seconds of it that are not silence; steady noise counts as speech, so this is an upper bound
+    seconds: float  # duration of the recording
+    speech: float  # seconds that are not silence; steady noise counts as speech, so this is an upper bound
     modulation: float  # of the spectrum's shape in the speech, in dB: see spectral_modulation
 
     @property
     def has_voice(self) -> bool:
-        """Whether there probably is a voice in it; music and other changing sounds count as one."""
+        """Whether the recording probably contains a voice; music and other changing sounds count as one."""
         return self.modulation >= MIN_MODULATION
 
 
@@ -86,7 +86,7 @@ def utterance_of(waveform: np.ndarray | torch.Tensor, rate: float) -> Utterance:
 
 
 def _name_of(file: IO[bytes]) -> str:
-    """Return the name of an open file; TypeError if it is not one, or not in binary mode."""
+    """Return the name of a file that is open in binary mode; TypeError for any other object."""
     if not hasattr(file, "read") or isinstance(file, io.TextIOBase):
         raise TypeError(
             f"a recording is a path, bytes or a file that is open in binary mode, not {type(file).__name__}; "
@@ -97,7 +97,7 @@ def _name_of(file: IO[bytes]) -> str:
 
 
 def _time_first(waveform: np.ndarray) -> np.ndarray:
-    """Return a waveform as (S,) or (S, channels); ValueError naming a shape that could be read in two ways or none."""
+    """Return a waveform as (S,) or (S, channels); ValueError naming a shape that is ambiguous or not a waveform's."""
     match waveform.shape:
         case (n,) if n:
             return waveform

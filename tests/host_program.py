@@ -1,4 +1,7 @@
-"""A program that uses the project from Python; prints what each use has changed of it. Its folder holds the data."""
+"""A program that uses the project from Python; it prints its state that each use has changed.
+
+The argument is the folder of its data.
+"""
 
 import atexit
 import json
@@ -105,13 +108,13 @@ def work() -> Iterator[str]:
 
 
 def changes() -> Iterator[tuple[str, ...]]:
-    """Yield what was done, the name of what that changed, and its state before and after."""
+    """Yield each use that changed the state: the use, the name of the state, and its values before and after."""
     before = state()
     for done in work():
-        deadline = time.monotonic() + 5  # threads that have been told to end may take a moment
+        deadline = time.monotonic() + 5  # stopped threads may take a moment to end
         while (after := state())["threads"] != before["threads"] and time.monotonic() < deadline:
             time.sleep(0.05)
-        if done == "for_inference":  # new weights are drawn from torch's generator
+        if done == "for_inference":  # the new weights are random numbers of torch
             before["torch's random state"] = after["torch's random state"]
         for aspect in before:
             if before[aspect] != after[aspect]:
@@ -130,7 +133,7 @@ if __name__ == "__main__":
     try:
         print(json.dumps(list(changes())))
         assert process.is_alive() and signal.SIGCHLD in handled
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as a server that leaves its children to the system
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as a server that does not wait for its children
         for done in work():
             assert process.is_alive(), done
     finally:

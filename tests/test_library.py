@@ -1,4 +1,4 @@
-"""Used from Python, the project leaves the program that uses it as it is."""
+"""Used from Python, the project changes nothing of the calling program."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from system.compute import inference, without_tf32
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the program reads /proc")
-def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_calling_program_is_unchanged(tmp_path: Path) -> None:
     write_features(tmp_path / "many", 50, 50, n_frames=60)
     write_wavs(tmp_path, "vox2_dev", range(2), 20, seconds=0.5)
     command = [sys.executable, str(PROJECT / "tests" / "host_program.py"), str(tmp_path)]
@@ -34,12 +34,12 @@ def test_a_program_that_uses_the_project_stays_as_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
     assert done.stderr == ""
-    assert (tmp_path / "lived").exists()  # its own child was let live to its end
+    assert (tmp_path / "lived").exists()  # its child process was not killed
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="terminals are POSIX's")
-def test_nothing_is_printed_on_a_programs_terminal_and_what_is_doubtful_is_a_warning(tmp_path: Path) -> None:
+def test_nothing_is_printed_on_the_terminal_and_problems_are_warnings(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 2, 2)
     soundfile.write(tmp_path / "two.wav", np.stack([voice(1, 2, 1), voice(2, 2, 2)], axis=1), 16000)
     code = """
@@ -64,7 +64,7 @@ print([str(warning.message) for warning in caught if issubclass(warning.category
 
 
 def in_threads(work: Callable[[int], np.ndarray], n_threads: int = 4) -> list[np.ndarray]:
-    """Return what work(0), work(1), ... give, begun at the same time in a thread each."""
+    """Return the results of work(0), work(1), ..., started at the same time in one thread each."""
     gate = threading.Barrier(n_threads)
 
     def begin(number: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def in_threads(work: Callable[[int], np.ndarray], n_threads: int = 4) -> list[np
         return list(threads.map(begin, range(n_threads)))
 
 
-def test_threads_that_share_a_recognizer_get_the_embeddings_of_one_thread() -> None:
+def test_threads_can_share_a_recognizer() -> None:
     recognizer = Recognizer(device="cpu")
     waves = [voice(n, 1 + n / 10, n) for n in range(6)]
     expected = np.stack([recognizer.embed(wave, 16000) for wave in waves])
@@ -88,7 +88,7 @@ def test_threads_that_share_a_recognizer_get_the_embeddings_of_one_thread() -> N
     assert np.abs(in_threads(work)).max() < 1e-6
 
 
-def test_threads_that_share_an_encoder_get_the_embeddings_of_one_thread(tmp_path: Path) -> None:
+def test_threads_can_share_an_encoder(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 4, 4, n_frames=60)
     features, compute = FeatureIndex([tmp_path / "feat"]), inference("cpu")
     encoder = Encoder("resnet18").for_inference()
@@ -102,7 +102,7 @@ def test_threads_that_share_an_encoder_get_the_embeddings_of_one_thread(tmp_path
     assert np.abs(np.stack(in_threads(work)) - expected.numpy()).max() < 1e-5
 
 
-def test_an_encoder_in_training_is_not_embedded_with(tmp_path: Path) -> None:
+def test_an_encoder_in_training_mode_is_an_error(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 1, 1)
     features = FeatureIndex([tmp_path / "feat"])
     with pytest.raises(ValueError, match="for_inference"):

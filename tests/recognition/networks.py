@@ -1,4 +1,4 @@
-"""Small untrained networks, and a calibration whose ratios can be worked out by hand."""
+"""Small untrained networks, and a calibration whose LLRs can be computed by hand."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ CALIBRATION = Calibration(-2.0, (2.5, -0.2, 0.1, 0.4, 0.5), (0.8, 2.0), (0.6, 1.
 
 
 def write_checkpoint(path: Path, seed: int, spread: Iterable[np.ndarray] = ()) -> None:
-    """Write an untrained network; embeddings of the `spread` samples, of one length, point in all directions."""
+    """Write an untrained network; embeddings of the `spread` samples, of equal length, point in all directions."""
     torch.manual_seed(seed)
     encoder = Encoder("resnet18")
     if features := [log_mel(samples).T for samples in spread]:
@@ -28,7 +28,7 @@ def write_checkpoint(path: Path, seed: int, spread: Iterable[np.ndarray] = ()) -
 
 
 def ratio(score: float, enrolment: float, test: float) -> float:
-    """Return the LLR by CALIBRATION, worked out from its figures."""
+    """Return the LLR of CALIBRATION, computed from its coefficients."""
     z, e, t = (
         np.arctanh(np.clip(score, -0.999, 0.999)),
         np.log(np.clip(enrolment, 0.8, 2)),

@@ -32,7 +32,7 @@ def write(path: Path, speaker: int) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint, one voice, good recordings, and files that are none."""
+    """A folder with a checkpoint, an enrolled speaker, good recordings, and files that are no recordings."""
     home = tmp_path_factory.mktemp("batches")
     write_checkpoint(home / "model.pth", 0)
     for at, name in enumerate(["a.wav", "b.wav", "c.wav"], start=1):
@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_one_bad_recording_of_several_costs_the_others_no_answer(home: Path) -> None:
+def test_good_recordings_are_identified_despite_bad_ones(home: Path) -> None:
     files = ["a.wav", "absent.wav", "b.wav", "junk.wav", "silent.wav", "c.wav"]
     done = here("recognize.py", *IDENTIFY, *files, "--json", cwd=home, check=1)
     answers = json.loads(done.stdout)["files"]
@@ -61,13 +61,13 @@ def test_one_bad_recording_of_several_costs_the_others_no_answer(home: Path) -> 
 
 
 @pytest.mark.parametrize("output", ["vectors.npz", "vectors.csv"])
-def test_embed_writes_the_good_ones(home: Path, tmp_path: Path, output: str) -> None:
+def test_embed_writes_the_good_recordings(home: Path, tmp_path: Path, output: str) -> None:
     files = ["junk.wav", "a.wav", "absent.wav", "c.wav"]
     done = here("recognize.py", "embed", *NETWORK, *files, "-o", tmp_path / output, "--json", cwd=home, check=1)
-    told = json.loads(done.stdout)
-    assert told["output"] == str(tmp_path / output) and [entry["file"] for entry in told["files"]] == files
-    assert ["error" in entry for entry in told["files"]] == [True, False, True, False]
-    assert told["files"][1]["seconds"] == pytest.approx(0.7, abs=0.05)
+    printed = json.loads(done.stdout)
+    assert printed["output"] == str(tmp_path / output) and [entry["file"] for entry in printed["files"]] == files
+    assert ["error" in entry for entry in printed["files"]] == [True, False, True, False]
+    assert printed["files"][1]["seconds"] == pytest.approx(0.7, abs=0.05)
     if output.endswith(".npz"):
         with np.load(tmp_path / output) as content:
             names, embeddings = content["files"].tolist(), content["embeddings"]
@@ -79,7 +79,7 @@ def test_embed_writes_the_good_ones(home: Path, tmp_path: Path, output: str) -> 
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)
 
 
-def test_nothing_is_written_where_nothing_can_be_used(home: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_without_a_good_recording(home: Path, tmp_path: Path) -> None:
     done = here("recognize.py", "embed", *NETWORK, "junk.wav", "-o", tmp_path / "x.csv", "--json", cwd=home, check=1)
     assert not (tmp_path / "x.csv").exists() and json.loads(done.stdout)["output"] is None
     assert done.stderr.startswith("recognize.py: junk.wav: ") and len(done.stderr.splitlines()) == 1
@@ -88,7 +88,7 @@ def test_nothing_is_written_where_nothing_can_be_used(home: Path, tmp_path: Path
 
 
 def test_a_folder_stands_for_its_recordings(home: Path, tmp_path: Path) -> None:
-    """As in an import: any suffix in any case, or none, if there is sound within; hidden files are excluded."""
+    """As in an import: any suffix in any case, or none, if the file contains sound; hidden files are excluded."""
     folder = tmp_path / "calls"
     for name in ("b/2.WAV", "b/10.wav", "a/deep/x.wav", "call 7", ".hidden.wav"):
         write(folder / name, 3)
@@ -104,13 +104,13 @@ def test_a_folder_stands_for_its_recordings(home: Path, tmp_path: Path) -> None:
     assert bad["file"] == str(folder / "b" / "bad.WAV")
 
 
-def test_a_name_that_no_file_can_have_is_one_bad_recording(home: Path) -> None:
+def test_an_impossible_file_name_is_one_bad_recording(home: Path) -> None:
     done = here("recognize.py", *IDENTIFY, "a.wav", "x" * 300, "--json", cwd=home, check=1)
     good, bad = json.loads(done.stdout)["files"]
     assert good["speaker"] == "Ana" and bad["error"].startswith("x" * 300 + ": ")
 
 
-def test_a_folder_of_other_files_and_an_empty_one_are_named(home: Path, tmp_path: Path) -> None:
+def test_folders_without_recordings_are_errors(home: Path, tmp_path: Path) -> None:
     for folder in ("texts", "empty"):
         (tmp_path / folder).mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a")
@@ -121,7 +121,7 @@ def test_a_folder_of_other_files_and_an_empty_one_are_named(home: Path, tmp_path
 
 
 def test_a_list_names_files_and_folders(home: Path, tmp_path: Path) -> None:
-    """Relative to the working directory; with the marks and line ends of other systems."""
+    """Relative to the working directory; with the byte order mark and line ends of other systems."""
     write(tmp_path / "more" / "d.wav", 4)
     lines = ["a.wav", "", str(tmp_path / "more"), "b.wav", "absent.wav"]
     (tmp_path / "list.txt").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
@@ -141,7 +141,7 @@ def test_a_list_from_a_pipe(home: Path) -> None:
     assert [answer["file"] for answer in json.loads(done.stdout)["files"]] == ["b.wav", "a.wav"]
 
 
-def test_lists_that_name_nothing(tmp_path: Path) -> None:
+def test_empty_and_missing_lists(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text("\n\n")
     for name, message in (("blank.txt", "names no recordings"), ("absent.txt", "no such list of recordings")):
         with pytest.raises(UserError, match=f"{name}: {message}"):
@@ -153,15 +153,20 @@ def test_enrolment_is_all_or_nothing(home: Path) -> None:
     for name in ("Ana", "Eva"):
         files = ["b.wav", "junk.wav", "c.wav", "absent.wav"]
         done = here("recognize.py", "enroll", *NETWORK, *VOICES, name, *files, "--json", cwd=home, check=1)
-        told = json.loads(done.stdout)
-        assert told["speaker"] == name and ["error" in entry for entry in told["files"]] == [False, True, False, True]
+        printed = json.loads(done.stdout)
+        assert printed["speaker"] == name and ["error" in entry for entry in printed["files"]] == [
+            False,
+            True,
+            False,
+            True,
+        ]
         assert "junk.wav" in done.stderr and "absent.wav" in done.stderr
         assert done.stderr.endswith("2 of 4 recordings cannot be used; nothing was enrolled\n")
     assert (home / "voices" / "Ana.npz").read_bytes() == before and len(load_speakers(home / "voices")) == 1
 
 
-def test_memory_holds_one_group_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read ahead of a group that has its frames, and the groups change neither order nor embeddings."""
+def test_one_group_is_in_memory_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete group is embedded before more is read; groups change neither the order nor the embeddings."""
     recognizer, rng = Recognizer(home / "model.pth"), np.random.default_rng(0)
     features = {str(at): rng.normal(3, 20, (30, 40)).astype(np.float32) for at in range(10)}
     read: list[str] = []

@@ -1,4 +1,4 @@
-"""Enrolled voices: what makes a recording doubtful, names, and taking recordings back."""
+"""Enrolled speakers: warnings of wrong recordings, names, and removing recordings."""
 
 import json
 import math
@@ -28,7 +28,7 @@ NETWORK, VOICES = ["--checkpoint", "calibrated.pth"], ["--voices", "voices"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint, calibrated or not, and three takes of each of three voices, alike but for noise."""
+    """A folder with a checkpoint, calibrated or not, and three recordings of each of three voices."""
     world = tmp_path_factory.mktemp("enrolment")
     rng = np.random.default_rng(0)
     write_checkpoint(world / "calibrated.pth", 2, [voice(s, 0.9, at) for s in SPEAKERS.values() for at in range(3)])
@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(world: Path, tmp_path: Path) -> Path:
-    """The same in a folder of the test's own, without voices."""
+    """A separate copy for each test, without enrolled speakers."""
     for file in world.iterdir():
         (tmp_path / file.name).symlink_to(file)
     return tmp_path
@@ -73,10 +73,10 @@ def nobody(name: str) -> Speaker:
 
 
 def kinds(found: list[EnrolmentWarning]) -> list[tuple[str | None, str, object]]:
-    return [(doubt.file, doubt.kind, doubt.details.get("speaker")) for doubt in found]
+    return [(warning.file, warning.kind, warning.details.get("speaker")) for warning in found]
 
 
-def test_somebody_elses_recording_is_doubtful(recognizer: Recognizer) -> None:
+def test_a_recording_of_another_speaker_is_a_mismatch(recognizer: Recognizer) -> None:
     """By hand: a recording of 1 s has a cosine of 0 with Anna (2 s), and one of 0.8 with Boris (1 s)."""
     anna, boris = enrolled("Anna", unit(ANNA, ANNA)), enrolled("Boris", unit(BORIS), seconds=1.0)
     new = recordings(unit(4 * BORIS + 3 * CLARA, ANNA + 0.1 * CLARA), ["wrong", "right"])
@@ -88,19 +88,21 @@ def test_somebody_elses_recording_is_doubtful(recognizer: Recognizer) -> None:
     assert f"Boris (LLR {ratio(0.8, 1, 1):+.2f})" in found[1].text
 
 
-def test_a_better_match_need_not_be_a_bad_one(recognizer: Recognizer) -> None:
+def test_another_speaker_can_match_better_although_both_match(recognizer: Recognizer) -> None:
     anna, boris = enrolled("Anna", unit(ANNA)), enrolled("Boris", unit(BORIS))
     between = recordings(unit(8 * ANNA + 9 * BORIS))
     assert ratio(8 / 145**0.5, 1, 1) > 0
     assert kinds(find_mismatches(anna, between, [boris], recognizer)) == [("0.wav", "better_match", "Boris")]
     assert not find_mismatches(anna, recordings(unit(9 * ANNA + 8 * BORIS)), [boris], recognizer)
-    more = [enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13)]  # of five the best is often better
+    more = [
+        enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13)
+    ]  # the best of five is often better by chance
     assert ratio(9 / 145**0.5, 1, 1) - ratio(8 / 145**0.5, 1, 1) < math.log(5)
     assert not find_mismatches(anna, between, [boris, *more], recognizer)
 
 
-def test_a_speaker_who_matches_badly_is_no_better_match(recognizer: Recognizer) -> None:
-    """By hand: LLRs below 0 with Anna (cosine 0) and, though larger, with Boris (cosine 0.3)."""
+def test_a_speaker_with_an_llr_below_0_is_no_better_match(recognizer: Recognizer) -> None:
+    """By hand: both LLRs are below 0, with Boris (cosine 0.3) larger than with Anna (cosine 0)."""
     anna, boris = enrolled("Anna", unit(ANNA)), enrolled("Boris", unit(BORIS))
     assert ratio(0, 1, 1) < ratio(0.3, 1, 1) < 0
     found = find_mismatches(anna, recordings(unit(0.3 * BORIS + 0.91**0.5 * CLARA)), [boris], recognizer)
@@ -109,33 +111,33 @@ def test_a_speaker_who_matches_badly_is_no_better_match(recognizer: Recognizer) 
 
 @pytest.mark.parametrize("odd", [0, 1, 3])
 def test_first_recordings_are_compared_with_each_other(recognizer: Recognizer, odd: int) -> None:
-    """The one that differs from the most is doubtful, not those that it is mixed with; by hand: against 3 s."""
+    """The warning is for the one recording that differs from the three others (3 s)."""
     rows = [ANNA, ANNA + 0.1 * CLARA, ANNA + 0.2 * CLARA]
     rows.insert(odd, BORIS)
-    (doubt,) = find_mismatches(nobody("Anna"), recordings(unit(*rows)), [], recognizer)
-    assert kinds([doubt]) == [(f"{odd}.wav", "different_speaker", "Anna")]
-    assert doubt.details["llr"] == pytest.approx(ratio(0, 3, 1))
+    (warning,) = find_mismatches(nobody("Anna"), recordings(unit(*rows)), [], recognizer)
+    assert kinds([warning]) == [(f"{odd}.wav", "different_speaker", "Anna")]
+    assert warning.details["llr"] == pytest.approx(ratio(0, 3, 1))
 
 
-def test_of_two_first_recordings_the_second_is_doubtful(recognizer: Recognizer) -> None:
+def test_the_second_of_two_different_first_recordings_is_a_mismatch(recognizer: Recognizer) -> None:
     assert not find_mismatches(nobody("Anna"), recordings(unit(ANNA, ANNA + BORIS)), [], recognizer)
-    (doubt,) = find_mismatches(nobody("Anna"), recordings(unit(ANNA, BORIS)), [], recognizer)
-    assert doubt.file == "1.wav" and not find_mismatches(nobody("Anna"), recordings(unit(ANNA)), [], recognizer)
+    (warning,) = find_mismatches(nobody("Anna"), recordings(unit(ANNA, BORIS)), [], recognizer)
+    assert warning.file == "1.wav" and not find_mismatches(nobody("Anna"), recordings(unit(ANNA)), [], recognizer)
 
 
-def test_a_first_recording_of_somebody_enrolled(recognizer: Recognizer) -> None:
-    """As `identify` decides: the more voices, the larger the LLR that names one; at 0.5 it is log(number of voices)."""
+def test_a_first_recording_of_another_enrolled_speaker(recognizer: Recognizer) -> None:
+    """As in `identify` with a prior of 0.5: an LLR above log(number of speakers) is needed."""
     score = 0.862
     assert math.log(3) < ratio(score, 1, 1) < math.log(5)
     new = recordings(unit(score * BORIS + (1 - score**2) ** 0.5 * ANNA))
     others = [enrolled("Boris", unit(BORIS)), *(enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13))]
-    (doubt,) = find_mismatches(nobody("Anna"), new, others[:3], recognizer)
-    assert kinds([doubt]) == [("0.wav", "better_match", "Boris")]
-    assert doubt.details["llr"] == pytest.approx(ratio(score, 1, 1), abs=1e-5)
+    (warning,) = find_mismatches(nobody("Anna"), new, others[:3], recognizer)
+    assert kinds([warning]) == [("0.wav", "better_match", "Boris")]
+    assert warning.details["llr"] == pytest.approx(ratio(score, 1, 1), abs=1e-5)
     assert not find_mismatches(nobody("Anna"), new, others, recognizer)
 
 
-def test_one_recording_under_two_names(recognizer: Recognizer, world: Path) -> None:
+def test_a_recording_that_is_enrolled_for_another_speaker(recognizer: Recognizer, world: Path) -> None:
     boris = enrolled("Boris", unit(BORIS, CLARA), ["one", "two"])
     found = find_mismatches(nobody("Anna"), recordings(unit(CLARA)), [boris], recognizer)
     assert kinds(found) == [("0.wav", "same_recording", "Boris")] and found[0].details["recording"] == "two"
@@ -150,17 +152,17 @@ def enroll(home: Path, name: str, *files: str, json_too: bool = True) -> tuple[d
     return json.loads(done.stdout), done.stderr.splitlines()
 
 
-def test_enroll_warns_of_somebody_elses_recording(home: Path) -> None:
+def test_enroll_warns_of_a_recording_of_another_speaker(home: Path) -> None:
     for name, file in (("Anna", "anna1.wav"), ("Boris", "boris1.wav")):
-        told, warnings = enroll(home, name, file)
-        assert told["warnings"] == [] and not warnings
-    told, warnings = enroll(home, "Anna", "anna2.wav", "boris2.wav")
-    assert [(w["file"], w["warning"], w["speaker"]) for w in told["warnings"]] == [
+        printed, warnings = enroll(home, name, file)
+        assert printed["warnings"] == [] and not warnings
+    printed, warnings = enroll(home, "Anna", "anna2.wav", "boris2.wav")
+    assert [(w["file"], w["warning"], w["speaker"]) for w in printed["warnings"]] == [
         ("boris2.wav", "different_speaker", "Anna"),
         ("boris2.wav", "better_match", "Boris"),
     ]
-    assert told["warnings"][0]["llr"] < 0 < told["warnings"][1]["llr"]
-    assert [entry["file"] for entry in told["recordings"]] == ["anna1.wav", "anna2.wav", "boris2.wav"]
+    assert printed["warnings"][0]["llr"] < 0 < printed["warnings"][1]["llr"]
+    assert [entry["file"] for entry in printed["recordings"]] == ["anna1.wav", "anna2.wav", "boris2.wav"]
     assert all(line.startswith("boris2.wav: ") and "LLR" in line for line in warnings[:2]) and len(warnings) == 3
     assert "remove --voices voices Anna FILE" in warnings[2]
 
@@ -171,27 +173,27 @@ def test_enroll_warns_of_somebody_elses_recording(home: Path) -> None:
 
 
 def test_enroll_warns_of_two_speakers_among_first_recordings(home: Path) -> None:
-    told, _ = enroll(home, "Anna", "anna1.wav", "clara1.wav", "anna2.wav")
-    assert [(w["file"], w["warning"]) for w in told["warnings"]] == [("clara1.wav", "different_speaker")]
+    printed, _ = enroll(home, "Anna", "anna1.wav", "clara1.wav", "anna2.wav")
+    assert [(w["file"], w["warning"]) for w in printed["warnings"]] == [("clara1.wav", "different_speaker")]
 
 
-def test_enroll_warns_of_a_recording_enrolled_before(home: Path) -> None:
+def test_enroll_warns_of_a_repeated_recording(home: Path) -> None:
     enroll(home, "Boris", "boris1.wav")
-    told, _ = enroll(home, "Anna", "boris1.wav", "boris1.wav")
-    assert told["warnings"] == [
+    printed, _ = enroll(home, "Anna", "boris1.wav", "boris1.wav")
+    assert printed["warnings"] == [
         {"file": "boris1.wav", "warning": "enrolled_already", "recording": "boris1.wav"},
         {"file": "boris1.wav", "warning": "same_recording", "speaker": "Boris", "recording": "boris1.wav"},
     ]
-    assert len(told["recordings"]) == 1
+    assert len(printed["recordings"]) == 1
 
 
-def test_what_cannot_be_compared_is_named(home: Path) -> None:
+def test_enroll_warns_of_what_it_cannot_compare(home: Path) -> None:
     done = here("recognize.py", "enroll", "--checkpoint", "plain.pth", *VOICES, "Anna", "anna1.wav", cwd=home)
     assert "no calibration" in done.stderr and done.stdout.startswith("Anna: 1 recording")
     (home / "voices" / "Eve.npz").write_bytes(b"PK junk")
     save_speaker(home / "voices", enrolled("Old", unit(BORIS)))
-    told, warnings = enroll(home, "Boris", "boris1.wav")
-    assert [w["warning"] for w in told["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
+    printed, warnings = enroll(home, "Boris", "boris1.wav")
+    assert [w["warning"] for w in printed["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
     assert (
         "Eve.npz: not a file of an enrolled" in warnings[0] and "'Old': enrolled with another checkpoint" in warnings[1]
     )
@@ -228,7 +230,7 @@ def test_rename(home: Path) -> None:
     assert "absent: no such folder" in done.stderr and not (home / "absent").exists()
 
 
-def test_remove_takes_recordings_back(home: Path) -> None:
+def test_remove_recordings(home: Path) -> None:
     _, warnings = enroll(home, "Anna", "anna1.wav", "anna2.wav", "anna3.wav")
     assert not warnings
     (before,) = load_speakers(home / "voices")
@@ -243,7 +245,7 @@ def test_remove_takes_recordings_back(home: Path) -> None:
     assert done.stdout == "Anna: removed\n" and not (home / "voices" / "Anna.npz").exists()
 
 
-def test_of_recordings_of_one_name_the_latest_is_removed() -> None:
+def test_the_latest_of_several_recordings_of_one_file_is_removed() -> None:
     voice_ = enrolled("Anna", unit(ANNA, BORIS, CLARA), ["-", "-", "x.wav"])
     np.testing.assert_array_equal(voice_.without(["-"]).embeddings, unit(ANNA, CLARA))
     assert voice_.without(["-", "-"]).files == ["x.wav"]
@@ -251,14 +253,14 @@ def test_of_recordings_of_one_name_the_latest_is_removed() -> None:
         voice_.without(["-"] * 3)
 
 
-def test_a_name_is_one_in_every_unicode_form(home: Path) -> None:
+def test_a_name_in_two_unicode_forms_is_one_speaker(home: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
     assert composed != decomposed
     enroll(home, decomposed, "anna1.wav")
     assert [path.name for path in (home / "voices").glob("[!.]*")] == [f"{composed}.npz"]
     (home / "voices" / f"{composed}.npz").rename(home / "voices" / f"{decomposed}.npz")  # as earlier versions wrote it
-    told, _ = enroll(home, composed, "anna2.wav")
-    assert told["speaker"] == composed and len(told["recordings"]) == 2
+    printed, _ = enroll(home, composed, "anna2.wav")
+    assert printed["speaker"] == composed and len(printed["recordings"]) == 2
     clip = ["identify", *NETWORK, *VOICES, "anna3.wav", "--json"]
     assert json.loads(here("recognize.py", *clip, cwd=home).stdout)["files"][0]["speaker"] == composed
     assert here("recognize.py", "rename", *VOICES, composed, "Eva", cwd=home).stdout.endswith("renamed to Eva\n")
@@ -268,8 +270,8 @@ def test_a_name_is_one_in_every_unicode_form(home: Path) -> None:
     assert not list((home / "voices").glob("[!.]*"))
 
 
-def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
-    """On macOS they cannot be."""
+def test_two_files_for_one_name_are_an_error(tmp_path: Path) -> None:
+    """Impossible on macOS."""
     for form in ("NFC", "NFD"):
         (tmp_path / f"{unicodedata.normalize(form, 'José')}.npz").write_bytes(b"")
     if len(list(tmp_path.iterdir())) == 2:
@@ -277,12 +279,14 @@ def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
             speaker_path(tmp_path, "José")
 
 
-def test_enrol_from_python_says_nothing(
+def test_enrol_from_python_prints_nothing(
     recognizer: Recognizer, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [Candidate(str(world / name), True) for name in ("anna1.wav", "anna1.wav", "boris1.wav")]
     embedded = [r for r in embed_each(files, read_utterance, recognizer) if isinstance(r, EmbeddedRecording)]
     capsys.readouterr()
     anna, found = enrol(tmp_path, "Anna", embedded, recognizer)
-    assert [doubt.kind for doubt in found] == ["enrolled_already", "different_speaker"] and len(anna.recordings) == 2
+    assert [warning.kind for warning in found] == ["enrolled_already", "different_speaker"] and len(
+        anna.recordings
+    ) == 2
     assert capsys.readouterr() == ("", "")

@@ -46,13 +46,13 @@ files = [folder / "a.wav", folder / "b.mp3"]
 embeddings = [recognizer.embed(arrays["waveform"], 22050), *recognizer.embed_files(files)]
 embeddings += [*encoder(torch.from_numpy(arrays["features"])).numpy()]
 np.save(folder / "embeddings.npy", embeddings)
-from recognition.utterance import read_utterance  # as docs/recognition.md says
+from recognition.utterance import read_utterance  # as in docs/recognition.md
 
 speech = read_utterance(folder / "a.wav").speech
-import train  # this project's own
+import train  # of the other project
 
 files = {name: Path(getattr(module, "__file__", None) or "/") for name, module in sys.modules.items()}
-installed = Path(sys.prefix)  # which may be in the project's folder
+installed = Path(sys.prefix)  # may be in the folder of the repository
 ours = {name for name, file in files.items() if Path(sys.argv[3]) in file.parents and installed not in file.parents}
 loaded = {name.partition(".")[0] for name in ours}
 print(json.dumps([train.OWNER, speech, sorted(loaded), sys.path]))
@@ -65,7 +65,7 @@ def names_in_requirements() -> set[str]:
 
 
 def refused(modules: list[str], folder: Path) -> list[str]:
-    """Return those of the modules that another project cannot have beside the recogniser."""
+    """Return the modules that another project cannot have together with the recogniser."""
     for name in modules:
         (folder / "second" / name).mkdir(parents=True)
         (folder / "second" / name / f"{name}.py").touch()
@@ -85,10 +85,10 @@ for name in {modules}:
 
 
 def test_another_project_loads_the_recogniser_and_the_encoder(tmp_path: Path) -> None:
-    """In a process of its own and another folder, where only the packages that hubconf.py names are installed."""
+    """In a separate process and folder, with only the packages of hubconf.dependencies."""
     (tmp_path / "other.py").write_text(OTHER_PROJECT)
     (tmp_path / "train.py").write_text("OWNER = 'the other project'")
-    (tmp_path / "dataset" / "train").mkdir(parents=True)  # of data, no module
+    (tmp_path / "dataset" / "train").mkdir(parents=True)  # a folder of data, not a module
     samples = voice(1, 1.5, 0)
     waveform, features = voice(2, 1.2, 0) / 32768, np.random.default_rng(0).normal(3, 9, (2, 1, 40, 120))
     features = features.astype(np.float32)
@@ -102,8 +102,8 @@ def test_another_project_loads_the_recogniser_and_the_encoder(tmp_path: Path) ->
     assert done.returncode == 0 and done.stderr == "", done.stderr
     owner, speech, modules, path = json.loads(done.stdout)
     assert owner == "the other project" and 0 < speech <= 1.5
-    others = ["training", "command_line", "corpora", "plotting", "tests"]  # rooms that the recogniser does not import
-    assert refused([*modules, *others], tmp_path) == modules  # of a second project that has all of these
+    others = ["training", "command_line", "corpora", "plotting", "tests"]  # folders that the recogniser does not import
+    assert refused([*modules, *others], tmp_path) == modules  # for a second project with all of them
     assert path[0] == str(tmp_path) and str(PROJECT) not in map(os.path.abspath, path)
     recognizer, found = Recognizer(device="cpu"), np.load(tmp_path / "embeddings.npy")
     expected = [recognizer.embed(waveform, 22050), *recognizer.embed_files(files)]

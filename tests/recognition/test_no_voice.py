@@ -1,4 +1,4 @@
-"""Recordings without a voice: recognize.py and read_utterance tell them from speech."""
+"""Recordings without a voice: recognize.py and read_utterance detect them."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ NETWORK, VOICES, THRESHOLD = ["--checkpoint", "model.pth"], ["--voices", "voices
 
 
 def syllables(seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a buzz whose resonances change every 0.15 s, as those of vowels, and noise as of fricatives between."""
+    """Return buzzes with changing resonances, as in vowels, and noise between them, as in fricatives."""
     x = rng.normal(0, 30, int(seconds * RATE))
     length = int(0.15 * RATE)
     for start in range(0, len(x) - 2 * length, 2 * length):
@@ -43,20 +43,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def warnings(stderr: str) -> list[str]:
-    """Return the files of which a line says that no voice was found."""
+    """Return the files that have a warning about a missing voice."""
     return [line.split(": ")[0] for line in stderr.splitlines() if "no voice found" in line]
 
 
-def test_compare_says_which_recording_has_no_voice(home: Path) -> None:
+def test_compare_warns_of_recordings_without_a_voice(home: Path) -> None:
     for files, silent in ((["anna.wav", "ben.wav"], []), (["fan.wav", "ben.wav"], ["fan.wav"]),
                           (["fan.wav", "hiss.wav"], ["fan.wav", "hiss.wav"])):  # fmt: skip
         done = here("recognize.py", "compare", *NETWORK, *THRESHOLD, *files, cwd=home)
-        assert warnings(done.stderr) == silent and " score " in done.stdout  # it warns, it does not refuse
-        told = json.loads(here("recognize.py", "compare", *NETWORK, *THRESHOLD, *files, "--json", cwd=home).stdout)
-        assert told["voice"] == [file not in silent for file in files]
+        assert warnings(done.stderr) == silent and " score " in done.stdout  # a warning, not an error
+        printed = json.loads(here("recognize.py", "compare", *NETWORK, *THRESHOLD, *files, "--json", cwd=home).stdout)
+        assert printed["voice"] == [file not in silent for file in files]
 
 
-def test_enroll_and_identify_say_so(home: Path) -> None:
+def test_enroll_and_identify_warn_too(home: Path) -> None:
     done = here("recognize.py", "enroll", *NETWORK, *VOICES, "Fan", "fan.wav", "ben.wav", "--json", cwd=home)
     assert warnings(done.stderr) == ["fan.wav"]
     assert [entry["voice"] for entry in json.loads(done.stdout)["files"]] == [False, True]
@@ -65,7 +65,7 @@ def test_enroll_and_identify_say_so(home: Path) -> None:
     assert [entry["voice"] for entry in json.loads(done.stdout)["files"]] == [True, False]
 
 
-def test_too_little_speech_is_one_warning(home: Path) -> None:
+def test_too_little_speech_gives_one_warning(home: Path) -> None:
     samples, _ = soundfile.read(home / "fan.wav", dtype="int16")
     soundfile.write(home / "short.wav", samples[:4000], RATE)
     done = here("recognize.py", "compare", *NETWORK, *THRESHOLD, "anna.wav", "short.wav", cwd=home)
@@ -73,11 +73,11 @@ def test_too_little_speech_is_one_warning(home: Path) -> None:
     assert line.startswith("short.wav: 0.25 s of speech; below 0.50 s")
 
 
-def test_an_utterance_says_so_in_python(home: Path) -> None:
+def test_has_voice_in_python(home: Path) -> None:
     noise, speech = read_utterance(home / "fan.wav"), read_utterance(home / "anna.wav")
     assert not noise.has_voice and speech.has_voice
     assert 0.5 < noise.modulation < 1.5 < speech.modulation
     samples, _ = soundfile.read(home / "fan.wav")
     assert not utterance_of(samples, RATE).has_voice
-    padded = np.pad((samples * 32767).astype(np.int16), RATE)  # the pauses at both ends do not count
+    padded = np.pad((samples * 32767).astype(np.int16), RATE)  # pauses at both ends have no effect
     assert utterance_of(padded, RATE).modulation == pytest.approx(noise.modulation, abs=0.2)

@@ -1,4 +1,4 @@
-"""recognize.py on recordings as people have them: pauses, two-party calls, names of any bytes, a strict terminal."""
+"""recognize.py on real-world recordings: pauses, two-party calls, file names of any bytes, an ASCII terminal."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def compare(home: Path, a: str, b: str, capsys: pytest.CaptureFixture, *flags: s
     return json.loads(capsys.readouterr().out)
 
 
-def test_silence_around_a_recording_changes_no_score(home: Path, capsys: pytest.CaptureFixture) -> None:
+def test_silence_around_a_recording_does_not_change_scores(home: Path, capsys: pytest.CaptureFixture) -> None:
     hiss = np.random.default_rng(0).normal(0, 8, 3 * RATE).astype(np.int16)
     for name, pause in (("zeros", np.zeros(3 * RATE, np.int16)), ("hiss", hiss), ("odd", np.zeros(12_345, np.int16))):
         write(home / f"{name}.wav", np.concatenate([pause, ANNA, pause]))
@@ -60,7 +60,7 @@ def test_silence_around_a_recording_changes_no_score(home: Path, capsys: pytest.
     assert len(read_utterance(home / "zeros.wav").features) < 202
 
 
-def test_a_side_of_a_call(home: Path, capsys: pytest.CaptureFixture) -> None:
+def test_one_channel_of_a_call(home: Path, capsys: pytest.CaptureFixture) -> None:
     write(home / "call.wav", np.stack([BEN, ANNA], axis=1))
     for channel, name in ((1, "ben"), (2, "anna")):
         alone = compare(home, "call.wav", "call.wav", capsys, "--channel", str(channel))
@@ -80,7 +80,9 @@ def test_a_side_of_a_call(home: Path, capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
 @pytest.mark.parametrize("locale", [STRICT, {"PYTHONIOENCODING": "ascii:strict"}], ids=["C", "UTF-8"])
-def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest.MonkeyPatch, locale: dict) -> None:
+def test_file_names_of_any_bytes_on_an_ascii_terminal(
+    home: Path, monkeypatch: pytest.MonkeyPatch, locale: dict
+) -> None:
     names = [os.fsdecode(name + b".wav") for name in (b"12:30", b"caf\xe9", "é".encode(), b"line\nend", b"-a")]
     for name in names:
         write(home / name, ANNA)
@@ -92,7 +94,7 @@ def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest
     text = run("identify", *network, "--voices", "v", "--threshold", 0, "--", *names).stdout
     assert r"caf\udce9.wav (" in text and r"line\nend.wav (" in text and text.isascii() and text.count("\n") == 5
     if locale != STRICT:
-        return  # what is printed has been seen; the names in files are Python's own in both
+        return  # files do not depend on the locale
     run("embed", *network, "-o", "e.csv", "--", *names)
     with open(home / "e.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["file"] for row in csv.DictReader(file)] == names
@@ -101,7 +103,7 @@ def test_names_of_any_bytes_on_a_strict_terminal(home: Path, monkeypatch: pytest
     assert json.loads(answer)["score"] == pytest.approx(1, abs=1e-6)
 
 
-def test_an_empty_file_is_named_in_one_line(home: Path) -> None:
+def test_an_empty_file_is_a_one_line_error(home: Path) -> None:
     (home / "empty.mp3").touch()
     flags = ["--checkpoint", "model.pth", "--threshold", "0"]
     done = run_script("recognize.py", "compare", *flags, "empty.mp3", "anna.wav", cwd=home, check=1)

@@ -27,7 +27,7 @@ from evaluation.calibration import Calibration, save_calibration
 from evaluation.metrics import verification_metrics
 from model.checkpoint import load_checkpoint, save_checkpoint
 from recognition import recognizer as recognizer_module
-from recognition.recognizer import PRETRAINED
+from recognition.recognizer import BUNDLED_MODEL
 from recognition.speakers import load_speakers
 from recognition.utterance import read_utterance, utterance_of
 from recognize import Recognizer
@@ -56,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(home: Path) -> dict:
-    """What EER_full.py says of model.pth."""
+    """The result of EER_full.py for model.pth."""
     flags = ["--checkpoint", "model.pth", "--trials", "trials.txt", "--save_scores", "scores.csv", "--json"]
     return json.loads(run_script("EER_full.py", *flags, cwd=home).stdout)
 
@@ -77,7 +77,7 @@ def run(
 
 
 def call(home: Path, command: str, *arguments: object) -> None:
-    """Run a subcommand in this process, which spares importing PyTorch once more."""
+    """Run a subcommand in this process, which saves importing PyTorch again."""
     network = [] if command in ("list", "remove") else ["--checkpoint", home / "model.pth"]
     recognize.main([command, *map(str, [*network, *arguments])])
 
@@ -94,7 +94,7 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
 
 
-def test_evaluation_without_pauses_sees_what_recognition_sees(home: Path, tmp_path: Path) -> None:
+def test_evaluation_without_pauses_agrees_with_recognition(home: Path, tmp_path: Path) -> None:
     """Scores, seconds of speech and LLRs of recordings with silence around the speech."""
     rng, folder = np.random.default_rng(0), tmp_path / TREES["vox1_test"].wav
     for path in sorted(wavs(home).rglob("*.wav")):
@@ -107,7 +107,7 @@ def test_evaluation_without_pauses_sees_what_recognition_sees(home: Path, tmp_pa
     scored = {}
     for trims in (False, True):
         flags = ["--trials", "trials.txt", "--save_path", tmp_path, "--trim_silence", trims]
-        flags += ["--checkpoint", PRETRAINED, "--save_scores", tmp_path / "scores.csv"]
+        flags += ["--checkpoint", BUNDLED_MODEL, "--save_scores", tmp_path / "scores.csv"]
         here("EER_full.py", *flags, cwd=home)
         scored[trims] = pandas.read_csv(tmp_path / "scores.csv")
     recognizer, trials = Recognizer(), scored[True]
@@ -136,7 +136,9 @@ def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(run(home, "compare", *calibrated, a, b, "--json", launcher=PYTHON).stdout)
     assert list(result) == ["same_speaker", "score", "llr", "probability", "prior", "seconds", "voice"]
     assert result["score"] == pytest.approx(one @ other, abs=1e-6) and result["seconds"] == pytest.approx(speech)
-    assert result["llr"] == pytest.approx(ratio(result["score"], speech[1], speech[0]), abs=1e-9)  # the longer enrols
+    assert result["llr"] == pytest.approx(
+        ratio(result["score"], speech[1], speech[0]), abs=1e-9
+    )  # the longer recording is the enrolment
     odds = np.exp(result["llr"])
     assert result["prior"] == 0.5 and result["probability"] == pytest.approx(odds / (1 + odds))
     assert result["same_speaker"] is bool(odds >= 1)
@@ -155,10 +157,10 @@ def test_compare(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert text.startswith("one speaker: " if odds >= 1 else "two speakers: ")
 
 
-def test_a_threshold_decides_where_there_is_no_calibration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_threshold_decides_without_a_calibration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = wav(home, 30, 0), wav(home, 31, 1)
     done = run(home, "compare", "--checkpoint", "other.pth", a, b, check=1)
-    assert "no calibration yet: EER_short.py" in done.stderr and "--calibrate True" in done.stderr
+    assert "no calibration; fit one with EER_short.py" in done.stderr and "--calibrate True" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     for threshold, same in ((-1, True), (2, False)):
         call(home, "compare", "--checkpoint", home / "other.pth", a, b, "--threshold", threshold, "--json")
@@ -167,7 +169,7 @@ def test_a_threshold_decides_where_there_is_no_calibration(home: Path, capsys: p
         assert result["same_speaker"] is same and result["threshold"] == threshold
     call(
         home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 2
-    )  # goes before the calibration
+    )  # has precedence over the calibration
     assert capsys.readouterr().out.startswith("two speakers: score ")
     for flags, message in ((["--prior", 1], "not below 1"), (["--prior", 0.5, "--threshold", 0], "with --threshold")):
         assert message in run(home, "compare", a, b, *flags, check=2).stderr
@@ -181,7 +183,7 @@ def test_a_calibration_belongs_to_its_checkpoint(home: Path, capsys: pytest.Capt
     (home / "other.calibration.json").unlink()
 
 
-def test_ratios_of_a_recognizer(home: Path) -> None:
+def test_llr_of_a_recognizer(home: Path) -> None:
     recognizer = Recognizer(home / "calibrated.pth")
     clips = recognizer.embed_files([wav(home, speaker, 0) for speaker in SPEAKERS])
     llr = recognizer.llr(clips[:, None], clips, np.array([[0.6], [1.0], [3.0]]), np.array([1.2, 0.2, 2.0]))
@@ -197,7 +199,7 @@ def test_ratios_of_a_recognizer(home: Path) -> None:
     assert recognizer.llr(alone, clips[0], 1.0, 1.2) == pytest.approx(
         recognizer.llr(clips[0], clips[2], 1.2, 1.0), abs=1e-5
     )
-    with pytest.raises(UserError, match="no calibration yet"):
+    with pytest.raises(UserError, match="no calibration"):
         Recognizer(home / "other.pth").llr(alone, alone, 1, 1)
 
 
@@ -225,7 +227,7 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: Path) -> None:
+def test_two_simultaneous_enrolments_of_one_name_are_both_kept(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, PROJECT / "recognize.py", "enroll", "--checkpoint", "model.pth", "--voices", tmp_path]
     clips = [wav(home, 30, at) for at in range(2)]
     both = [subprocess.Popen([*map(str, [*command, "Ana", clip])], cwd=home) for clip in clips]
@@ -234,7 +236,7 @@ def test_two_enrolments_of_one_name_at_once_lose_nothing(home: Path, tmp_path: P
     assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (2, 256)
 
 
-def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_waits_until_another_has_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = "import sys, time; from pathlib import Path; from system.files import locked\n"
     holder += "with locked(Path(sys.argv[1])):\n"
     holder += "    print(flush=True); time.sleep(float(sys.argv[2]))"
@@ -243,8 +245,8 @@ def test_a_change_waits_for_another_to_end(tmp_path: Path, monkeypatch: pytest.M
         with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
             present(process.stdout).readline()
             monkeypatch.setattr(recognize.speakers, "PATIENCE", patience)
-            told = nullcontext() if held < patience else pytest.raises(UserError, match=f"process {process.pid} on")
-            with told, recognize.speakers.changing(tmp_path):
+            outcome = nullcontext() if held < patience else pytest.raises(UserError, match=f"process {process.pid} on")
+            with outcome, recognize.speakers.changing(tmp_path):
                 assert held < patience
             process.kill()
 
@@ -283,7 +285,7 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def calibrated_copy(home: Path, folder: Path, calibration: Calibration) -> tuple[object, ...]:
-    """Return the flags of a checkpoint with that calibration, and of voices, both in a folder."""
+    """Return the flags of a checkpoint with this calibration and of enrolled speakers, both in a folder."""
     checkpoint = Path(shutil.copy(home / "calibrated.pth", folder))
     save_calibration(checkpoint, sha256(checkpoint), calibration)
     return "--checkpoint", checkpoint, "--voices", folder / "voices"
@@ -292,7 +294,7 @@ def calibrated_copy(home: Path, folder: Path, calibration: Calibration) -> tuple
 def test_equal_probabilities_are_ranked_by_the_score(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A calibration by which every LLR is at its bound."""
+    """The calibration gives every score the maximum LLR."""
     at_bound = Calibration(100.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
     flags = calibrated_copy(home, tmp_path, at_bound)
     for name, at in (("A", 30), ("B", 31), ("C", 32)):
@@ -308,7 +310,7 @@ def test_equal_probabilities_are_ranked_by_the_score(
 def test_speakers_are_ranked_by_probability_not_by_score(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A calibration by which much speech enrolled says more than a high score."""
+    """In this calibration, the duration of the enrolment has more weight than the score."""
     by_speech = Calibration(0.0, (1.0, 9.0, 0.0, 0.0, 0.0), (0.5, 9.0), (0.5, 9.0), 9000, 9000)
     flags = calibrated_copy(home, tmp_path, by_speech)
     call(home, "enroll", *flags, "little", wav(home, 30, 0))
@@ -395,7 +397,7 @@ def test_speech_is_measured_without_pauses(tmp_path: Path) -> None:
     assert utterance.seconds == pytest.approx(1.8) and utterance.speech == pytest.approx(0.3, abs=0.01)
 
 
-def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_speech_gives_a_warning(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for checkpoint, seconds, least in (("model", 0.3, 0.5), ("model", 0.55, None), ("calibrated", 0.55, 0.6)):
         soundfile.write(tmp_path / "short.wav", voice(30, seconds, 0), 16000, subtype="PCM_16")
         call(home, "compare", "--checkpoint", home / f"{checkpoint}.pth", tmp_path / "short.wav", wav(home, 30, 0),
@@ -408,7 +410,7 @@ def test_short_speech_is_warned_of(home: Path, tmp_path: Path, capsys: pytest.Ca
         )
 
 
-def test_waveforms_that_are_none() -> None:
+def test_invalid_waveforms() -> None:
     for waveform, rate in ((np.zeros((2, 2, 2)), 16000), (np.ones(5, np.int32), 16000), (np.ones(0), 16000)):
         with pytest.raises(ValueError, match="a waveform"):
             utterance_of(waveform, rate)
@@ -416,7 +418,7 @@ def test_waveforms_that_are_none() -> None:
         utterance_of(np.zeros(500), 16000)
 
 
-def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     good, junk = str(wav(home, 30, 0)), tmp_path / "junk.wav"
     junk.write_text("no sound")
@@ -438,7 +440,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
     for arguments, kind, message in (
         (["compare", *network, good, "absent.wav"], UserError, "absent.wav: no such recording"),
         (["compare", *network, good, str(junk), "--threshold", "0"], UserError, "junk.wav: no readable audio"),
-        (["identify", "--checkpoint", "other.pth", *voices, good], UserError, "no calibration yet"),
+        (["identify", "--checkpoint", "other.pth", *voices, good], UserError, "no calibration"),
         (["enroll", "--checkpoint", "other.pth", *voices, "Ana", good], UserError, "enrolled with another checkpoint"),
         (["identify", "--checkpoint", "other.pth", *voices, good, "--threshold", "0"], UserError, "another checkpoint"),
         (["enroll", *network, *voices, "../Ana", good], UserError, "a name has"),
@@ -460,15 +462,15 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_export_gives_what_the_network_gives(home: Path) -> None:
+def test_the_onnx_file_gives_the_embeddings_of_the_network(home: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     level = logging.getLogger("torch.onnx").level
     run(home, "export", "model.onnx")
-    assert logging.getLogger("torch.onnx").level == level  # the host's logging stays as it is
+    assert logging.getLogger("torch.onnx").level == level  # unchanged for the calling program
     session = runtime.InferenceSession(str(home / "model.onnx"), providers=["CPUExecutionProvider"])
-    told = session.get_modelmeta().custom_metadata_map
-    assert told["checkpoint_sha256"] == hashlib.sha256((home / "model.pth").read_bytes()).hexdigest()
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["checkpoint_sha256"] == hashlib.sha256((home / "model.pth").read_bytes()).hexdigest()
     expected_facts = {
         "n_mels": "40",
         "sample_rate": "16000",
@@ -476,8 +478,8 @@ def test_export_gives_what_the_network_gives(home: Path) -> None:
         "window_ms": "25",
         "step_ms": "10",
     }
-    assert told.items() >= (expected_facts | {"embedding_size": "256", "embedding_normalised": "no"}).items()
-    assert told["mean_subtraction"] == "over time, inside the network" and "log mel" in told["features"]
+    assert metadata.items() >= (expected_facts | {"embedding_size": "256", "embedding_normalised": "no"}).items()
+    assert metadata["mean_subtraction"] == "over time, inside the network" and "log mel" in metadata["features"]
     encoder, rng = Recognizer(home / "model.pth").encoder.eval(), np.random.default_rng(0)
     for n, frames in ((1, 50), (3, 137), (2, 500), (1, 1000)):
         features = rng.normal(3, 20, (n, 1, 40, frames)).astype(np.float32)
@@ -487,7 +489,7 @@ def test_export_gives_what_the_network_gives(home: Path) -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-def test_export_computes_on_no_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_has_no_device(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         recognize.parse_args(["export", "--device", "cpu", "model.pth"])
     assert "unrecognized arguments: --device" in capsys.readouterr().err
@@ -497,16 +499,16 @@ def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[s
     full = load_checkpoint(home / "model.pth")
     full.optimizer, full.state_dict["weight"] = {"state": {}}, torch.ones(4, 256)
     full.speakers, full.data_type, full.epoch = ["id00001", "id00002"], "vox2", 7
-    full.state_dict["pretrained.bn1.running_var"] *= 1e6  # those of real features are beyond half precision
+    full.state_dict["pretrained.bn1.running_var"] *= 1e6  # variances of real features exceed half precision
     save_checkpoint(home / "full.pth", full)
     recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.Pth")])
     alone = load_checkpoint(home / "alone.Pth")
-    assert (alone.speakers, alone.data_type, alone.epoch) == (full.speakers, "vox2", 7)  # left out of tests
+    assert (alone.speakers, alone.data_type, alone.epoch) == (full.speakers, "vox2", 7)  # excluded from evaluations
     assert alone.optimizer == {} and alone.class_vectors is None
     assert (home / "alone.Pth").stat().st_size < 0.51 * (home / "model.pth").stat().st_size
     files = [wav(home, 30, 0), wav(home, 31, 1)]
-    whole, half = (Recognizer(home / name).embed_files(files) for name in ("full.pth", "alone.Pth"))
-    np.testing.assert_allclose(half, whole, atol=1e-3)
+    full_precision, half = (Recognizer(home / name).embed_files(files) for name in ("full.pth", "alone.Pth"))
+    np.testing.assert_allclose(half, full_precision, atol=1e-3)
     full.state_dict["fc1"][0, 0] = 1e6
     save_checkpoint(home / "full.pth", full)
     with pytest.raises(UserError, match="full.pth: cannot be converted to half precision: it has weights beyond"):
@@ -514,7 +516,7 @@ def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_no_output_overwrites_an_input(home: Path, tmp_path: Path) -> None:
-    """The checkpoint, also by another name of it; a list of recordings; a recording."""
+    """The inputs are a checkpoint, a link to it, a list of recordings, and a recording."""
     checkpoint, clip = Path(shutil.copy(home / "model.pth", tmp_path)), str(wav(home, 30, 0))
     (tmp_path / "list.csv").write_text(f"{clip}\n")
     (tmp_path / "link.onnx").symlink_to(checkpoint)
@@ -535,7 +537,7 @@ def test_the_bundled_model_is_used_if_no_other_is_selected(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in (recognize, recognizer_module):
-        monkeypatch.setattr(module, "PRETRAINED", home / "calibrated.pth")
+        monkeypatch.setattr(module, "BUNDLED_MODEL", home / "calibrated.pth")
     monkeypatch.chdir(home)
     files = [str(wav(home, 30, 0)), str(wav(home, 32, 1))]
     recognize.main(["compare", *files, "--json"])
@@ -550,14 +552,16 @@ def test_the_bundled_model_is_used_if_no_other_is_selected(
             recognize.main(["compare", *flags, *files])
 
 
-def test_export_names_the_packages_it_lacks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_names_missing_packages(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install onnx onnxscript"):
         recognize.main(["export", "--checkpoint", str(home / "model.pth"), str(home / "x.onnx")])
     assert not (home / "x.onnx").exists()
 
 
-def test_voices_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_speakers_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(folder: Path) -> list[str]:
         raise PermissionError(13, "Permission denied", str(folder))
 

@@ -1,4 +1,4 @@
-"""Recordings as programs hold them: bytes, open files, samples of any layout; and worker processes."""
+"""Recordings in programs: bytes, open files, samples of any layout; and worker processes."""
 
 import io
 import os
@@ -45,13 +45,13 @@ class CannotTell:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])  # read directly, and decoded by FFmpeg
-def test_an_upload_is_read_as_its_file_is(tmp_path: Path, suffix: str) -> None:
+def test_an_upload_gives_the_same_utterance_as_its_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"anna.{suffix}"
     soundfile.write(path, SAMPLES, RATE, subtype="PCM_16")
     expected, content = read_utterance(path), path.read_bytes()
     assert len(expected.features) == 149
     at_end, spooled = io.BytesIO(content), tempfile.SpooledTemporaryFile()
-    at_end.seek(0, 2)  # as a program leaves it that has computed the checksum
+    at_end.seek(0, 2)  # as after computing a checksum
     spooled.write(content)
     with open(path, "rb") as file, spooled:
         uploads = [content, bytearray(content), memoryview(content), io.BytesIO(content), at_end, file, spooled]
@@ -95,7 +95,7 @@ def wav_of(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_bad_uploads_are_named(tmp_path: Path) -> None:
+def test_bad_uploads_are_errors(tmp_path: Path) -> None:
     (tmp_path / "junk.mp3").write_bytes(b"no sound" * 99)
     with open(tmp_path / "junk.mp3", "rb") as junk, open(tmp_path / "junk.mp3") as text:
         for upload, message in (
@@ -157,7 +157,7 @@ def test_channels_are_averaged_in_either_layout() -> None:
 @pytest.mark.parametrize(
     "shape", [(), (0,), (0, 2), (1, 0), (1, 1), (2, 3), (8, 8), (16, 9000), (9000, 16), (600, 500), (1, 1, 9000)]
 )
-def test_shapes_that_could_mean_several_things_are_refused_by_name(shape: tuple[int, ...]) -> None:
+def test_ambiguous_shapes_are_errors(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a waveform is \(S,\), \(S, channels\) or \(channels, S\)") as error:
         utterance_of(np.full(shape, 0.5, np.float32), RATE)
     assert f"not {shape}; pass" in str(error.value)
@@ -202,7 +202,7 @@ print("equal")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="other systems cannot fork")
 def test_forked_workers_that_load_the_recognizer_themselves(tmp_path: Path) -> None:
-    """As docs/recognition.md says; torch imported, but no network loaded, before the fork."""
+    """As described in docs/recognition.md: torch is imported before the fork, and the network loaded after it."""
     for at, name in enumerate(("a.wav", "b.wav")):
         (tmp_path / name).write_bytes(wav_of(voice(at, 1.5, 0)))
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

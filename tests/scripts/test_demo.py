@@ -1,4 +1,4 @@
-"""The synthetic corpus: voices, files, layout, trials, continuing after a kill."""
+"""The synthetic corpus: voices, files, layout, trials, resuming after a kill."""
 
 import contextlib
 import importlib
@@ -51,10 +51,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_voice_is_its_own_and_stays_the_same() -> None:
+def test_voices_differ_and_are_reproducible() -> None:
     first, second = say(1), say(2)
     assert not np.array_equal(first, second[: len(first)])
-    np.testing.assert_array_equal(say(1), first)  # whatever another engine has said in between
+    np.testing.assert_array_equal(say(1), first)  # also after another voice has spoken
 
 
 def test_speech_is_16_khz_and_does_not_clip() -> None:
@@ -105,10 +105,10 @@ def test_a_session_keeps_the_length_and_differs_from_others() -> None:
     assert not np.allclose(first / np.abs(first).max(), second / np.abs(second).max(), atol=0.05)
 
 
-def test_continues_after_a_kill(corpus: Path, tmp_path: Path) -> None:
+def test_resumes_after_a_kill(corpus: Path, tmp_path: Path) -> None:
     code = "import sys, pathlib, corpora.demo; corpora.demo.write_demo(pathlib.Path(sys.argv[1]), 1, 2, 2, workers=1)"
     root, repository = tmp_path / "demo", PROJECT
-    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed engine leaves its folder there
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed synthesiser leaves its folder there
     process = subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, env=environment)
     wavs = root / TREES["vox2_dev"].wav
     deadline = time.monotonic() + 60
@@ -116,7 +116,7 @@ def test_continues_after_a_kill(corpus: Path, tmp_path: Path) -> None:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)  # its worker notices and ends
+    time.sleep(0.5)  # the worker ends, too
     written = {path: path.stat().st_mtime_ns for path in (wavs / "train000").glob("*/*.wav")}
     assert len(written) == len(UTTERANCES)
     write_demo(root, seed=1, workers=1, **SIZE)
@@ -125,7 +125,7 @@ def test_continues_after_a_kill(corpus: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
+def test_other_data_is_not_mixed_with_the_demo(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another seed or size"):
         write_demo(corpus, seed=2, **SIZE)
     (tmp_path / TREES["vox1_dev"].wav).mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_refuses_to_mix_with_other_data(corpus: Path, tmp_path: Path) -> None:
         write_demo(tmp_path, seed=1, **SIZE)
 
 
-def test_keeps_a_trial_list_and_runs_that_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_trial_lists_and_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / TRIALS_NAME).write_text("1 mine.wav too.wav\n")
     with pytest.raises(UserError, match=f"{TRIALS_NAME}: not part of the demo"):
         write_demo(tmp_path, seed=1, **SIZE)
@@ -141,43 +141,47 @@ def test_keeps_a_trial_list_and_runs_that_are_not_its_own(tmp_path: Path, monkey
 
     def trained(script: str, *flags: str) -> None:
         if script == "train.py":
-            raise UserError("far enough")
+            raise UserError("stop here")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "run", trained)
     for number in (0, 1, 2):
         (demo.RUN.parent / f"baseline_00{number}").mkdir(parents=True)
-    with pytest.raises(UserError, match="far enough"):
+    with pytest.raises(UserError, match="stop here"):
         demo.main([])
     assert sorted(os.listdir(demo.RUN.parent)) == ["baseline_001", "baseline_002"]
 
 
-def test_a_missing_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # its import now fails
+def test_a_missing_synthesiser_is_an_error_with_the_command_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # as if it were not installed
     with pytest.raises(UserError, match="pip install -r requirements-demo.txt"):
         write_demo(tmp_path, seed=1, **SIZE)
 
 
 def test_identification_by_hand() -> None:
-    """Two speakers of two utterances: of the four tests, one 1 s window resembles the other speaker's enrolment."""
+    """Two speakers of two utterances: in one of four tests, the 1 s window resembles the other speaker."""
     full = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     short = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, 0.8]])
     unused = torch.full_like(full, torch.nan)
     assert demo.identify(torch.stack([full, unused, short]), n_speakers=2) == 75
-    same_utterance = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])  # right only if enrolled itself
+    same_utterance = torch.tensor(
+        [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
+    )  # correct only if compared with itself
     assert demo.identify(torch.stack([same_utterance, unused, same_utterance]), n_speakers=2) == 0
 
 
 @pytest.fixture(scope="module")
 def small_demo(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, UserError]:
-    """Run the demo with two unseen speakers and without training, as a user would; return what it left and printed."""
+    """Run the demo with two unseen speakers and without training; return its folder, output and error."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(corpus, folder / demo.ROOT)
     scripts = []
 
     def run(script: str, *flags: str) -> None:
         scripts.append(script)
-        if script != "dataprep.py":  # the corpus has been written
+        if script != "dataprep.py":  # the corpus exists
             here(script, *flags, cwd=folder)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -190,7 +194,7 @@ def small_demo(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder, printed.getvalue(), failure.value
 
 
-def test_a_training_of_no_use_is_an_error_after_table_picture_and_next_step(
+def test_a_training_that_does_not_help_is_an_error_after_the_results(
     small_demo: tuple[Path, str, UserError],
 ) -> None:
     folder, printed, failure = small_demo
@@ -199,7 +203,7 @@ def test_a_training_of_no_use_is_an_error_after_table_picture_and_next_step(
     assert rows[2:] == ["untrained network", "MFCC statistics", "trained here", "bundled model"]
     (picture,) = (word for word in printed.split() if word.endswith(".png"))
     assert (folder / picture).read_bytes().startswith(b"\x89PNG")
-    assert printed.count(demo.NOTICE) == 2  # first and below the figures
+    assert printed.count(demo.NOTICE) == 2  # at the start and below the table
     assert printed.index("librispeech") > printed.index(picture)
 
 
@@ -225,7 +229,7 @@ def test_the_commands_of_the_next_step_are_valid() -> None:
         importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(flags)
 
 
-def test_its_size_is_one_of_five_minutes_on_two_plain_cores() -> None:
+def test_its_size_takes_five_minutes_on_two_cores() -> None:
     """Two cores at 2.4 GHz without AVX-512 train on 13 utterances or embed 3,400 frames a second.
 
     The former is for ResNet-18, the latter for ResNet-34. A minute and a half remains for everything else.
@@ -234,5 +238,5 @@ def test_its_size_is_one_of_five_minutes_on_two_plain_cores() -> None:
     assert args.backbone == "resnet18" and not args.augment
     training = N_TRAIN * len(UTTERANCES) * args.max_epoch / 13
     mean_frames = 100 * sum(SECONDS) / 2 + 200 + 100
-    scoring = N_TEST * len(UTTERANCES) * mean_frames * 2 / 3_400  # two of ResNet-18 count as one of ResNet-34
+    scoring = N_TEST * len(UTTERANCES) * mean_frames * 2 / 3_400  # three networks; two ResNet-18 count as one ResNet-34
     assert training + scoring < 210

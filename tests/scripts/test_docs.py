@@ -36,11 +36,11 @@ PAGES = [
     *sorted(PROJECT.glob("docs/*.md")),
     PROJECT / "pretrained/README.md",
 ]
-LANGUAGES = {"sh", "python", "text", "bibtex"}  # of code blocks; the commands stand in those of sh
-LAUNCHERS = ("python", "torchrun", "make", "pip")  # what a command within a sentence begins with
+LANGUAGES = {"sh", "python", "text", "bibtex"}  # of code blocks; those of sh contain the commands
+LAUNCHERS = ("python", "torchrun", "make", "pip")  # the first word of a command within a sentence
 NOT_OURS = (["python3", "-m", "venv"], ["source", ".venv/bin/activate"], ["git", "clone"])
 PARSED_ONLY = {"--download", "--extract", "--librispeech", "--musan", "reproduce.py"}  # they need a network or hours
-SMALL = {  # appended: the later of two equal flags counts
+SMALL = {  # appended: argparse uses the later of two equal flags
     "train.py": ["--nb_class_train", "3", "--max_epoch", "1"],
     "identification.py": ["--nb_class_test", "3", "--nb_episode", "4"],
     "--use_checkpoint": ["--max_epoch", "2"],
@@ -53,17 +53,17 @@ RECORDINGS = ("a.wav", "b.mp3", "anna1.flac", "anna2.flac", "boris.wav", "clara.
 class Block(NamedTuple):
     """A fenced block of code."""
 
-    line: int  # of its fence in the page
+    line: int  # number of its first line in the page
     language: str
     text: str
 
 
 class Command(NamedTuple):
-    """A command of a page, cut into words as a shell does."""
+    """A command of a page, split into words as in a shell."""
 
     line: int
     words: list[str]
-    run: bool  # it stands in a block; one within a sentence is only parsed
+    run: bool  # False for a command within a sentence, which is parsed only
 
 
 def split(page: Path) -> tuple[list[Block], dict[int, str]]:
@@ -84,14 +84,14 @@ def split(page: Path) -> tuple[list[Block], dict[int, str]]:
 
 
 def spans(prose: dict[int, str]) -> Iterator[tuple[int, str]]:
-    """Yield the code spans of a page, with the line that each begins in; a span may go on in the next line."""
+    """Yield the code spans of a page and the numbers of their first lines; a span may continue on the next line."""
     text, numbers = "\n".join(prose.values()), list(prose)
     for match in re.finditer(r"`([^`]+)`", text):
         yield numbers[text.count("\n", 0, match.start())], match[1].replace("\n", " ")
 
 
 def commands_of(page: Path) -> list[Command]:
-    """Return the commands of a page in its order, those within sentences last."""
+    """Return the commands of a page in their order; commands within sentences come last."""
     blocks, prose = split(page)
     commands = []
     for block in blocks:
@@ -105,7 +105,7 @@ def commands_of(page: Path) -> list[Command]:
 
 
 def carry_out(command: Command) -> None:
-    """Run a command, or parse it by its own parser; whatever is wrong raises."""
+    """Run a command, or parse it with its parser; raise the error of a wrong one."""
     run = command.run and not PARSED_ONLY.intersection(command.words)
     match command.words:
         case [*words] if any(words[: len(known)] == known for known in NOT_OURS):
@@ -120,7 +120,7 @@ def carry_out(command: Command) -> None:
         case ["ruff", *flags]:
             assert subprocess.run([sys.executable, "-m", "ruff", *flags, "--help"], capture_output=True).returncode == 0
         case ["python", "-m", "pytest", *flags]:
-            # Parsed where there is nothing to collect, which is status 5.
+            # Status 5: parsed, and no tests to collect here.
             paths = [flag for flag in flags if flag.startswith("tests")]
             assert all((PROJECT / path.partition("::")[0]).exists() for path in paths)
             flags = ["-c", str(PROJECT / "pyproject.toml"), *(flag for flag in flags if flag not in paths)]
@@ -134,7 +134,7 @@ def carry_out(command: Command) -> None:
         case ["python", name, *flags]:
             script(name).parse_args(flags)
         case _:
-            raise ValueError("nobody knows this command: neither run nor parsed")
+            raise ValueError("unknown command: neither run nor parsed")
 
 
 def script(name: str) -> ModuleType:
@@ -145,7 +145,7 @@ def script(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
-    """Let the pages' commands run as they are, on a small network and fewer short trials."""
+    """Let the commands of the pages run with a small network and fewer short trials."""
     with small_network("resnet34") as patch:
         patch.setattr(dataset.trial_sampling, "SHORT_TRIALS_PER_SPEAKER", 25)
         yield
@@ -153,7 +153,7 @@ def small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
-    """Return a folder as the reader has it: recordings, data with features, the published model in its place."""
+    """Return a reader's folder: recordings, data with features, and the published model."""
     home = tmp_path_factory.mktemp("world")
     for tree, speakers, n_utterances in (("vox2_dev", range(4), 3), ("vox1_test", range(30, 34), 7)):
         write_wavs(home / "data", tree, speakers, n_utterances, seconds=1.2)
@@ -182,7 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
 
 
 def write_lists(home: Path, trials: list[list[str]]) -> None:
-    """Write the lists of other forms that docs/evaluation.md names, of the trials (label, enrolment, test)."""
+    """Write the trials (label, enrolment, test) in the other formats that docs/evaluation.md names."""
     speakers = sorted({enrol.split("/")[0] for _, enrol, _ in trials})
     rows = {
         "labels_last.txt": [
@@ -198,15 +198,15 @@ def write_lists(home: Path, trials: list[list[str]]) -> None:
 
 @pytest.fixture
 def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the current folder, a copy of the world; the published model stands for the project's own, too."""
+    """Return the current folder, a copy of `world`; the published model is also used as the bundled one."""
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for module in (recognize, recognizer):
-        monkeypatch.setattr(module, "PRETRAINED", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
+        monkeypatch.setattr(module, "BUNDLED_MODEL", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
     monkeypatch.delenv("METASR_SAVE_PATH", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
-    for number, handler in handlers.items():  # train.py's own
+    for number, handler in handlers.items():  # changed by train.py
         signal.signal(number, handler)
 
 
@@ -217,17 +217,17 @@ def test_every_command_runs_or_parses(page: Path, home: Path) -> None:
         try:
             carry_out(command)
         except (Exception, SystemExit) as error:
-            if not (isinstance(error, SystemExit) and not error.code):  # --help ends with 0
+            if not (isinstance(error, SystemExit) and not error.code):  # --help exits with 0
                 pytest.fail(f"{page.name}, line {command.line}: {shlex.join(command.words)}: {error!r}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_runs_and_blocks_say_what_they_are(page: Path, home: Path) -> None:
+def test_python_runs_and_blocks_have_a_language(page: Path, home: Path) -> None:
     blocks, prose = split(page)
     assert {block.language for block in blocks} <= LANGUAGES
     assert not [number for number, line in prose.items() if line.startswith("    ")], "use a fence, with a language"
     for block in blocks:
-        if block.language == "python" and "onnxruntime" not in block.text:  # which has a test for itself
+        if block.language == "python" and "onnxruntime" not in block.text:  # it has a separate test
             (home / "block.py").write_text(block.text.replace("/path/to/meta-sr", str(PROJECT)))
             runpy.run_path(str(home / "block.py"))
 
@@ -246,7 +246,7 @@ def test_the_evaluation_example_prints_the_eers_of_the_scripts(home: Path, capsy
 
 @pytest.mark.slow
 def test_the_onnx_example_gives_the_embeddings_of_recognize(tmp_path: Path) -> None:
-    """Everything in processes of its own, the example without PyTorch."""
+    """In separate processes; the example runs without PyTorch."""
     pytest.importorskip("onnxruntime")
     blocks, _ = split(PROJECT / "docs/recognition.md")
     (example,) = (block.text for block in blocks if "onnxruntime" in block.text and block.language == "python")
@@ -268,7 +268,7 @@ def test_the_onnx_example_gives_the_embeddings_of_recognize(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_flag_in_the_text_is_a_scripts(page: Path) -> None:
+def test_every_flag_in_the_text_exists(page: Path) -> None:
     scripts = [path for path in [*PROJECT.glob("*.py"), *PROJECT.glob("[!.]*/*.py")] if path.parent.name != "tests"]
     known = set(re.findall(r'"(--\w+)"', "".join(path.read_text(encoding="utf-8") for path in scripts))) | {"--help"}
     _, prose = split(page)
@@ -277,7 +277,7 @@ def test_every_flag_in_the_text_is_a_scripts(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
         other = (page.parent / path).resolve() if path else page
@@ -293,7 +293,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what GitHub makes of a page's headings."""
+    """Return the anchors that GitHub derives from the headings of a page."""
     _, prose = split(page)
     headings = [line.lstrip("#").strip() for line in prose.values() if line.startswith("#")]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The model that comes with the project."""
+"""The bundled model."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ import numpy as np
 import torch
 
 from model.checkpoint import load_checkpoint
-from recognition.recognizer import PRETRAINED, Recognizer
+from recognition.recognizer import BUNDLED_MODEL, Recognizer
 from recognition.utterance import read_utterance
 
 
-def test_it_is_an_encoder_alone_with_its_calibration() -> None:
-    checkpoint = load_checkpoint(PRETRAINED)
-    assert PRETRAINED.stat().st_size < 12e6 and not checkpoint.optimizer and checkpoint.class_vectors is None
+def test_it_is_an_encoder_with_its_calibration() -> None:
+    checkpoint = load_checkpoint(BUNDLED_MODEL)
+    assert BUNDLED_MODEL.stat().st_size < 12e6 and not checkpoint.optimizer and checkpoint.class_vectors is None
     assert checkpoint.state_dict["fc1"].dtype == torch.float16
-    assert len(checkpoint.speakers) == 642  # whom an evaluation leaves out
-    calibration = Recognizer().calibration  # None, were it another file's
+    assert len(checkpoint.speakers) == 642  # excluded from evaluations
+    calibration = Recognizer().calibration  # None if it belonged to another file
     assert calibration and calibration.test_seconds[0] == 0.5
 
 
-def test_it_tells_people_apart(shared: Path) -> None:
+def test_it_separates_speakers(shared: Path) -> None:
     folder = shared / "corpus" / "vox1_test"
     speakers = sorted(path.name for path in folder.iterdir())[:6]
     files = [sorted((folder / speaker).rglob("*.flac"))[at] for speaker in speakers for at in (0, -1)]
