@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from configure import TREES
 from corpora.archives import refuse_lost, refuse_unsafe, was_removed, write_marker
@@ -83,7 +83,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     remove_unfinished_below(tree)
     with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, subset) as bar:
         failures = []
-        for failure in unordered_map(_convert, _read_members(data, archive, tree, names), workers):
+        for failure in unordered_map(_convert, _read_recordings(data, archive, tree, names), workers):
             bar.update(data.tell() - bar.n)
             if failure:
                 failures.append(failure)
@@ -106,18 +106,15 @@ def _download_md5s(server: Server, root: Path, page: int, retries: int) -> dict[
     return {row[2]: row[1] for row in rows if row}
 
 
-def _read_members(data: BinaryIO, archive: Path, tree: Path, names: list[str]) -> Iterator[Member]:
+def _read_recordings(data: BinaryIO, archive: Path, tree: Path, names: list[str]) -> Iterator[Member]:
     """Yield the recordings that have no wav yet, in the archive's order; append the names of all to `names`."""
-    try:
-        for name, content in _tar_files(archive, data):
-            place = PurePosixPath(*PurePosixPath(name).parts[-3:])
-            if place.suffix.lower() == ".flac":
-                names.append(str(place))
-                wav = tree / place.with_suffix(".wav")
-                if not wav.exists():
-                    yield f"{archive}: {name}", content.read(), wav
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{archive}: {error}; remove it and run again to download it") from None
+    for name, content in _read_members(data, archive):
+        place = PurePosixPath(*PurePosixPath(name).parts[-3:])
+        if place.suffix.lower() == ".flac":
+            names.append(str(place))
+            wav = tree / place.with_suffix(".wav")
+            if not wav.exists():
+                yield f"{archive}: {name}", content, wav
 
 
 def _convert(member: Member) -> Failure | None:
@@ -167,20 +164,15 @@ def download_noise(name: str, root: Path, base: str | None, delete: bool, jobs: 
 
 def _extract_folder(archive: Path, root: Path, folder: str) -> int:
     """Extract the archive's folder into `root`, complete or not at all; return its number of files."""
-    files = _zip_files if archive.suffix == ".zip" else _tar_files
     unfinished, n_files = root / f".{folder}{TEMPORARY_SUFFIX}", 0
     shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, archive.name) as bar:
-            for name, content in files(archive, data):
-                place = unfinished / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with open(place, "wb") as file:
-                    shutil.copyfileobj(content, file)
-                n_files += name.startswith(f"{folder}/")
-                bar.update(data.tell() - bar.n)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{archive}: {error}; remove it and run again to download it") from None
+    with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, archive.name) as bar:
+        for name, content in _read_members(data, archive):
+            place = unfinished / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            n_files += name.startswith(f"{folder}/")
+            bar.update(data.tell() - bar.n)
     if not n_files:
         raise UserError(f"{archive}: contains no {folder}/, unlike OpenSLR's archive")
     write_marker(root, archive.name, [])  # first: a marker without a folder is harmless
@@ -189,25 +181,25 @@ def _extract_folder(archive: Path, root: Path, folder: str) -> int:
     return n_files
 
 
+def _read_members(data: BinaryIO, archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file in a zip or tar.gz; UserError for damage and for an unsafe name."""
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(data) as opened_zip:
+                for entry in opened_zip.infolist():
+                    refuse_unsafe(entry.orig_filename, True, archive)
+                    if not entry.is_dir():
+                        yield entry.filename, opened_zip.read(entry)
+            return
+        with tarfile.open(fileobj=data, mode="r|gz") as opened:
+            for member in opened:
+                refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
+                if content := opened.extractfile(member):  # None for a folder
+                    yield member.name, content.read()
+                opened.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"{archive}: {error}; remove it and run again to download it") from None
+
+
 def _server(base: str | None, page: int) -> Server:
     return Server(f"{(base or BASE).rstrip('/')}/{page}/{{name}}", "try another mirror with --openslr_url")
-
-
-def _tar_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the names and contents of an archive's files; UserError for a file outside its folder."""
-    with tarfile.open(fileobj=data, mode="r|gz") as opened:
-        for member in opened:
-            refuse_unsafe(member.name, member.isreg() or member.isdir(), archive)
-            if content := opened.extractfile(member):  # None for a folder
-                yield member.name, content
-            opened.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers
-
-
-def _zip_files(archive: Path, data: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the same as _tar_files for a zip."""
-    with zipfile.ZipFile(data) as opened:
-        for member in opened.infolist():
-            refuse_unsafe(member.orig_filename, True, archive)
-            if not member.is_dir():
-                with opened.open(member) as content:
-                    yield member.filename, content
