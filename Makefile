@@ -2,7 +2,7 @@
 # make test           the tests
 # make test-portable  the numerical tests with the instructions of older processors: AVX2, then SSE4.1
 # make lint           style and types
-# make docs           regenerates docs/pipeline.png and docs/formats.md
+# make docs           regenerates docs/formats.md
 # make soak           faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
 # Another interpreter: make demo PYTHON=python3.12
 

@@ -1,4 +1,4 @@
-"""Recordings as people have them, and what becomes of each: a table for the tests and for docs/formats.md."""
+"""A table of input files and how they are read, for the tests and for docs/formats.md."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ PIPED = (0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF, 0x7F000000)  # sizes that programs 
 def riff(
     pcm: bytes, size: int | None = None, riff_size: int | None = None, channels: int = 1, rate: int = RATE
 ) -> bytes:
-    """Return a 16-bit wav whose header says what it is told to say."""
+    """Return a 16-bit wav with the given sizes in its header, right or wrong."""
     form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * channels * 2, channels * 2, 16)
     body = b"WAVE" + form + b"data" + struct.pack("<I", len(pcm) if size is None else size) + pcm
     return b"RIFF" + struct.pack("<I", len(body) if riff_size is None else riff_size) + body
@@ -52,7 +52,7 @@ def encoded(container: str, codec: str, rate: int = RATE, layout: str = "mono", 
 
 
 def video() -> bytes:
-    """Return a film of ten black pictures and, beginning with them, CLEAN."""
+    """Return a video of ten black pictures with CLEAN as its sound."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:
         pictures, sound_track = out.add_stream("mpeg4", rate=25), out.add_stream("pcm_s16le", rate=RATE, layout="mono")
@@ -68,32 +68,32 @@ def video() -> bytes:
 
 
 class Case(NamedTuple):
-    """A kind of file and what is to become of it."""
+    """A kind of file and how it is read."""
 
     given: str
     outcome: str
     variants: Callable[[], list[bytes]]
-    like: Callable[[np.ndarray, np.ndarray], bool] = np.array_equal  # how the samples are to be like `expected`
+    like: Callable[[np.ndarray, np.ndarray], bool] = np.array_equal  # compares the samples with `expected`
     expected: np.ndarray = CLEAN
-    remark: str = ""  # what is remarked, a regular expression; "" nothing
-    refused: str = ""  # likewise, why it is refused
+    remark: str = ""  # a regular expression for the remark; "" if there is none
+    refused: str = ""  # a regular expression for the error
     channel: int | None = None
 
 
 def near(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether samples are the expected ones but for a codec's or resampler's loss, and padding at their end."""
+    """Return whether samples are the expected ones, except for a codec's or resampler's loss and padding."""
     assert len(expected) - 600 <= len(found) <= len(expected) + 2000
     likeness = scipy.signal.correlate(found.astype(float), expected.astype(float)).max()  # codecs delay
     return likeness > 0.8 * np.linalg.norm(found.astype(float)) * np.linalg.norm(expected.astype(float))
 
 
 def begins(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether samples are the first of the expected ones, bit by bit."""
+    """Return whether samples are the first of the expected ones, bit by bit."""
     return 0 < len(found) < len(expected) and np.array_equal(found, expected[: len(found)])
 
 
 def upside_down(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether samples are the expected ones or their negatives, but for a faint noise."""
+    """Return whether samples are the expected ones or their negatives, except for a faint noise."""
     return bool(np.abs(np.corrcoef(found, expected)[0, 1]) > 0.999)
 
 
@@ -123,7 +123,7 @@ PCM = CLEAN.tobytes()
 STRANGER = np.random.default_rng(1).bytes(50_000)
 CANCELLED = r"channels cancel each other; channel [12], the loudest, was taken"
 CASES = [
-    Case("wav, flac, aiff, au, caf, w64, rf64, sph (NIST), voc, mov, mkv: 16 kHz mono 16-bit", "read bit by bit",
+    Case("wav, flac, aiff, au, caf, w64, rf64, sph (NIST), voc, mov, mkv: 16 kHz mono 16-bit", "read without change",
          lambda: [*(sound(CLEAN, format=kind) for kind in
                     ("WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64", "NIST", "VOC")),
                   encoded("mov", "pcm_s16le"), encoded("matroska", "pcm_s16le"), encoded("wav", "pcm_s16le")]),
@@ -137,54 +137,61 @@ CASES = [
          lambda: [*(converted(rate) for rate in (8000, 22050, 44100, 48000, 96000)),
                   *(converted(RATE, subtype=kind) for kind in
                     ("PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW", "MS_ADPCM"))], near),
-    Case("a video with sound", "its first sound track", lambda: [video()], near),
-    Case("a header that was never finished: a data size of 0, or what sox and others write into a pipe",
+    Case("a video with sound", "the first sound track is read", lambda: [video()], near),
+    Case("16 kHz mono wav with an unfinished header: data size 0, or the size that sox and others write into a pipe",
          "read to the end of the file",
          lambda: [riff(PCM, 0), riff(PCM, 0, 0), riff(PCM, 0, 36), *(riff(PCM, size, size + 36 & 0xFFFFFFFF)
                   for size in PIPED)]),
-    Case("the same, in other rates and channels", "read to the end of the file",
+    Case("wav of other rates and channels with an unfinished header", "read to the end of the file",
          lambda: [riff(np.repeat(CLEAN, 2).tobytes(), size, 0, channels=2) for size in (0, *PIPED)]),
-    Case("a header that promises less than 25 ms too much", "read, nothing said",
+    Case("truncated by less than 25 ms, by the size in the header", "read without a remark",
          lambda: [riff(PCM, len(PCM) + 16), riff(PCM, len(PCM) + 798), riff(PCM[:-1], len(PCM))],
          lambda found, expected: len(found) >= len(expected) - 1 and np.array_equal(found, expected[: len(found)])),
-    Case("one that promises more (a broken download)", "read, with a warning that names the missing seconds",
+    Case("truncated by more (an incomplete download)", "read, with a remark of the missing seconds",
          lambda: [*(cut(sound(CLEAN, format=kind), 0.9) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")),
                   cut(with_cover(sound(CLEAN, format="FLAC")), 0.9)],
          begins, remark=r"truncated: 0\.[2-5]\d of its 2\.[34]\d s are missing"),
-    Case("one that promises more than twice as much", "refused", lambda: [
+    Case("truncated by more than half", "error", lambda: [
          cut(sound(CLEAN, format=kind), 0.45) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")],
          refused=r"truncated: 1\.[2-9]\d of its 2\.[34]\d s are missing"),
-    Case("two channels with one voice", "averaged", lambda: [stereo(CLEAN, CLEAN)]),
-    Case("two channels out of phase, exactly or nearly, or with a constant added",
-         "the louder one is taken, with a remark",
+    Case("two channels with the same voice", "averaged", lambda: [stereo(CLEAN, CLEAN)]),
+    Case("two channels out of phase, exactly or nearly, or with an offset",
+         "the louder channel, with a remark",
          lambda: [stereo(FLOATS, -FLOATS), stereo(FLOATS, -FLOATS + 1e-3 * NOISE), stereo(FLOATS, -0.8 * FLOATS),
                   stereo(FLOATS + 0.05, -FLOATS + 0.05)], upside_down, remark=CANCELLED),
-    Case("two channels with different voices, one silent while the other speaks or not", "averaged, with a remark",
+    Case("two channels with different voices, at the same time or in turn", "averaged, with a remark",
          lambda: [stereo(CLEAN, OTHER), stereo(np.r_[CLEAN, 0 * CLEAN], np.r_[0 * OTHER, OTHER])],
          lambda found, _: bool(found.any()), remark="two channels carry different sound.*--channel 1 or 2"),
-    Case("`--channel N` (counted from 1)", "that channel alone, bit by bit", lambda: [
+    Case("`--channel N` (counted from 1)", "this channel, without change", lambda: [
          stereo(OTHER, CLEAN), sound(np.stack([OTHER, CLEAN, OTHER], axis=1))], channel=2),
-    Case("`--channel 3` of two", "refused", lambda: [stereo(OTHER, CLEAN)], channel=3, refused="no channel 3, only 2"),
-    Case("more channels than two", "averaged", lambda: [
+    Case("`--channel 3` of two", "error", lambda: [stereo(OTHER, CLEAN)], channel=3, refused="no channel 3, only 2"),
+    Case("more than two channels", "averaged", lambda: [
          sound(np.stack([CLEAN] * n, axis=1)) for n in (3, 6, 9, 16)]),
     Case("float samples beyond full scale (1)", "scaled down, with a remark", lambda: [
          sound(FLOATS * gain / np.abs(FLOATS).max(), subtype="FLOAT") for gain in (1.5, 20_000)],
          lambda found, expected: bool(np.corrcoef(found, expected)[0, 1] > 0.9999), remark="times full scale"),
-    Case("float samples that are NaN, infinite or senselessly large", "refused", lambda: [
+    Case("float samples that are NaN, infinite or beyond any level", "error", lambda: [
          sound(FLOATS * factor, subtype="FLOAT") for factor in (np.nan, np.inf, 1e30)], refused="NaN|full scale"),
-    Case("more than 6 hours", "refused", lambda: [riff(bytes(2 * (6 * 3600 * 4000 + 4000)), rate=4000)],
+    Case("more than 6 hours", "error", lambda: [riff(bytes(2 * (6 * 3600 * 4000 + 4000)), rate=4000)],
          refused="longer than 6 hours"),
-    Case("a sampling rate below 4 kHz or above 768 kHz", "refused", lambda: [sound(FLOATS, rate)
+    Case("a sampling rate below 4 kHz or above 768 kHz", "error", lambda: [sound(FLOATS, rate)
          for rate in (2, 1_000_000)], refused="not between 4 and 768 kHz"),
-    Case("no samples", "refused", lambda: [sound(CLEAN[:0]), sound(CLEAN[:0], 44100)], refused="no samples"),
-    Case("zeros alone", "refused as silent", lambda: [sound(0 * CLEAN)], refused="silent"),
-    Case("text, pictures, archives, other programs' files", "refused as no audio", lambda: [
+    Case("no samples", "error", lambda: [sound(CLEAN[:0]), sound(CLEAN[:0], 44100)], refused="no samples"),
+    Case("only zeros", "error: silent", lambda: [sound(0 * CLEAN)], refused="silent"),
+    Case("text, pictures, archives, files of other programs", "error: not audio", lambda: [
          b"", b"notes\n" * 99, b"\x89PNG\r\n\x1a\n" + STRANGER, b"PK\3\4" + STRANGER, b"%PDF-1.7" + STRANGER],
          refused="no readable audio"),
 ]  # fmt: skip
-TITLE = "Recordings"
-TEXT = (
-    "`recognize.py`, `dataprep.py --import_dir`, `--convert` and the feature extraction read the same files and take "
-    "the same samples from them: 16 kHz, one channel, 16 bits."
-)
-ROWS = [(case.given, case.outcome) for case in CASES]
+
+
+def section() -> str:
+    """Return the part of docs/formats.md about recordings."""
+    rows = "".join(f"| {case.given} | {case.outcome} |\n" for case in CASES)
+    return f"""## Recordings
+
+`recognize.py`, `dataprep.py` and the feature extraction read recordings in the same way, as 16 kHz mono 16-bit samples.
+A remark is a warning or, in an import, an entry in `import_report.csv`.
+
+| file | how it is read |
+| --- | --- |
+{rows}"""

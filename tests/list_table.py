@@ -1,14 +1,14 @@
-"""Trial lists, enrolment lists and Kaldi directories as they are read: the tests read these examples."""
+"""Examples of trial lists, enrolment lists and Kaldi directories, for the tests and for docs/formats.md."""
 
 A, B, C = "a/b/c.wav", "a/d/e.wav", "f/g/h.wav"
-# Who writes a trial list -> the trials (target, A, B) and (non-target, A, C) as they do.
+# Writer of a trial list -> the trials (target, A, B) and (non-target, A, C) in its form.
 TRIAL_LISTS = {
     "VoxCeleb": f"1 {A} {B}\n0 {A} {C}\n",
-    "any blanks, line ends and blank lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
+    "other blanks, line ends and empty lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
     "CN-Celeb, label last": f"{A} {B} 1\n{A} {C} 0\n",
     "Kaldi, 3D-Speaker": f"{A} {B} target\n{A} {C} nontarget\n",
-    "tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
-    "words first, letters of either case": f"target {A} {B}\nNontarget {A} {C}\n",
+    "labels tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
+    "label first as a word, upper or lower case": f"target {A} {B}\nNontarget {A} {C}\n",
     "--save_scores": "label,enrol,test,score,enrol_seconds,test_seconds\n"
     f"1,{A},{B},0.5,4.1,3.9\n0,{A},{C},0.1,4.1,5.0\n",
     "--save_scores at two lengths in noise": "label,enrol,test,length,snr,score,enrol_seconds,test_seconds\n"
@@ -42,23 +42,22 @@ def section() -> str:
     """Return the part of docs/formats.md about lists."""
     lines = [
         "## Trial lists\n",
-        "`--trials` of `EER_full.py` and `EER_short.py` takes any of these forms. The form is detected from the",
-        "whole file; a line of another form is refused by its number.\n",
-        "All lists are text in UTF-8, those of other systems and editors too: line ends may be those of Windows, and a",
-        "byte order mark is ignored. Text in UTF-16 is refused; `iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it.\n",
+        "`--trials FILE` of `EER_full.py` and `EER_short.py` detects which of the following forms a file has.",
+        "A line of another form is an error with its number. Lists are UTF-8 text; Windows line ends and a byte order",
+        "mark are accepted. UTF-16 is an error; `iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it.\n",
         *_examples(TRIAL_LISTS),
-        "Lists without labels are scored with `--save_scores FILE`; there is no error rate.\n",
+        "Lists without labels need `--save_scores FILE`; no error rate is computed:\n",
         *_examples(BLIND_LISTS),
-        "An utterance may be named in any of these ways:\n",
+        "These names denote the same utterance:\n",
         *_block("\n".join(NAMES)),
         "## Enrolment lists\n",
-        "With `--enroll FILE` the left sides of the trials are models, each the mean of its utterances' embeddings",
-        "of length one. Lines are `MODEL UTTERANCE...`; several lines of one model add up.\n",
+        "With `--enroll FILE`, the enrolment side of a trial is a model: the mean of the normalised embeddings of",
+        "several utterances. Lines are `MODEL UTTERANCE...`; a model may have several lines.\n",
         *_block(ENROLMENT),
         "## Kaldi data directories\n",
-        "`dataprep.py --import_list wav.scp` imports what the list names; speakers come from `--utt2spk FILE`, or",
-        "from the file `utt2spk` stored next to the list. A command in place of a path is refused and never run.",
-        "`segments` is not read: recordings are imported whole.\n",
+        "`dataprep.py --import_list wav.scp` imports the recordings of the list. Speakers are read from",
+        "`--utt2spk FILE`, by default the file `utt2spk` next to the list. A command in place of a path is",
+        "an error and is never run. `segments` is not used: full recordings are imported.\n",
     ]
     for name, text in KALDI.items():
         lines += [f"`{name}`:\n", *_block(text)]
