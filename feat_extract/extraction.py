@@ -1,4 +1,4 @@
-"""A wav file to its feature file: the work of a process of the extraction."""
+"""Extract the features of one wav, in a worker process of feature_extraction.py."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from feat_extract.audio import read_and_warn
 from feat_extract.fbank import log_mel
 from system.console import UserError
 
-Job = tuple[str, str, str]  # a wav file, the feature file to make of it, its speaker
-Failure = tuple[str, str]  # a wav file and what is wrong with it
+Job = tuple[str, str, str]  # a wav, the feature file to write, the speaker
+Failure = tuple[str, str]  # a wav, and why it cannot be used
 
 
 def extract_features(job: Job) -> tuple[float, bool, Failure | None]:
-    """Write one feature file; return the seconds of audio, whether it was converted, and what is wrong with it."""
+    """Write a feature file; return the seconds of audio, whether they were converted, and the failure, if any."""
     wav, feature, speaker = job
     try:
         samples, converted, _ = read_and_warn(Path(wav))

@@ -55,10 +55,10 @@ def test_linked_folders_are_walked_and_loops_are_not(home: Path) -> None:
 
 def test_every_script_follows_links(home: Path) -> None:
     done = run_script(*EXTRACT, cwd=home)
-    assert "14 files written, 0 were there, 0 failed" in done.stdout
+    assert "14 files written, 0 existed already, 0 failed" in done.stdout
     features = home / "data" / TREE.feat
     elsewhere(features / "id00002", home / "feature_disk")
-    assert "0 files written, 14 were there" in run_script(*EXTRACT, cwd=home).stdout
+    assert "0 files written, 14 existed already" in run_script(*EXTRACT, cwd=home).stdout
     told = run_script("dataprep.py", "--check", cwd=home).stdout
     assert re.search(r"voxceleb1/test/wav +14 of 4,874 wavs, 7 of 40 speakers, 14 features", told)
     index = FeatureIndex([features])
@@ -137,7 +137,7 @@ def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -
     assert {name for name in trials if "/" in name} == {"a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav"}
     features = tmp_path / "data" / TREE.feat
     (features / "a" / "1.pkl").rename(features / "a" / "1.PKL")
-    assert "0 files written, 4 were there" in run_script(*EXTRACT, cwd=tmp_path).stdout
+    assert "0 files written, 4 existed already" in run_script(*EXTRACT, cwd=tmp_path).stdout
     index = FeatureIndex([features])
     assert [index.name(row) for row in range(4)] == ["a/1", "a/2", "b/v/1", "b/v/2"]
     rows = index.rows(["a/1.wav", "a/2.WAV"])

@@ -118,13 +118,13 @@ CASES = [
     # missing and empty trees
     ("train", [*NEW, "--save_path", "nowhere"], unchanged, 1, "no features in nowhere"),
     ("EER_full", [*FULL, "--save_path", "nowhere", "--trials", str(LIST)], unchanged, 1, "no features in nowhere"),
-    ("feat_extract.feature_extraction", ["--save_path", "nowhere"], unchanged, 1, "nowhere: holds none of"),
+    ("feat_extract.feature_extraction", ["--save_path", "nowhere"], unchanged, 1, "nowhere: contains none of"),
     (
         "feat_extract.feature_extraction",
         ["--save_path", "new"],
         lambda home: (home / "new" / TREES["vox2_dev"].wav / "id1" / "v").mkdir(parents=True),
         1,
-        "new: its wav folders hold no wav files",
+        "new: its wav folders contain no wavs",
     ),
     # runs and their folders
     ("train", TRAIN, unchanged, 1, "baseline_000: already contains a run"),
@@ -341,9 +341,9 @@ def test_extraction_goes_on_past_bad_files_and_lists_them(tmp_path: Path) -> Non
     outcome = in_process(
         importlib.import_module("feat_extract.feature_extraction").main, ["--num_workers", "1"], tmp_path
     )
-    assert outcome.status == 1 and f"7 files written, 0 were there, {len(told)} failed" in outcome.stdout
+    assert outcome.status == 1 and f"7 files written, 0 existed already, {len(told)} failed" in outcome.stdout
     counted, listed = outcome.stderr.splitlines()
-    assert "5 files were not 16 kHz 16-bit mono" in counted and "feature_errors.csv" in listed
+    assert "5 wavs were not 16 kHz 16-bit mono" in counted and "feature_errors.csv" in listed
     with open(tmp_path / "data" / "feature_errors.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         reasons = {Path(row["file"]).stem: row["error"] for row in csv.DictReader(file)}
     assert set(reasons) == set(told) and all(word in reasons[name] for name, word in told.items())

@@ -76,7 +76,7 @@ def test_extraction_writes_every_feature_and_skips_what_is_done(home: Path) -> N
         assert feat.shape == (n_frames, 40) and feat.dtype == np.float32
         np.testing.assert_allclose(feat.mean(axis=0), 0, atol=1e-3)
     done = run_script("feat_extract/feature_extraction.py", cwd=home)
-    assert "0 files written, 59 were there, 0 failed" in done.stdout
+    assert "0 files written, 59 existed already, 0 failed" in done.stdout
 
 
 def test_training_leaves_checkpoints_a_log_and_its_settings(home: Path) -> None:

@@ -6,7 +6,12 @@ import re
 import pytest
 
 RECOGNIZE = ["recognize", *(f"recognize {name}" for name in ("compare", "enroll", "identify", "embed", "export"))]
-SCRIPTS = ["train", "dataprep", *RECOGNIZE]  # a script, or a script and its subcommand
+SCRIPTS = [
+    "train",
+    "dataprep",
+    "feat_extract.feature_extraction",
+    *RECOGNIZE,
+]  # a script, or a script and its subcommand
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = home / "data" / TREES["vox1_test"].wav / "id00031" / "video0" / "00009.wav"
     broken.write_bytes(b"no wav")
     done = torchrun("feat_extract/feature_extraction.py", cwd=home, check=1)
-    assert done.stdout.count("features: 25 files written, 0 were there, 1 failed") == 1
+    assert done.stdout.count("features: 25 files written, 0 existed already, 1 failed") == 1
     assert f"{broken.relative_to(home)}: no readable audio" in (home / "data" / "feature_errors.csv").read_text()
     return home
 
