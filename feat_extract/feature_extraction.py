@@ -2,7 +2,7 @@
 
     python feat_extract/feature_extraction.py
     python feat_extract/feature_extraction.py --save_path DIR --num_workers 8
-    torchrun --nnodes 4 ... feat_extract/feature_extraction.py  # on several machines
+    torchrun --nnodes 4 ... feat_extract/feature_extraction.py  # 4 machines
 
 Reads the wavs in voxceleb2/dev/wav, voxceleb1/dev/wav and voxceleb1/test/wav of
 the data root, and writes a feature file for each into the folder feat next to
