@@ -1,7 +1,7 @@
-"""Episodes: speakers, their support utterances and their queries, sampled from (seed, epoch, index).
+"""Sample episodes: speakers, their support utterances and their queries.
 
-Shapes: K shots, W ways (speakers), Q queries per speaker, T frames. An episode depends on these three numbers only, so
-loader processes, ranks and resumed runs sample the same ones.
+Shapes: K shots, W ways (speakers), Q queries per speaker, T frames. An episode depends on (seed, epoch, index) only, so
+it is the same in loader processes, on all ranks and in resumed runs.
 """
 
 from collections.abc import Iterator
@@ -25,21 +25,21 @@ class Episode(NamedTuple):
 
 
 class Augmenter(Protocol):
-    """What replaces FeatureIndex.crop in training; the crops of a speaker in an episode have the same speed."""
+    """The crops of training instead of FeatureIndex.crop; the crops of a speaker in an episode have the same speed."""
 
     n_speeds: int
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a crop (length, 40) of an utterance from frame `start` on, augmented at random by `rng`."""
+        """Return a randomly augmented crop (length, 40) of a row from frame `start` on."""
 
 
 def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, allowed: np.ndarray) -> np.ndarray:
-    """Return those of the speakers `allowed` (S,) with n_per_speaker utterances; UsageError for fewer than n_way."""
+    """Return the speakers of `allowed` (S,) with n_per_speaker or more utterances; UsageError if fewer than n_way."""
     eligible = allowed[features.count[allowed] >= n_per_speaker]
     if len(eligible) < n_way:
         raise UsageError(
             f"an episode needs {n_way} speakers with {n_per_speaker} or more utterances each, the data has "
-            f"{len(eligible)} (of {len(allowed)} speakers); lower the number of classes, shots or queries"
+            f"{len(eligible)} (of {len(allowed)} speakers); reduce the number of classes, shots or queries"
         )
     return eligible
 
@@ -59,7 +59,7 @@ class TrainingEpisodes(Dataset):
     Attributes:
         per_epoch: number of episodes per epoch.
         n_utterances, max_bytes: number of utterances in an episode, and its maximum size in memory.
-        n_classes: number of training speakers times the speeds of the augmenter, each of which makes another class.
+        n_classes: number of training speakers times the number of speeds; each speed of a speaker is a class.
         n_excluded: number of speakers with too few utterances.
     """
 
@@ -75,14 +75,14 @@ class TrainingEpisodes(Dataset):
         n_ranks: int = 1,
         augmenter: Augmenter | None = None,
     ):
-        """Find the speakers with enough utterances; UsageError if they cannot fill an episode for each rank."""
+        """Find the speakers with enough utterances; UsageError if they do not fill an episode for each rank."""
         everyone = np.arange(len(features.speakers))
         self.eligible = eligible_speakers(features, n_way, n_shot + n_query, everyone)
         self.n_excluded = len(everyone) - len(self.eligible)
         self.n_utterances = (n_shot + n_query) * n_way
         self.per_epoch = int(features.count[self.eligible].sum()) // self.n_utterances
         if self.per_epoch < n_ranks:
-            raise UsageError(f"an epoch has {self.per_epoch} episodes, too few for {n_ranks} ranks; start fewer")
+            raise UsageError(f"an epoch has {self.per_epoch} episodes, too few for {n_ranks} ranks; start fewer ranks")
         self.max_bytes = self.n_utterances * N_MELS * TRAIN_FRAMES * 4
         self._n_speeds = augmenter.n_speeds if augmenter else 1
         self.n_classes = len(everyone) * self._n_speeds
@@ -129,10 +129,11 @@ class TrainingEpisodes(Dataset):
 def episode_order(
     per_epoch: int, epoch: int, episode: int, max_epoch: int, rank: int = 0, n_ranks: int = 1
 ) -> Iterator[tuple[int, int]]:
-    """Yield the episodes (epoch, index) that one rank trains up to the end of epoch `max_epoch`, in order.
+    """Yield the numbers (epoch, index) of the episodes of one rank up to the end of epoch `max_epoch`, in order.
 
-    `epoch` epochs are completed and, over all ranks, `episode` episodes of the next one. Rank r of n takes the episodes
-    r, r + n, ... of the rest of an epoch. All ranks take equally many; the last ones, fewer than n, are not trained on.
+    `epoch` is the number of completed epochs, and `episode` the number of episodes completed in the next one over all
+    ranks. Rank r of n takes the episodes r, r + n, ... of the rest of an epoch. All ranks take the same number of
+    episodes; the last episodes of an epoch, fewer than n, are not used.
     """
     for number in range(epoch + 1, max_epoch + 1):
         for step in range((per_epoch - episode) // n_ranks):

@@ -1,4 +1,4 @@
-"""The index of feature trees: which speakers and utterances they contain, and the frames of each."""
+"""Index feature trees: find their speakers and utterances, and read the frames of each."""
 
 import os
 from collections.abc import Collection
@@ -16,16 +16,16 @@ from system.files import is_folder
 class FeatureIndex:
     """The utterances of one or several feature trees, sorted by name.
 
-    An utterance that several trees contain is taken from the first of them; a warning says how many these are.
+    An utterance in several trees is read from the first of them; a warning states the number of such utterances.
 
     Attributes:
-        speakers: (C,) names, sorted.
-        first, count: (C,) int64; the rows of speaker c are first[c] .. first[c] + count[c] - 1.
-        speaker: (U,) int64, the speaker of each row.
+        speakers: (C,) names of the speakers, sorted.
+        first, count: (C,) int64; speaker c has the rows first[c] .. first[c] + count[c] - 1.
+        speaker: (U,) int64, speaker of each row.
     """
 
     def __init__(self, trees: list[Path]):
-        """Load the trees that exist; UserError if none holds a feature file."""
+        """Load the trees that exist; UserError if none contains a feature file."""
         present = [tree for tree in trees if is_folder(tree)]
         tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):
@@ -37,16 +37,16 @@ class FeatureIndex:
         of_tree = np.repeat(np.arange(len(tables), dtype=np.int8), [len(table.name) for table in tables])
         rows = np.arange(len(names))  # a table is sorted
         if len(tables) > 1:
-            rows = np.unique(names, return_index=True)[1]  # of equal names the first, from the first tree
+            rows = np.unique(names, return_index=True)[1]  # the first of equal names, from the first tree
         self._trees, self._tree = present, of_tree[rows]
         self._names, self._suffix, self._location = names[rows], suffixes[rows], locations[rows]
-        self._checked = np.zeros(len(rows), bool)  # rows whose file this process has compared with its location
+        self._checked = np.zeros(len(rows), bool)  # rows whose file this process has compared with the table
         of_rows = np.array([name.split(b"/", 1)[0] for name in self._names.tolist()])
         speakers, self.first, self.speaker, self.count = np.unique(
             of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
-        unused = np.delete(np.arange(len(names)), rows)  # utterances that an earlier tree contains too
+        unused = np.delete(np.arange(len(names)), rows)  # also in an earlier tree
         self._unused = names[unused], of_tree[unused]
         if len(unused):
             self._warn_of_duplicates(locations[unused, 0])
@@ -60,10 +60,10 @@ class FeatureIndex:
         rows = np.searchsorted(self._names, names)
         kept, other = self._trees[self._tree[rows[0]]], self._trees[of_tree[0]]
         differing = np.count_nonzero(self._location[rows, 0] != n_frames)
-        lengths = f"; {differing:,} have another length in the latter" if differing else ""
+        lengths = f"; {differing:,} have another length in the other tree" if differing else ""
         console.warn(
             f"{len(names):,} utterances are in several trees, the first {os.fsdecode(names[0])} in {kept} and {other}; "
-            f"each is used once, from the former{lengths}"
+            f"each is read from the first tree that contains it{lengths}"
         )
 
     def speakers_of(self, tree: Path) -> set[str]:
@@ -84,13 +84,13 @@ class FeatureIndex:
         return self._trees[self._tree[row]] / os.fsdecode(self._names[row] + self._suffix[row])
 
     def n_frames(self, rows: np.ndarray) -> np.ndarray:
-        """Return the lengths (n,) int64 of rows (n,), in frames; files replaced since the indexing are read again."""
+        """Return the lengths of rows (n,) in frames, int64 (n,); files that have changed are read again."""
         for row in np.unique(rows[~self._checked[rows]]):
             self._current_location(row)
         return self._location[rows, 0]
 
     def _current_location(self, row: int) -> Location:
-        """Return where the frames of a row are, compared with the file once in this process."""
+        """Return the location of a row; the file is checked once in this process, and read if it has changed."""
         location = Location(*self._location[row].tolist())
         if not self._checked[row]:
             path = self.path(row)
@@ -101,13 +101,13 @@ class FeatureIndex:
         return location
 
     def rows(self, names: Collection[str]) -> np.ndarray:
-        """Return the rows (n,) of utterance names; UserError naming the first that is missing.
+        """Return the rows (n,) of utterance names; UserError naming the first unknown one.
 
-        A name is <speaker>/<video>/<utterance>, with or without a suffix, with slashes or backslashes, and possibly
-        with other folders before it, as in an absolute path.
+        A name is <speaker>/<video>/<utterance>, with or without a suffix, with slashes or backslashes. Other folders
+        may precede it, as in an absolute path.
         """
         unique = list(dict.fromkeys(names))
-        rest = [name.replace("\\", "/") for name in unique]  # of each name, as its first folders are removed
+        rest = [name.replace("\\", "/") for name in unique]  # of each name; its first folder is removed in each round
         rows = np.full(len(unique), -1)
         while any(rest[i] for i in np.flatnonzero(rows < 0)):
             for without_suffix in (False, True):
@@ -120,13 +120,13 @@ class FeatureIndex:
             trees = " or ".join(str(tree) for tree in self._trees)
             raise UserError(
                 f"{first}: no such utterance in {trees} ({(rows < 0).sum():,} of {len(unique):,} missing); "
-                "extract its features, or is the trial list of other data?"
+                "extract its features, or choose the trial list of this data"
             )
         row_of = dict(zip(unique, rows.tolist(), strict=True))
         return np.array([row_of[name] for name in names], np.int64)
 
     def _find(self, names: list[str]) -> np.ndarray:
-        """Return the rows (n,) of names that are exactly those of the index; -1 for other names."""
+        """Return the rows (n,) of names; -1 for a name that is not in the index."""
         wanted = np.array([os.fsencode(name) for name in names], "S")
         rows = np.searchsorted(self._names, wanted).clip(max=len(self) - 1)
         return np.where(self._names[rows] == wanted, rows, -1)
@@ -137,7 +137,7 @@ class FeatureIndex:
         return read_frames(self.path(row), location, 0, location.n_frames)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) of a row from frame `start` on, the utterance repeated end to end.
+        """Return `length` frames (length, 40) of a row from frame `start` on; the utterance is repeated end to end.
 
         UserError if the file has changed since this process first read its length or frames.
         """
@@ -148,6 +148,6 @@ class FeatureIndex:
 
 
 def n_starts(n_frames: np.ndarray | int, length: np.ndarray | int) -> np.ndarray | int:
-    """Return the number of frames at which a window of `length` can start; shorter utterances are first repeated."""
+    """Return the number of possible starts of a window of `length` frames, after shorter utterances are repeated."""
     repeats = np.where(n_frames > length, 1, length // n_frames + 1)
     return n_frames * repeats - length + 1

@@ -1,8 +1,9 @@
-"""The table of a feature tree: its utterances, and the place of their frames in their files.
+"""Make, store and update the table of a feature tree: its utterances, and the location of the frames of each.
 
-Reading a million small files to learn their lengths takes minutes, so the table is stored next to the tree, in
-<tree>.index.npz (arrays only, no pickle), and updated when one of the tree's folders has changed. Replacing a file does
-not change the time of its folder: FeatureIndex compares size and time of a file before it uses its entry.
+It takes minutes to read the lengths of a million files. Therefore the table is stored next to the tree, in
+<tree>.index.npz (arrays, no pickles), and updated if the modification time of one of its folders has changed. A file
+that is replaced does not change the time of its folder. FeatureIndex therefore compares the size and modification time
+of a file with the table before it uses the location.
 """
 
 import os
@@ -19,23 +20,23 @@ from system import console
 from system.console import UserError
 from system.files import replacing, walk
 
-RACY_NS = 2 * 10**9  # a change this shortly before the reading may be followed by one with the same time stamp
-READERS = 16  # threads that read the ends of files: most of their time goes into waiting for the disk or the network
-CHUNK = 256  # files a thread reads at a time
+RACY_NS = 2 * 10**9  # after a more recent change, a further change may give the same time stamp
+READERS = 16  # threads; most of the time they wait for the disk or the network
+CHUNK = 256  # files per task of a thread
 
 
 class Table(NamedTuple):
-    """The utterances of a tree, sorted by name, and its folders."""
+    """The U utterances of a tree, sorted by name, and its F folders."""
 
     name: np.ndarray  # (U,) bytes, <speaker>/<video>/<utterance> without suffix
     suffix: np.ndarray  # (U,) bytes, .pkl in upper or lower case
-    location: np.ndarray  # (U, 5) int64, rows of dataset.features.Location; changed is 0 where it is not reliable
-    folder: np.ndarray  # (F,) bytes, all folders of the tree
-    changed: np.ndarray  # (F,) int64, modification time of each in ns before it was listed; 0 where it is not reliable
+    location: np.ndarray  # (U, 5) int64, rows of dataset.features.Location; a time that is not reliable is 0
+    folder: np.ndarray  # (F,) bytes, names of all folders
+    changed: np.ndarray  # (F,) int64, their modification times in ns before they were listed; 0 if not reliable
 
 
 def load_table(tree: Path) -> Table:
-    """Return the table of a tree: the stored one if no folder has changed since, else a new one, which is stored."""
+    """Return the table of a tree; make and store a new one if a folder has changed since it was stored."""
     stored = tree.with_name(f"{tree.name}.index.npz")
     old = _read_table(stored)
     if old is not None and _unchanged(tree, old).all():
@@ -44,13 +45,13 @@ def load_table(tree: Path) -> Table:
     try:
         with replacing(stored) as temporary, open(temporary, "wb") as file:
             np.savez(file, **table._asdict())
-    except OSError as error:  # a read-only tree: it is scanned again at every start
+    except OSError as error:  # in a read-only tree; every run makes the table again
         console.warn(f"{stored}: the index could not be stored ({error.strerror})")
     return table
 
 
 def _read_table(stored: Path) -> Table | None:
-    """Return a stored table; None if the file is missing, or its content is not that of a table."""
+    """Return a stored table; None if the file does not exist or does not contain a valid table."""
     try:
         with np.load(stored, allow_pickle=False) as arrays:
             table = Table(*(arrays[field] for field in Table._fields))
@@ -60,23 +61,23 @@ def _read_table(stored: Path) -> Table | None:
     if columns != [("S", (u,)), ("S", (u,)), ("i", (u, len(Location._fields))), ("S", (f,)), ("i", (f,))]:
         return None
     n_frames, offset, itemsize, _, changed = table.location.T
-    sound = (
+    valid = (
         (changed.dtype == np.int64)
         and (n_frames > 0).all()
         and (offset >= -1).all()
         and np.isin(itemsize, (0, 4, 8)).all()
         and (table.name[:-1] < table.name[1:]).all()
     )
-    return table if sound else None
+    return table if valid else None
 
 
 def _unchanged(tree: Path, table: Table) -> np.ndarray:
-    """Return for each folder of a table (F,) whether its modification time is still that of the table."""
+    """Return for each folder (F,) whether it still has the modification time of the table."""
 
     def modified(folder: bytes) -> int:
         try:
             return os.stat(os.path.join(os.fsencode(tree), folder)).st_mtime_ns
-        except OSError:  # removed, or a file now; if it cannot be read, the walk raises
+        except OSError:  # removed, or replaced by a file; for a folder that cannot be read, walk() raises
             return -1
 
     now = np.array([modified(folder) for folder in table.folder.tolist()], np.int64)
@@ -84,7 +85,7 @@ def _unchanged(tree: Path, table: Table) -> np.ndarray:
 
 
 def _scan(tree: Path, old: Table | None) -> Table:
-    """Return a new table; locations of utterances in unchanged folders are taken from the old one."""
+    """Return a new table; the locations of utterances in unchanged folders are copied from the old one."""
     found, folders = [], {}
     for folder in walk(tree):
         folders[os.fsencode(folder.name)] = _settled(folder.changed)
@@ -92,7 +93,7 @@ def _scan(tree: Path, old: Table | None) -> Table:
     found.sort()
     names, suffixes = (np.array([file[part] for file in found], bytes) for part in (0, 1))
     if len(twice := names[1:][names[1:] == names[:-1]]):
-        raise UserError(f"{tree / os.fsdecode(twice[0])}: two files of one name, .pkl and .PKL; remove one of them")
+        raise UserError(f"{tree / os.fsdecode(twice[0])}: two files with this name, .pkl and .PKL; remove one of them")
     location = np.zeros((len(names), len(Location._fields)), np.int64)
     if old is not None and len(old.name):
         settled = set(old.folder[_unchanged(tree, old)].tolist())
@@ -102,13 +103,13 @@ def _scan(tree: Path, old: Table | None) -> Table:
     new = np.flatnonzero(location[:, 0] == 0)
     paths = [tree / os.fsdecode(names[row] + suffixes[row]) for row in new]
     located = console.progress(_locate(paths), total=len(paths), unit="file", desc=f"indexing {tree.name}")
-    for i, found_at in zip(new, located, strict=True):
-        location[i] = found_at._replace(changed=_settled(found_at.changed))
+    for i, where in zip(new, located, strict=True):
+        location[i] = where._replace(changed=_settled(where.changed))
     return Table(names, suffixes, location, np.array(list(folders)), np.array(list(folders.values()), np.int64))
 
 
 def _settled(changed: int) -> int:
-    """Return a modification time in ns; 0 if it is so recent that the next change might not alter it."""
+    """Return a modification time in ns; 0 if it is so recent that a further change may not alter it."""
     return changed if time.time_ns() - changed > RACY_NS else 0
 
 

@@ -101,10 +101,8 @@ def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: 
     assert not capsys.readouterr().err
     index = FeatureIndex([tree, dev])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        f"4 utterances are in several trees, the first id00001/v0/00000 in {tree} and {dev}; "
-        "each is used once, from the former"
-    )
+    assert line.startswith(f"4 utterances are in several trees, the first id00001/v0/00000 in {tree} and {dev};")
+    assert "another length" not in line
     assert index.speakers == ["id00000", "id00001", "id00002", "id00007"] and index.count.tolist() == [4, 4, 4, 2]
     names = [index.name(row) for row in range(len(index))]
     assert sorted(names) == names and len(set(names)) == len(names) == 14
@@ -117,7 +115,7 @@ def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: 
     assert (trials.enrol != trials.test).all()
     write_features(dev, n_speakers=1, n_utterances=1, n_frames=400, first=1)  # another recording of one name
     other_way = FeatureIndex([dev, tree, tmp_path / "absent"])
-    assert "; 1 have another length in the latter" in capsys.readouterr().err
+    assert "; 1 have another length" in capsys.readouterr().err
     assert other_way.n_frames(other_way.rows(["id00001/v0/00000"])) == 400 and len(other_way) == 14
 
 

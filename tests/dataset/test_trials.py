@@ -24,7 +24,7 @@ def read(tmp_path: Path, text: str | bytes) -> Trials:
 @pytest.mark.parametrize("form", TRIAL_LISTS)
 def test_forms_of_trial_lists(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     trials = read(tmp_path, TRIAL_LISTS[form])
-    assert ("6 rows repeat the trials at other lengths" in capsys.readouterr().err) is ("two lengths" in form)
+    assert ("6 rows repeat the trials" in capsys.readouterr().err) is ("two lengths" in form)
     assert trials.label.tolist() == [True, False]
     assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
 
@@ -43,15 +43,15 @@ def test_a_list_without_labels_is_read_where_that_is_meant(tmp_path: Path) -> No
     [
         ("", "list.txt: .*no.*"),
         ("\n\n", "list.txt: .*no.*"),
-        ("0 a b\n1 a.wav\n0 a.wav b.wav\n", "line 2: '1 a.wav' is not of the form 'LABEL ENROLMENT TEST'"),
-        ("1 a b\n\n1 a b c\n0 a.wav b.wav\n", "line 3: '1 a b c' is not of the form 'LABEL ENROLMENT TEST', as the"),
+        ("0 a b\n1 a.wav\n0 a.wav b.wav\n", "line 2: '1 a.wav' .*'LABEL ENROLMENT TEST'"),
+        ("1 a b\n\n1 a b c\n0 a.wav b.wav\n", "line 3: '1 a b c' .*'LABEL ENROLMENT TEST'"),
         ("1 a b c d e\n0 a.wav b.wav\n", "list.txt"),
         (
             "2 a.wav b.wav\n",
-            "line 1: '2 a.wav b.wav' is not of the form 'LABEL .*' or '.* LABEL' or 'ENROL.* TEST'",
+            "line 1: '2 a.wav b.wav' .*'LABEL .*' or '.* LABEL' or 'ENROL.* TEST'",
         ),
-        ("1 a b\n0 a b\na c target\n1 c d\n", "line 3: 'a c target' is not of the form 'LABEL ENROLMENT TEST'"),
-        ("a b target\nc d nontarget\na c\n", "line 3: 'a c' is not of the form 'ENROLMENT TEST LABEL'"),
+        ("1 a b\n0 a b\na c target\n1 c d\n", "line 3: 'a c target' .*'LABEL ENROLMENT TEST'"),
+        ("a b target\nc d nontarget\na c\n", "line 3: 'a c' .*'ENROLMENT TEST LABEL'"),
         ("label,enrol,test\n1,a,b\n7,a,c\n", "line 3: '7' is not a label"),
         ("0 a.wav b.wav\n", "no target trials"),
         ("1 a.wav b.wav\n", "only target trials"),
@@ -77,7 +77,7 @@ def test_enrolment_lists(tmp_path: Path) -> None:
     assert read_enrolment(path) == {"anna": [A, B], "fred": [C]}
     path.write_text("m1 a/b/c.wav a/d/e.wav\n\nm2\tf/g/h.wav\nm1 a/b/x.wav\n")
     assert read_enrolment(path) == {"m1": ["a/b/c.wav", "a/d/e.wav", "a/b/x.wav"], "m2": ["f/g/h.wav"]}
-    for text, message in (("m1 a\n\nm2\n", "line 3: 'm2' is not of the form"), ("\n", "holds no models")):
+    for text, message in (("m1 a\n\nm2\n", "line 3: 'm2'"), ("\n", "contains no models")):
         path.write_text(text)
         with pytest.raises(UserError, match=f"enroll.lst: {message}"):
             read_enrolment(path)

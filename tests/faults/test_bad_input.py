@@ -185,9 +185,9 @@ CASES = [
     # trial lists
     ("EER_full", [*FULL, "--trials", "absent.txt"], unchanged, 1, "absent.txt: no such trial list"),
     ("EER_full", [*FULL, "--trials", "data"], unchanged, 1, "data: Is a directory"),
-    ("EER_full", FULL, text(LIST, "1 a.wav\n" + PAIR), 1, "'1 a.wav' is not of the form"),
+    ("EER_full", FULL, text(LIST, "1 a.wav\n" + PAIR), 1, "line 1: '1 a.wav' does not have the format"),
     ("EER_full", FULL, text(LIST, "1 a b c d e\n" + PAIR), 1, f"{LIST}: "),
-    ("EER_full", FULL, text(LIST, "2 a/b/c.wav d/e/f.wav\n" + PAIR), 1, "'2 a/b/c.wav d/e/f.wav' is not of the form"),
+    ("EER_full", FULL, text(LIST, "2 a/b/c.wav d/e/f.wav\n" + PAIR), 1, "line 1: '2 a/b/c.wav d/e/f.wav' does not have the format"),
     ("EER_full", FULL, text(LIST, PAIR.splitlines()[0]), 1, "no target trials"),
     ("EER_full", FULL, text(LIST, PAIR.splitlines()[1]), 1, "only target trials"),
     ("EER_full", FULL, text(LIST, ""), 1, f"{LIST}: "),
