@@ -187,7 +187,7 @@ CASES = [
     ("EER_full", [*FULL, "--trials", "data"], unchanged, 1, "data: Is a directory"),
     ("EER_full", FULL, text(LIST, "1 a.wav\n" + PAIR), 1, "line 1: '1 a.wav' does not have the format"),
     ("EER_full", FULL, text(LIST, "1 a b c d e\n" + PAIR), 1, f"{LIST}: "),
-    ("EER_full", FULL, text(LIST, "2 a/b/c.wav d/e/f.wav\n" + PAIR), 1, "line 1: '2 a/b/c.wav d/e/f.wav' does not have the format"),
+    ("EER_full", FULL, text(LIST, "2 a/b/c.wav d/e/f.wav\n" + PAIR), 1, "line 1: '2 a/b/c.wav d/e/f.wav'"),
     ("EER_full", FULL, text(LIST, PAIR.splitlines()[0]), 1, "no target trials"),
     ("EER_full", FULL, text(LIST, PAIR.splitlines()[1]), 1, "only target trials"),
     ("EER_full", FULL, text(LIST, ""), 1, f"{LIST}: "),
