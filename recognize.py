@@ -32,15 +32,8 @@ import numpy as np
 from command_line.checkpoint import add_checkpoint_arguments, find_checkpoint
 from model.checkpoint import MODEL_PATH, Checkpoint, save_checkpoint
 from model.encoder import EMBEDDING_SIZE
-from recognition import speakers
-from recognition.batch import (
-    LIST_MARK,
-    EmbeddedRecording,
-    FailedRecording,
-    embed_each,
-    find_candidates,
-    save_embeddings,
-)
+from recognition import batch, speakers
+from recognition.batch import EmbeddedRecording, FailedRecording, embed_each, find_candidates, save_embeddings
 from recognition.decision import DecisionRule
 from recognition.enrolment import enrol
 from recognition.export import export_onnx
@@ -67,9 +60,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     decision = rule.add_argument_group("decision").add_argument
     decision("--prior", type=_prior, default=0.5, metavar="P",
              help="prior probability of the same or an enrolled speaker (default: 0.5)")  # fmt: skip
-    decision(
-        "--threshold", type=float, metavar="SCORE", help="minimum cosine score, instead of --prior (default: none)"
-    )
+    decision("--threshold", type=float, metavar="SCORE", help="minimum cosine score instead of --prior (default: none)")
     rule.works_if("prior", lambda args: args.threshold is None, "with --threshold")
     output.add_argument_group("output").add_argument("--json", action="store_true",
         help="print the result as one line of JSON")  # fmt: skip
@@ -202,16 +193,14 @@ def identify(args: argparse.Namespace) -> None:
     """
     rule = _decision_rule(args)
     enrolled = speakers.load_speakers(args.voices, rule.recognizer.digest)
-    prototypes, seconds = (
-        np.stack([speaker.prototype for speaker in enrolled]),
-        [speaker.speech for speaker in enrolled],
-    )
+    prototypes = np.stack([speaker.prototype for speaker in enrolled])
+    seconds = np.array([speaker.speech for speaker in enrolled])
     results, answers = [], []
     for result in _embed_files(args, rule.recognizer):
         results.append(result)
         answer = result.as_json()
         if isinstance(result, EmbeddedRecording):
-            scores = rule.scores(result.embedding, result.seconds, prototypes, np.array(seconds))
+            scores = rule.scores(result.embedding, result.seconds, prototypes, seconds)
             answer |= rule.answer(scores, [speaker.name for speaker in enrolled])
         if args.json:
             answers.append(answer)
@@ -270,11 +259,9 @@ def _load_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     args.n_folder, args.model_path = args.n_folder or 0, args.model_path or MODEL_PATH
     path, checkpoint = find_checkpoint(args)
     if "output" in args:
-        for file in (path, *(name.removeprefix(LIST_MARK) for name in getattr(args, "files", []))):
+        for file in (path, *(name.removeprefix(batch.LIST_MARK) for name in getattr(args, "files", []))):
             if os.path.exists(file) and args.output.exists() and args.output.samefile(file):
-                raise UsageError(
-                    f"{args.output}: is also an input and would be overwritten; choose another output file"
-                )
+                raise UsageError(f"{args.output}: is also an input; choose another output file")
     return path, checkpoint
 
 

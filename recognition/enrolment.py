@@ -44,7 +44,6 @@ def enrol(
     the speaker and with the other speakers in the folder. UserError if the name is not valid, or if the speaker's file
     is damaged or belongs to another checkpoint.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with changing(folder):
         speaker = find_speaker(folder, name, recognizer.digest)
         new: list[EmbeddedRecording] = []

@@ -69,9 +69,7 @@ class Speaker(NamedTuple):
         for file in files:
             same = [recording for recording in kept if os.path.abspath(recording.file) == os.path.abspath(file)]
             if not same:
-                raise UserError(
-                    f"{self.name}: has no recording {file}; 'recognize.py list --json' lists the recordings"
-                )
+                raise UserError(f"{self.name}: has no recording {file}; 'recognize.py list --json' lists all")
             kept = [recording for recording in kept if recording is not same[-1]]
         return self._replace(recordings=tuple(kept))
 
@@ -105,6 +103,7 @@ def enrolled_path(folder: Path, name: str) -> Path:
 
 def rename_speaker(folder: Path, old: str, new: str) -> None:
     """Rename a speaker; UserError if the old name is not enrolled or the new name is another speaker's."""
+    enrolled_path(folder, old)  # raises before `changing` creates the folder or its lock file
     with changing(folder):
         path, target = enrolled_path(folder, old), speaker_path(folder, new)
         if target.exists() and not target.samefile(path):
@@ -117,6 +116,7 @@ def remove_recordings(folder: Path, name: str, files: Sequence[str]) -> Speaker 
 
     Returns the speaker unless it was removed. UserError as for enrolled_path and Speaker.without.
     """
+    enrolled_path(folder, name)  # raises before `changing` creates the folder or its lock file
     with changing(folder):
         path = enrolled_path(folder, name)
         speaker = load_speaker(path).without(files) if files else None
@@ -137,8 +137,8 @@ def save_speaker(folder: Path, speaker: Speaker) -> None:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Lock an existing folder against changes by other processes while the block runs."""
-    _check_folder(folder)
+    """Create the folder if it is missing, and lock it against changes by other processes while the block runs."""
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK_NAME, patience=PATIENCE):
         yield
 
@@ -176,7 +176,8 @@ def load_speakers(folder: Path, digest: str | None = None) -> list[Speaker]:
 
     With `digest`, the SHA-256 of a checkpoint, it is also a UserError if a speaker was enrolled with another one.
     """
-    _check_folder(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; 'recognize.py enroll' creates it")
     speakers = [load_speaker(path) for path in _files(folder).values()]
     if not speakers:
         raise UserError(f"{folder}: contains no enrolled speakers; 'recognize.py enroll' adds them")
@@ -212,12 +213,6 @@ def check_digest(speaker: Speaker, digest: str) -> None:
             f"speaker '{speaker.name}': enrolled with another checkpoint (SHA-256 {speaker.digest[:12]}, not "
             f"{digest[:12]}); use that checkpoint, or remove the speaker and enrol it again"
         )
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise UserError unless the folder exists."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; 'recognize.py enroll' creates it")
 
 
 def _files(folder: Path) -> dict[str, Path]:

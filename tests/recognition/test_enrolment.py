@@ -227,7 +227,11 @@ def test_rename(home: Path) -> None:
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert [voice.name for voice in load_speakers(home / "voices")] == ["Boris", "Zoë"]
     done = here("recognize.py", "rename", "--voices", "absent", "Anna", "Eve", cwd=home, check=1)
-    assert "absent: no such folder" in done.stderr and not (home / "absent").exists()
+    assert "not enrolled in absent" in done.stderr and not (home / "absent").exists()
+    (home / "other").mkdir()
+    for command in (["rename", "--voices", "other", "Anna", "Eve"], ["remove", "--voices", "other", "Anna"]):
+        here("recognize.py", *command, cwd=home, check=1)
+    assert not list((home / "other").iterdir())
 
 
 def test_remove_recordings(home: Path) -> None:

@@ -511,7 +511,7 @@ def test_export_of_the_encoder_alone(home: Path, capsys: pytest.CaptureFixture[s
     np.testing.assert_allclose(half, full_precision, atol=1e-3)
     full.state_dict["fc1"][0, 0] = 1e6
     save_checkpoint(home / "full.pth", full)
-    with pytest.raises(UserError, match="full.pth: cannot be converted to half precision: it has weights beyond"):
+    with pytest.raises(UserError, match="full.pth: cannot be converted to half precision"):
         recognize.main(["export", "--checkpoint", str(home / "full.pth"), str(home / "alone.Pth")])
 
 
