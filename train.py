@@ -69,14 +69,17 @@ def main(argv: list[str]) -> int:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: not writable; change its permissions or choose another --model_path")
     with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
-        state = run(args, folder, augmentation, compute)
+        state, episodes, validation = prepare(args, folder, augmentation, compute)
+        train(args, folder, state, episodes, validation)
     print(f"checkpoints up to epoch {state.epoch} are in {folder}")
     return 0
 
 
-def run(args: Namespace, folder: Path, augmentation: Augmentation, compute: Compute) -> TrainingState:
-    """Start or resume the run in the folder: prepare data, model and optimiser, and train."""
-    # What can be refused without the data is refused first: indexing a large corpus takes minutes.
+def prepare(
+    args: Namespace, folder: Path, augmentation: Augmentation, compute: Compute
+) -> tuple[TrainingState, TrainingEpisodes, Validation | None]:
+    """Return model and optimiser, new or as the run in the folder left them, the training data and the validation."""
+    # Errors that do not depend on the data come first: indexing a large corpus takes minutes.
     with_class_vectors = args.use_GC or args.loss_type == "softmax"
     start = ranks.broadcast_object(
         lambda: find_start(folder, args.use_checkpoint, args.cp_num, args.backbone, with_class_vectors)
@@ -115,23 +118,22 @@ def run(args: Namespace, folder: Path, augmentation: Augmentation, compute: Comp
         resume(state, *start, episodes.per_epoch)
         print(f"resuming from {start[0]}: {state.epoch} epochs and {state.episode} episodes completed")
     if ranks.world_size() > 1:
-        # Each rank normalises by its own batch, as the paper's one GPU; the first rank's running statistics are kept.
+        # The batch norms of each rank use its own batch, as on one GPU; the first rank's running statistics are kept.
         state.replica = DistributedDataParallel(state.model)
     if ranks.is_first():
         clean_folder(folder, args.cp_num)
         logbook.write_config(folder, flags, hardware, features.speakers)
-    train(args, folder, state, episodes, validation)
-    return state
+    return state, episodes, validation
 
 
 def train(
     args: Namespace, folder: Path, state: TrainingState, episodes: TrainingEpisodes, validation: Validation | None
 ) -> None:
-    """Train until --max_epoch: for each epoch, for each episode, a step; then log, save and validate."""
+    """Train until --max_epoch; log, save and validate after each epoch."""
     stop = StopSignal()
     if args.max_epoch == state.epoch == state.episode == 0 and ranks.is_first():
         save_epoch(folder, state, args.keep_last)
-    validate(args, folder, state, validation, stop)  # the run may have been stopped before its last validation
+    validate(args, folder, state, validation, stop)  # which a signal may have prevented before
     if state.epoch >= args.max_epoch:
         return
     done = state.epoch, state.episode
@@ -143,7 +145,7 @@ def train(
             row = train_epoch(args, folder, state, episodes, batches, stop)
             if ranks.is_first():
                 print(describe_epoch(row), flush=True)
-                logbook.add_row(folder, row)  # before the checkpoint: an epoch that has its checkpoint has its row
+                logbook.add_row(folder, row)  # first: an epoch with a checkpoint has a row even after a kill
                 save_epoch(folder, state, args.keep_last)
             exit_if(ranks.all_reduce_max([stop.number])[0], f"after epoch {state.epoch}")
             validate(args, folder, state, validation, stop)
@@ -157,7 +159,7 @@ def train_epoch(
     batches: Iterator[Episode],
     stop: "StopSignal",
 ) -> dict[str, float]:
-    """Train the rest of the epoch and return its row of log.csv; save when it is due, and exit after a signal."""
+    """Train the rest of the epoch and return its row of log.csv; save every --save_every_minutes and after a signal."""
     n_ranks, lr, n_before = ranks.world_size(), state.lr, state.episode
     started = saved = time.perf_counter()
     waited, period = 0.0, 60 * (args.save_every_minutes or math.inf)
@@ -180,15 +182,15 @@ def train_epoch(
             if signalled or save:
                 if ranks.is_first():
                     save_state(unfinished_path(folder), state)
-                ranks.barrier()  # torchrun kills all ranks when one ends: they wait until the first has written
+                ranks.barrier()  # until the file is written: torchrun kills all ranks when one ends
                 exit_if(signalled, f"after episode {state.episode}")
                 saved = time.perf_counter()
     check_finite(state, state.metrics.all_gather(), episodes)
-    for statistic in state.model.buffers():  # of each rank's own batches
+    for statistic in state.model.buffers():  # the first rank's batch-norm statistics
         ranks.broadcast(statistic)
     row = {"epoch": state.epoch + 1, **state.metrics.means(), "lr": lr}
     n_utterances = (state.episode - n_before) * episodes.n_utterances
-    seconds = time.perf_counter() - started if n_utterances else math.nan  # the run was stopped after the last episode
+    seconds = time.perf_counter() - started if n_utterances else math.nan  # resumed after the last episode
     end_epoch(state)
     return row | {"utterances_per_second": n_utterances / seconds, "waiting": waited / seconds, logbook.EER: math.nan}
 
@@ -196,12 +198,15 @@ def train_epoch(
 def validate(
     args: Namespace, folder: Path, state: TrainingState, validation: Validation | None, stop: "StopSignal"
 ) -> None:
-    """Log the EER of the last epoch if it is due and not logged yet; exit at once after a signal."""
+    """Log the EER of the last completed epoch if --val_every asks for it and log.csv lacks it.
+
+    A signal stops the validation at once, because the checkpoint is already written.
+    """
     if validation is None or state.episode or state.epoch % args.val_every:
         return
     if not ranks.broadcast_object(lambda: logbook.lacks_eer(folder, state.epoch)):
         return
-    when, stop.exits_at_once = f"while validating epoch {state.epoch}", True  # nothing is left to save
+    when, stop.exits_at_once = f"while validating epoch {state.epoch}", True
     exit_if(stop.number, when)
     try:
         eer = 100 * validation(state.model.encoder)
@@ -215,16 +220,16 @@ def validate(
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM, so that the run is saved before it stops; a second signal stops it without saving."""
+    """Records SIGINT and SIGTERM, so that the run is saved before it stops; a second signal stops it without saving."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal received; 0 for none
+        self.number = 0  # number of the received signal, 0 for none
         self.exits_at_once = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: object) -> None:
-        if self.number and ranks.world_size() == 1:  # under torchrun one Ctrl-C arrives twice
+        if self.number and ranks.world_size() == 1:  # torchrun sends one Ctrl-C twice
             raise KeyboardInterrupt
         self.number = number
         if self.exits_at_once:
@@ -232,7 +237,7 @@ class StopSignal:
 
 
 def exit_if(number: int, when: str) -> None:
-    """Exit if a signal of this number was received; 0 is none."""
+    """Exit if `number` is the number of a received signal, not 0."""
     if number:
         console.warn(f"stopped {when} and saved; resume with --use_checkpoint True")
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""The records in the folder of a run: config.json (flags, hardware, versions, speakers) and log.csv (rows of epochs)."""
+"""The records of a run: config.json (flags, hardware, versions, speakers) and log.csv (a row for each epoch)."""
 
 import csv
 import json
