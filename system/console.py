@@ -1,4 +1,4 @@
-"""What every script shares at its command line: user errors, argument types, progress bars."""
+"""The command line of every script: errors, argument parser and types, progress bars, exit status."""
 
 import argparse
 import errno
@@ -19,23 +19,23 @@ from tqdm import tqdm
 
 from system import ranks
 
-NO_MEMORY = "out of memory; ask for less at once (a smaller episode, shorter windows, fewer --num_workers)"
-RANK_ENDED = "another rank has ended, so this one ends too; saved checkpoints are whole"
-TORCH_TROUBLES = {  # words of RuntimeErrors that torch has no class for -> what we say; a test provokes each
-    "can't allocate memory": NO_MEMORY,  # for the CPU
-    "Connection closed by peer": RANK_ENDED,  # gloo's, where a rank ends between two messages
-    "Connection reset by peer": RANK_ENDED,  # within one
+NO_MEMORY = "out of memory; use smaller episodes, shorter windows or fewer --num_workers"
+RANK_ENDED = "aborted because another rank has ended; saved checkpoints are intact"
+TORCH_MESSAGES = {  # text of a RuntimeError for which torch has no class -> our message; a test provokes each
+    "can't allocate memory": NO_MEMORY,  # on the CPU
+    "Connection closed by peer": RANK_ENDED,  # gloo's, if a rank ends between two messages
+    "Connection reset by peer": RANK_ENDED,  # if it ends during one
 }
 
 
 class UserError(Exception):
-    """Wrong data or surroundings: one line that names the file or speaker and says what to do; exit status 1."""
+    """An error in the data or the environment: one line with the file or speaker and what to do; exit status 1."""
 
     status = 1
 
 
 class UsageError(UserError):
-    """Wrong flags, alone or together; exit status 2."""
+    """An invalid flag or combination of flags; exit status 2."""
 
     status = 2
 
@@ -44,9 +44,9 @@ _Formatter = functools.partial(argparse.RawDescriptionHelpFormatter, width=80)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with the script's docstring as help, at 80 columns, and one-line errors.
+    """An argument parser whose help is the script's docstring at 80 columns and whose errors are one line.
 
-    It also refuses flags that have no effect with the other ones.
+    It also rejects flags that have no effect in combination with the others.
     """
 
     def __init__(self, description: str | None = None, **kwargs: Any):
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_Formatter, usage="%(prog)s [flags]", **kwargs)
 
     def add_argument_group(self, title: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Return the group of flags with this title, a new one if there is none."""
+        """Return the group of flags with this title; create it if it does not exist."""
         if title not in self._titled:
             self._titled[title] = super().add_argument_group(title, *args, **kwargs)
         return self._titled[title]
@@ -75,19 +75,19 @@ class Parser(argparse.ArgumentParser):
         return super().add_subparsers(prog=self.prog, **kwargs)
 
     def needs(self, flag: str, *others: str) -> None:
-        """Let a flag be given only together with one of the others; names without dashes."""
-        words = " or ".join(f"--{name}" for name in others)
-        self.works_if(flag, lambda args: any(getattr(args, name) for name in others), f"without {words}")
+        """Reject a flag that is given without any of the others; names without dashes."""
+        listed = " or ".join(f"--{name}" for name in others)
+        self.works_if(flag, lambda args: any(getattr(args, name) for name in others), f"without {listed}")
 
     def works_if(self, flag: str, condition: Callable[[argparse.Namespace], object], otherwise: str) -> None:
-        """Let a flag, named without dashes, be given only where a condition on all arguments holds.
+        """Reject a flag that is given, named without dashes, unless a condition on all arguments holds.
 
-        The error is `--FLAG has no effect OTHERWISE`. A flag's default is no flag that is given.
+        The error is `--FLAG has no effect OTHERWISE`.
         """
         self._conditions.append((flag, condition, otherwise))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the command line as argparse does; UsageError for a flag that has no effect."""
+        """Parse the command line as argparse does; UsageError for a flag that has no effect."""
         read, rest = super().parse_known_args(args, namespace)
         absent = object()
         marked, _ = super().parse_known_args(args, argparse.Namespace(**dict.fromkeys(vars(read), absent)))
@@ -97,12 +97,12 @@ class Parser(argparse.ArgumentParser):
         return read, rest
 
     def error(self, message: str) -> NoReturn:
-        """Print the mistake in one line and leave with status 2."""
+        """Print the error in one line and exit with status 2."""
         self.exit(UsageError.status, f"{self.prog}: {one_line(message)} (--help lists the flags)\n")
 
 
 def boolean(text: str) -> bool:
-    """Read True or False in any case, or as the release's flags accept them: yes, t, y, 1 and no, f, n, 0."""
+    """Parse True or False, or what the official code accepts: yes, t, y, 1 and no, f, n, 0; in upper or lower case."""
     word = text.lower()
     if word not in ("true", "t", "yes", "y", "1", "false", "f", "no", "n", "0"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
@@ -110,13 +110,13 @@ def boolean(text: str) -> bool:
 
 
 def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
-    """Return an argument type: a whole number from minimum to maximum."""
+    """Return an argument type: an integer from minimum to maximum."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
         if value > maximum:
@@ -127,7 +127,7 @@ def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Read a finite number above 0."""
+    """Parse a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -138,7 +138,7 @@ def positive(text: str) -> float:
 
 
 def suffix_of(path: Path, *known: str) -> str:
-    """Return a path's suffix in lower case; UsageError unless it is one of those known."""
+    """Return a path's suffix in lower case; UsageError unless it is one of `known`."""
     suffix = path.suffix.lower()
     if suffix not in known:
         raise UsageError(f"{path}: the name must end in {' or '.join(known)}")
@@ -146,33 +146,33 @@ def suffix_of(path: Path, *known: str) -> str:
 
 
 class Bar(tqdm):
-    """A tqdm bar that leaves the process as it is: tqdm's own starts a thread and settles multiprocessing's method."""
+    """A tqdm bar without side effects: tqdm's starts a thread and fixes multiprocessing's start method."""
 
     monitor_interval = 0
 
 
 Bar.set_lock(threading.RLock())
-script_runs = False  # in this process: without one, which is in a program that uses the project, nothing is printed
+script_runs = False  # whether this process is a script of the project; otherwise nothing is printed
 
 
 def progress(*args: Any, **kwargs: Any) -> tqdm:
-    """Return a tqdm bar on standard error, silent where that is not a terminal, and on all ranks but the first.
+    """Return a tqdm bar on standard error, disabled if that is no terminal and on all ranks but the first.
 
-    One that ends while another runs is cleared.
+    A bar that ends within another bar is cleared.
     """
     disable = None if script_runs and ranks.is_first() else True
     return Bar(*args, disable=disable, miniters=1, dynamic_ncols=True, leave=None, **kwargs)
 
 
 def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
-    """Return a bar as progress() does, counting bytes."""
+    """Return the bar of progress() with bytes as unit."""
     return progress(total=total, desc=desc, initial=initial, unit="B", unit_scale=True)
 
 
 def warn(message: str) -> None:
-    """Print one line to standard error, above any progress bar; of the ranks, the first does.
+    """Print one line on the first rank to standard error, above any progress bar.
 
-    In a program that uses the project from Python it is a warning of Python's, for the program to show or not.
+    In a program that imports the project it is a Python warning instead.
     """
     if not script_runs:
         warnings.warn(one_line(message), stacklevel=2)
@@ -189,8 +189,7 @@ def say(line: str) -> None:
 def json_output(wanted: bool) -> Iterator[Callable[[dict], None]]:
     """Yield a function that prints a result as one line of JSON if `wanted`, and otherwise does nothing.
 
-    If `wanted`, everything else that the block prints goes to standard error, so that standard output is JSON alone.
-    Numbers that JSON does not have, NaN and the infinities, become null.
+    If `wanted`, all other output of the block goes to standard error. NaN and infinities become null.
     """
     stdout = sys.stdout
 
@@ -214,7 +213,7 @@ def _with_nulls(value: Any) -> Any:
 
 
 class _Pipe(io.FileIO):
-    """A standard stream of a process whose reader may leave: what nobody reads any more is discarded."""
+    """A standard stream that discards its output once the reader has ended, as in `| head`."""
 
     def write(self, data: Any) -> int:
         try:
@@ -224,15 +223,15 @@ class _Pipe(io.FileIO):
 
 
 def _keep_streams_open() -> None:
-    """Let the process write to its standard output and error until its end, also if `| head` or `>&-` closes them.
+    """Make standard output and error writable until the process ends, also after `| head` and with `>&-`.
 
-    A log file shows each line as soon as it is printed; what the terminal cannot show is printed as an escape.
+    Each line is written immediately; characters that the terminal's encoding lacks are escaped.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))
-        elif stream is getattr(sys, f"__{name}__"):  # no one has put another in its place
+        elif stream is getattr(sys, f"__{name}__"):  # not replaced, as by a test
             if not stream.isatty():
                 pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
                 stream = io.TextIOWrapper(pipe, encoding=stream.encoding)
@@ -241,9 +240,9 @@ def _keep_streams_open() -> None:
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a script's main on the command line; turn what the user can mend into one line and an exit status.
+    """Run a script's main and exit; an error that the user can fix is printed in one line.
 
-    Of several ranks the first prints; the others only say why they end. A script whose output nobody reads goes on.
+    The first rank alone prints; the others print only errors.
     """
     global script_runs
     script_runs = True
@@ -265,7 +264,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except MemoryError:
         message, status = NO_MEMORY, 1
     except RuntimeError as error:
-        message, status = _trouble_of_torch(error), 1
+        message, status = _message_of_torch(error), 1
         if message is None:
             raise
     except OSError as error:
@@ -273,11 +272,11 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             raise
         message, status = f"{error.filename or 'writing the output'}: {error.strerror}", 1
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message += "; free some space and run again, what was finished is whole"
+            message += "; free some space and run again, finished files are intact"
     if message is not None:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
         _drop_unwritten_output()
-    if ranks.world_size() > 1:  # torch's own end may wait for ranks that wait for this one, or abort
+    if ranks.world_size() > 1:  # a normal exit may wait for ranks that wait for this one, or abort
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status or 0)
@@ -285,27 +284,27 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell whether an error is a lack of memory, of Python or of torch."""
-    of_torch = isinstance(error, RuntimeError) and _trouble_of_torch(error) == NO_MEMORY
+    """Return whether Python or torch raised an error for lack of memory."""
+    of_torch = isinstance(error, RuntimeError) and _message_of_torch(error) == NO_MEMORY
     return of_torch or isinstance(error, MemoryError)
 
 
-def _trouble_of_torch(error: RuntimeError) -> str | None:
-    """Return what to tell about an error of torch that the user can mend; None for any other."""
-    from torch import OutOfMemoryError  # has been imported if the error is torch's
+def _message_of_torch(error: RuntimeError) -> str | None:
+    """Return our message for an error of torch that the user can fix; None for any other."""
+    from torch import OutOfMemoryError  # already imported if the error is torch's
 
-    if isinstance(error, OutOfMemoryError):  # a GPU's
+    if isinstance(error, OutOfMemoryError):  # on a GPU
         return NO_MEMORY
-    return next((ours for theirs, ours in TORCH_TROUBLES.items() if theirs in str(error)), None)
+    return next((ours for theirs, ours in TORCH_MESSAGES.items() if theirs in str(error)), None)
 
 
 def one_line(message: str) -> str:
-    """Return a message as one printable line: names of files may hold line ends and a terminal's commands."""
+    """Return a message as one printable line: names of files may contain line ends and control sequences."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
 
 
 def _drop_unwritten_output() -> None:
-    """Discard output that cannot be written, so that Python does not report it a second time at its exit."""
+    """Discard output that cannot be written, so that Python does not report it again at its exit."""
     try:
         sys.stdout.flush()
     except OSError:

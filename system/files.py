@@ -1,7 +1,8 @@
-"""Walk trees of files, read text lists, lock folders, and write files so that an unfinished one is never used."""
+"""Walk trees of files, read text lists, lock folders, and write files atomically."""
 
 import codecs
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -9,7 +10,6 @@ import re
 import shutil
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +19,20 @@ from typing import NamedTuple, TextIO
 from system import console
 from system.console import UserError
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-TEMPORARY_SUFFIX = ".tmp"  # ends the names of unfinished files
+TEMPORARY_SUFFIX = ".tmp"  # of files that are being written
 
 
 class Folder(NamedTuple):
-    """A folder of a tree, as it was listed."""
+    """A folder of a tree and its files."""
 
-    name: str  # relative to the tree, its parts separated by /; "" is the tree itself
-    changed: int  # its modification time in ns, taken before it was listed
-    files: list[str]  # their names, sorted
+    name: str  # path relative to the tree with / as separator; "" for the tree itself
+    changed: int  # modification time in ns, read before the files were listed
+    files: list[str]  # names, sorted
 
     def having(self, *suffixes: str) -> Iterator[tuple[str, str]]:
-        """Yield <folder>/<stem> and suffix, as written, of the files with one of the suffixes in any case.
+        """Yield <folder>/<stem> and the suffix of each file with one of the suffixes, in upper or lower case.
 
-        Hidden files are left out: they are unfinished, or an operating system's own.
+        Hidden files are skipped: they are temporary, or belong to the operating system.
         """
         for file in self.files:
             stem, suffix = os.path.splitext(file)
@@ -46,10 +41,10 @@ class Folder(NamedTuple):
 
 
 def walk(tree: Path) -> Iterator[Folder]:
-    """Yield the folders of a tree, those that links lead to as well, in the order of their names.
+    """Yield the folders of a tree in the order of their names, including the targets of links.
 
-    Nothing is yielded if there is no tree. A link back to a folder that it lies in is not followed. UserError names
-    a folder that cannot be listed and a link that leads nowhere, so that no part of a tree is passed over in silence.
+    A missing tree yields nothing. A link to a folder that contains it is not followed. UserError names a folder that
+    cannot be listed and a link without a target, so that no part of a tree is skipped silently.
     """
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())] if is_folder(tree) else []
     while waiting:
@@ -71,56 +66,57 @@ def walk(tree: Path) -> Iterator[Folder]:
 
 
 def files_below(tree: Path) -> list[Path]:
-    """Return the files of a tree in walk's order, hidden ones left out; UserError as walk."""
+    """Return the files of a tree, except hidden ones, in the order of walk; UserError as walk."""
     return [tree / folder.name / file for folder in walk(tree) for file in folder.files if not file.startswith(".")]
 
 
 def _leads_to_folder(entry: os.DirEntry) -> bool:
-    if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links to nowhere
-        entry.stat()  # raises if the link leads nowhere; is_dir() would return False
+    if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links without target
+        entry.stat()  # raises for a link without target, for which is_dir() returns False
     return entry.is_dir()
 
 
 def _unlistable(path: str | Path, error: OSError) -> UserError:
     return UserError(
-        f"{path}: cannot be read ({error.strerror}); is it a link to a disk that is not mounted, or may you not read "
-        "it? Mend that or take it out of the tree, then run again"
+        f"{path}: cannot be read ({error.strerror}): a link to a disk that is not mounted, or permission denied? Fix "
+        "this or remove it from the tree, then run again"
     )
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a folder is there; UserError if a link on the way to it leads nowhere or it cannot be reached."""
+    """Return whether a folder exists; UserError if it is unreachable, for example behind a link without target."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError) as error:
-        for part in (path, *path.parents):
-            if part.is_symlink() and not part.exists():
-                raise _unlistable(part, error) from None
+        broken = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+        if broken:
+            raise _unlistable(broken, error) from None
         return False
     except OSError as error:
         raise _unlistable(path, error) from None
 
 
 def utterances(tree: Path, suffix: str) -> dict[str, str]:
-    """Return the files of a tree with a suffix in any case: <speaker>/<video>/<utterance> -> the suffix as written.
+    """Return the files of a tree with a suffix, in upper or lower case: <speaker>/<video>/<utterance> -> suffix.
 
-    There may be no video, or several folders in its place. UserError if two names differ in their suffix's case alone.
+    Instead of one video there may be no folder or several. UserError if two names differ only in the suffix's case.
     """
     found: dict[str, str] = {}
     for folder in walk(tree):
         for name, written in folder.having(suffix):
             if found.setdefault(name, written) != written:
-                raise UserError(f"{tree / name}{found[name]} and {written}: two files of one name; rename one of them")
+                raise UserError(
+                    f"{tree / name}{found[name]} and {written}: two files with the same name; rename one of them"
+                )
     return found
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it.
+    """Yield a temporary path in the folder of `path`; rename it to `path` after the block, or remove it on an error.
 
-    The folder is made. With `durable` the bytes reach the disk before the rename, so not even a power cut
-    leaves a broken file (a millisecond or more each: for checkpoints, not for a million features).
-    An OSError of the writing, such as a full disk, names `path`.
+    The folder is created. With `durable` the bytes are on the disk before the rename, so that a power failure leaves
+    no broken file; this takes some milliseconds, too long for a million features. An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -130,7 +126,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-        if durable and os.name == "posix":
+        if durable:
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)  # the rename, too
@@ -146,9 +142,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_table(path: Path) -> Iterator[TextIO]:
-    """Yield a temporary text file for csv.writer; rename it to `path` when the block ends well, else remove it.
+    """Yield a temporary text file for csv.writer that replaces `path` as replacing() does.
 
-    Names of files may be any bytes: what is not UTF-8 is written as it is.
+    Names of files may contain bytes that are not UTF-8: they are written unchanged.
     """
     with (
         replacing(path) as temporary,
@@ -158,24 +154,23 @@ def replacing_table(path: Path) -> Iterator[TextIO]:
 
 
 def remove_unfinished_below(tree: Path) -> None:
-    """Remove what a killed run left in the folders of a tree; no other run may be writing there."""
+    """Remove the temporary files of killed runs in a tree; no other run may be writing there."""
     for folder in walk(tree):
         remove_unfinished(tree / folder.name, folder.files)
 
 
 def remove_unfinished(folder: Path, files: list[str]) -> None:
-    """Remove what a killed run left among the files of a folder; no other run may be writing there."""
+    """Remove the temporary files of killed runs among the files of a folder; no other run may be writing there."""
     for file in files:
-        if re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY_SUFFIX)}", file):  # others may write hidden .tmp files, too
+        if re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY_SUFFIX)}", file):  # not the .tmp files of other programs
             (folder / file).unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(path: Path, patience: float = 0) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; UserError with the owner's process and host if another does.
+    """Lock the file `path` during the block; UserError naming the owner if it stays locked for `patience` seconds.
 
-    `patience` is for how many seconds to wait for the other first. The operating system releases the lock when its
-    process ends, killed or not; the file stays, locked or not.
+    The operating system releases the lock when the process ends, even if it is killed; the file remains.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         until = time.monotonic() + patience
@@ -195,13 +190,9 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
 
 
 def _try_lock(file: TextIO) -> bool:
-    """Lock a file until it is closed; False if another process has."""
+    """Lock a file until it is closed; return False if another process has locked it."""
     try:
-        if sys.platform == "win32":
-            file.seek(2**20)  # Windows lets nobody read what is locked: not the owner's name, then
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:  # lockf and not flock: worker processes do not inherit it, so none outlives its owner with it
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # worker processes do not inherit it, unlike flock's
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
@@ -210,17 +201,16 @@ def _try_lock(file: TextIO) -> bool:
 
 
 def read_lines(path: Path, absent: str) -> list[str]:
-    """Return the lines of a text list with their line ends, which may be those of any system.
+    """Return the lines of a text list in UTF-8 with their line ends, those of any operating system.
 
-    The text is UTF-8. Byte order marks at the start of a line are removed, and bytes that are not UTF-8, as in file
-    names, are kept by surrogateescape. UserError says what is `absent` if there is no such file, and names text in
-    UTF-16 and binary files.
+    Byte order marks at the start of a line are removed; other bytes, as in file names, are kept by surrogateescape.
+    UserError for a missing file, with the message `absent`, and for text in UTF-16 and binary files.
     """
     try:
         with open(path, "rb") as data:
             is_utf16 = data.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             text = io.TextIOWrapper(data, encoding="utf-8", errors="surrogateescape", newline="")
-            lines = [line.removeprefix("\ufeff") for line in text]  # several if lists with marks were joined
+            lines = [line.removeprefix("\ufeff") for line in text]  # joined lists have several marks
     except FileNotFoundError:
         raise UserError(f"{path}: {absent}") from None
     if is_utf16 or any("\0" in line for line in lines):
@@ -244,7 +234,7 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def check_room(folder: Path, purpose: str, size: int) -> None:
-    """Raise UserError if the disk of `folder` has less than `size` bytes free for a purpose."""
+    """Raise UserError, with the purpose, if the disk of `folder` has less than `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(f"{folder}: {purpose} needs {size / 1e9:.1f} GB more and only {free / 1e9:.1f} GB are free")

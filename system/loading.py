@@ -1,9 +1,8 @@
-"""Batches loaded by processes of their own, next to training and evaluation."""
+"""Batches loaded by loader processes during training and evaluation."""
 
 import multiprocessing
 import os
 import pickle
-import queue
 import shutil
 import signal
 import sys
@@ -22,19 +21,19 @@ from system.console import UserError
 from system.workers import Failure
 
 Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
-SHARED_MEMORY = Path("/dev/shm")  # through which a loader process hands its batches over, on Linux
-PREFETCH = 4  # batches that a loader process has ready
-NOT_FORKED = "out of memory, or is there no if __name__ == '__main__' in the script?"  # such a process runs it again
+SHARED_MEMORY = Path("/dev/shm")  # through which loader processes send their batches on Linux
+PREFETCH = 4  # batches that a loader process prepares in advance
+NOT_FORKED = "out of memory, or no if __name__ == '__main__' in the script?"  # a process that is not forked imports it
 
 
 class Loader(Generic[Tensors]):
-    """Loads the batches of a dataset, in processes of its own or in this one."""
+    """Loads the batches of a dataset in loader processes or in this process."""
 
     def __init__(self, dataset: "Dataset[Tensors]", num_workers: int, batch_bytes: int, pin_memory: bool):
-        """Load by so many processes, 0 for none, batches of at most so many bytes; pin_memory is DataLoader's.
+        """Load batches of at most `batch_bytes` in `num_workers` processes, 0 for none; pin_memory as for DataLoader.
 
-        Waiting batches lie in shared memory, of which containers often have 64 MB: where all would not fit, fewer wait
-        for each process and, if that is not enough, fewer processes load, with a warning.
+        Prefetched batches are in shared memory, of which containers often have 64 MB. If they do not fit, the processes
+        prefetch fewer and, if that is not enough, fewer processes are started, with a warning.
         """
         self._dataset = dataset
         self._workers, self._prefetch = _fitting(num_workers, batch_bytes)
@@ -42,18 +41,19 @@ class Loader(Generic[Tensors]):
 
     @contextmanager
     def batches(self, order: Iterable[Any]) -> Iterator[Iterator[Tensors]]:
-        """Give an iterator over dataset[item] for the items of `order`; the processes live as long as the block.
+        """Yield an iterator over dataset[item] for the items of `order`; the processes end with the block.
 
-        The iterator raises what the dataset raises, and UserError if a process is killed. The process that this is
-        called in keeps its signal handlers, exit handlers and random states.
+        The iterator raises what the dataset raises, and UserError if a process is killed. The calling process keeps its
+        signal handlers, exit handlers and random states.
         """
-        options = self._options | {"sampler": order, "generator": torch.Generator()}  # else DataLoader draws a number
+        # Without a generator DataLoader would draw a number from the global one.
+        options = self._options | {"sampler": order, "generator": torch.Generator()}
         if not self._workers:
             yield iter(DataLoader(self._dataset, **options))
             return
-        # DataLoader would settle the start method for the whole program
+        # Without a context DataLoader would fix the start method of the program.
         method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-        options |= {"multiprocessing_context": method, "worker_init_fn": _begin}
+        options |= {"multiprocessing_context": method, "worker_init_fn": _ignore_signals}
         with _for_processes(self._dataset, method) as dataset:
             options |= {"dataset": dataset, "num_workers": self._workers, "prefetch_factor": self._prefetch}
             batches = _Batches[Tensors](DataLoader(**options), "out of memory?" if method == "fork" else NOT_FORKED)
@@ -65,21 +65,18 @@ class Loader(Generic[Tensors]):
 
 @contextmanager
 def _for_processes(dataset: Dataset, method: str) -> Iterator["_InProcess"]:
-    """Give the dataset as loader processes are to have it: those that are not forked read it from a temporary file.
+    """Yield the dataset for loader processes; those that are not forked read it from a temporary file.
 
-    Python would pickle it for each of them and wait until the process, which imports PyTorch first, has read it; with
-    the index of a million utterances, they would start one after the other.
+    Python would pickle it for each of them and wait until the process has imported PyTorch and read it, so that the
+    processes would start one after the other.
     """
     if method == "fork":
         yield _InProcess(dataset)
         return
-    file = tempfile.NamedTemporaryFile(suffix=".pkl", delete=False)
-    try:
-        with file:
-            pickle.dump(dataset, file)
+    with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+        pickle.dump(dataset, file)
+        file.flush()
         yield _InProcess(None, file.name)
-    finally:
-        os.unlink(file.name)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -87,16 +84,16 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
-    """Return how many processes load and how many batches each may have ready, so that shared memory holds all."""
+    """Return the number of processes and of batches that each prefetches, so that all fit in shared memory."""
     room = workers * PREFETCH
     if SHARED_MEMORY.exists():
         free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
-        room = max(0, free // batch_bytes - 2)  # two more are in the main process's hands
+        room = max(0, free // batch_bytes - 2)  # the main process has two more
     fitting = min(workers, room)
     if fitting < workers:
         console.warn(
             f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
-            f"processes load data, not {workers}; docker's --shm-size enlarges it"
+            f"processes load data instead of {workers}; docker's --shm-size enlarges it"
         )
     return fitting, min(PREFETCH, room // fitting) if fitting else None
 
@@ -105,44 +102,43 @@ class _Batches(Iterator[Tensors]):
     """The iterator of a DataLoader with processes."""
 
     def __init__(self, loader: "DataLoader[Tensors]", suspected: str):
-        """Start the processes; UserError if one cannot start. `suspected` is why one may be killed.
+        """Start the processes; UserError if one cannot start. `suspected` is the likely reason if one is killed.
 
-        They are started in a thread: in the main one torch would set a handler of SIGCHLD for the whole program, which
-        raises wherever the program is, in a destructor or in the midst of an error message.
+        They are started in a thread: in the main thread torch would set a handler of SIGCHLD for the program, which
+        raises at any place, for example in a destructor.
         """
         self._suspected = suspected
-        made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._iterator: Any = None
+        failures: list[Exception] = []
 
         def start() -> None:
             try:
-                made.put(iter(loader))
-            except Exception as error:  # raised below
-                made.put(error)
+                self._iterator = iter(loader)
+            except Exception as error:
+                failures.append(error)
 
         thread = threading.Thread(target=start)
         thread.start()
-        self._iterator = made.get()
         thread.join()
-        if isinstance(self._iterator, OSError):
-            reason = self._iterator.strerror
-            raise UserError(f"cannot start a process that loads data: {reason}; {_remedy()}")
-        if isinstance(self._iterator, Exception):
-            raise self._iterator
-        self._processes = multiprocessing.active_children()  # and the program's others
+        for error in failures:
+            if isinstance(error, OSError):
+                raise UserError(f"cannot start a process that loads data: {error.strerror}; {_remedy()}")
+            raise error
+        self._processes = multiprocessing.active_children()  # includes other children of the program
 
     def __next__(self) -> Tensors:
-        """Return the next batch; a process that was killed is noticed within the five seconds after which torch looks.
+        """Return the next batch; UserError if a process was killed, which torch notices within five seconds.
 
-        An exception that has passed through torch's iterator refers to it, and would keep its processes alive for as
-        long as somebody refers to the exception. Therefore new ones are raised here, or those without their traceback.
+        The traceback of an exception that has passed through torch's iterator refers to it and would keep its processes
+        alive as long as the exception. So the exceptions raised here have none.
         """
         try:
             batch = next(self._iterator)
-        except (EOFError, OSError):  # it was handing a batch over
+        except (EOFError, OSError):  # the process was sending a batch
             batch = None
         except BaseException as error:
             if not (isinstance(error, RuntimeError) and any(process.exitcode for process in self._processes)):
-                raise error.with_traceback(None)  # noqa: B904  # Ctrl-C, or what torch met as it pinned memory
+                raise error.with_traceback(None)  # noqa: B904  # Ctrl-C, or an error of pinning memory
             batch = None
         if batch is None:
             raise UserError(f"a process that loads data was killed ({self._suspected}); {_remedy()}")
@@ -151,15 +147,15 @@ class _Batches(Iterator[Tensors]):
         return batch
 
     def close(self) -> None:
-        """End the processes, as torch's iterator does when nothing refers to it."""
+        """End the processes: torch's iterator does so when it is deleted."""
         self._iterator = None
 
 
 class _InProcess(Dataset):
-    """A dataset in a loader process: moves its batches to shared memory and returns what it raises."""
+    """A dataset in a loader process: moves its batches to shared memory and returns its exceptions."""
 
     def __init__(self, dataset: Dataset | None, path: str = ""):
-        """Load from a dataset; without one, from that pickled in a file, when the first item is loaded."""
+        """Load from a dataset or, if it is None, from the one pickled in the file `path`."""
         self._dataset, self._path = dataset, path
 
     def __getitem__(self, item: Any) -> tuple[torch.Tensor, ...] | Failure:
@@ -170,7 +166,7 @@ class _InProcess(Dataset):
             tensors = self._dataset[item]
         except Exception as error:
             return Failure.of(error)
-        try:  # here: torch would wait for ever where the thread that hands batches over finds no room for one
+        try:  # if it failed in torch's thread that sends batches, the main process would wait for ever
             for tensor in tensors:
                 tensor.share_memory_()
         except RuntimeError as error:
@@ -178,18 +174,18 @@ class _InProcess(Dataset):
         return tensors
 
 
-def _begin(worker: int) -> None:
-    """Let the parent alone end a loader process: Ctrl-C and a scheduler's SIGTERM are sent to all processes."""
+def _ignore_signals(worker: int) -> None:
+    """Let the parent alone end a loader process: Ctrl-C and a scheduler's SIGTERM reach all processes of a run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_by_parent, daemon=True).start()
+        threading.Thread(target=_wait_for_parents_signal, daemon=True).start()
 
 
-def _end_by_parent() -> None:
-    """Wait for the SIGTERM by which the parent ends its children."""
-    parent = multiprocessing.parent_process()  # os.getppid() may be the process that forks
+def _wait_for_parents_signal() -> None:
+    """Exit at the SIGTERM by which the parent ends its children."""
+    parent = multiprocessing.parent_process()  # os.getppid() may be the fork server
     if sys.platform == "linux" and parent:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
             pass
@@ -197,7 +193,7 @@ def _end_by_parent() -> None:
 
 
 def _remedy() -> str:
-    """Return what to do about loader processes that fail; that of containers is often shared memory's size."""
+    """Return what to do if loader processes fail; in containers the cause is often the size of shared memory."""
     fewer = "run again, with fewer --num_workers"
     if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
         return fewer

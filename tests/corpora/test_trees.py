@@ -149,7 +149,7 @@ def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
     wav = tmp_path / "data" / TREE.wav / "id00000/video0/00000.wav"
     shutil.copy(wav, wav.with_suffix(".WAV"))
     done = run_script(*EXTRACT, cwd=tmp_path, check=1)
-    assert "video0/00000.WAV and .wav: two files of one name" in done.stderr and done.stderr.count("\n") == 1
+    assert "video0/00000.WAV and .wav: two files with the same name" in done.stderr and done.stderr.count("\n") == 1
     write_features(tmp_path / "feat", 1, 1)
     shutil.copy(tmp_path / "feat/id00000/v0/00000.pkl", tmp_path / "feat/id00000/v0/00000.PKL")
     with pytest.raises(UserError, match="id00000/v0/00000: two files"):

@@ -63,7 +63,7 @@ def test_more_memory_than_there_is_is_told_in_one_line(
     with pytest.raises(SystemExit) as left:
         console.run(lambda argv: ask())
     assert left.value.code == 1
-    assert capsys.readouterr().err.startswith("train.py: out of memory; ask for less at once")
+    assert capsys.readouterr().err.startswith("train.py: out of memory")
 
 
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

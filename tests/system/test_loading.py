@@ -87,7 +87,7 @@ def test_waiting_batches_fit_in_shared_memory(
         assert loaded(8) == (workers, waiting)
         assert (waiting + 2) * batch <= total * MB or workers == 0
         told = capsys.readouterr().err
-        assert (f"{workers} processes load data, not 8" in told) == (workers < 8) and told.count("\n") == (workers < 8)
+        assert (f"{workers} processes load data" in told) == (workers < 8) and told.count("\n") == (workers < 8)
     shared_memory(200 * MB, 200 * MB)
     monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
     assert loaded(8) == (8, 8)  # half is the other rank's
@@ -285,4 +285,4 @@ def test_processes_that_run_the_script_again_need_a_main_guard_in_it(guarded: bo
     if guarded:
         assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
     else:
-        assert done.returncode == 1 and "is there no if __name__ == '__main__' in the script?" in done.stderr
+        assert done.returncode == 1 and "__main__" in done.stderr
