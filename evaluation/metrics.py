@@ -1,13 +1,12 @@
 """Error rates of verification and identification scores. Everything is returned, nothing printed."""
 
-import bisect
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 BOOTSTRAP_REPLICATES = 2000
-STRETCH = 32  # thresholds on either side of the ROC's crossing with FNR = FPR that are first searched for corners
+NEAR = 64  # thresholds on either side of FNR = FPR among which corners are searched before all are
 
 
 class Verification(NamedTuple):
@@ -20,96 +19,17 @@ class Verification(NamedTuple):
     min_dcf_001: float  # the same, P_target = 0.001
 
 
-class Roc(NamedTuple):
-    """An ROC of weighted trials at k + 1 thresholds: infinity and each different score, from the highest down.
+class Ranking(NamedTuple):
+    """n trials sorted by their scores, highest first, and the k + 1 thresholds: infinity and each different score."""
 
-    A threshold that adds no weight to what is accepted is no point of the ROC.
-    """
-
-    thresholds: np.ndarray  # (k + 1,)
-    ranked: tuple[np.ndarray, np.ndarray]  # numbers (n,) of the target trials and of the others, highest score first
-    n_accepted: np.ndarray  # (2, k + 1) how many trials of either kind each threshold accepts
-    weight: tuple[np.ndarray, np.ndarray]  # (n + 1,) of either kind: the weight of its 0, 1, 2 .. n highest trials
-
-    def accepted(self, at: int | slice | np.ndarray) -> np.ndarray:
-        """Return the weights (2, ...) of the target and other trials that the thresholds numbered `at` (...) accept."""
-        return np.array([weight[n[at]] for weight, n in zip(self.weight, self.n_accepted, strict=True)])
-
-    def rates(self, at: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the false-positive and the false-negative rate at the thresholds numbered `at` (...)."""
-        targets, others = (of_kind / weight[-1] for of_kind, weight in zip(self.accepted(at), self.weight, strict=True))
-        return others, 1 - targets
-
-    def corners(self, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """Return the numbers (c,) of the thresholds at the ROC's corners, as scikit-learn's roc_curve keeps them.
-
-        No corner is a threshold at which as many targets and as many others are newly accepted as at the next one. Of a
-        stretch of thresholds begin .. end - 1 the first point and the last one always count as corners.
-        """
-        steps = np.diff(self.accepted(slice(begin, end)))
-        points = np.flatnonzero(steps.any(axis=0))
-        steps = steps[:, points]
-        bends = np.append((steps[:, 1:] != steps[:, :-1]).any(axis=0), True)[: len(points)]
-        bends[:1] = True
-        corners = begin + 1 + points[bends]
-        return corners if begin else np.append(0, corners)
-
-    def eer(self) -> tuple[float, int]:
-        """Return the EER, as a fraction, and the number of its threshold.
-
-        The EER is the false-positive rate at the corner where |FNR - FPR| is least, as in the release. FPR - FNR rises
-        along the ROC, so the corner is the last one before its zero or the first one after it.
-        """
-        n_thresholds, width = len(self.thresholds), STRETCH
-        (targets, others), (n_targets, n_others) = self.weight, self.n_accepted
-
-        def is_past(at: int) -> bool:  # FPR >= FNR; `rates` of a single threshold takes ten times longer
-            return others[n_others[at]] / others[-1] + targets[n_targets[at]] / targets[-1] >= 1
-
-        zero = bisect.bisect_left(range(n_thresholds), True, key=is_past)
-        while True:
-            begin, end = max(0, zero - width), min(n_thresholds, zero + width)
-            before, after = np.split(found := self.corners(begin, end), [np.searchsorted(found, zero)])
-            # The first and the last corner of a stretch are none unless the ROC begins and ends there.
-            if len(before) > (begin > 0) and len(after) > (end < n_thresholds):
-                break
-            width *= 4
-        at = np.array([before[-1], after[0]])
-        fpr, fnr = self.rates(at)
-        nearest = np.argmin(np.abs(fnr - fpr))
-        return float(fpr[nearest]), int(at[nearest])
+    order: np.ndarray  # (n,) trial numbers
+    labels: np.ndarray  # (n,) in this order
+    thresholds: np.ndarray  # (k + 1,), from infinity down
+    n_accepted: np.ndarray  # (k + 1,) number of trials whose score is not below the threshold
 
 
-def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
-    """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
-
-    ValueError if a score is not finite or a kind of trial is missing.
-    """
-    curve = _roc(scores, labels)
-    eer, at = curve.eer()
-    fpr, fnr = curve.rates(curve.corners())
-    return Verification(
-        eer,
-        float(np.interp(0, fpr - fnr, fpr)),
-        float(curve.thresholds[at]),
-        float(detection_cost(fpr, fnr, 0.01).min()),
-        float(detection_cost(fpr, fnr, 0.001).min()),
-    )
-
-
-def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (k,) each.
-
-    A trial is accepted if its score is not below the threshold. Only the ROC's corners are kept, as the release's
-    (scikit-learn's) ROC keeps them: its EER is read off at one of them. ValueError as in `verification_metrics`.
-    """
-    curve = _roc(scores, labels)
-    at = curve.corners()
-    return curve.thresholds[at], *curve.rates(at)
-
-
-def _roc(scores: np.ndarray, labels: np.ndarray) -> Roc:
-    """Return the ROC of scores and labels (n,), each trial of weight 1; ValueError as in `verification_metrics`."""
+def rank(scores: np.ndarray, labels: np.ndarray) -> Ranking:
+    """Sort trials (n,) by their scores; ValueError as in `verification_metrics`."""
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     if scores.shape != labels.shape or scores.ndim != 1:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two lists of one length")
@@ -118,13 +38,84 @@ def _roc(scores: np.ndarray, labels: np.ndarray) -> Roc:
     if labels.all() or not labels.any():
         raise ValueError("an error rate needs target and non-target trials")
     order = np.argsort(-scores, kind="stable")
-    scores, labels = scores[order], labels[order]
+    scores = scores[order]
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
-    n_accepted = np.zeros((2, len(last) + 1), np.int64)
-    n_accepted[:, 1:] = np.cumsum([labels, ~labels], axis=1)[:, last]
-    ranked = order[labels], order[~labels]
-    weight = np.arange(len(ranked[0]) + 1), np.arange(len(ranked[1]) + 1)
-    return Roc(np.append(np.inf, scores[last]), ranked, n_accepted, weight)
+    return Ranking(order, labels[order], np.append(np.inf, scores[last]), np.append(0, last + 1))
+
+
+def accepted(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights (k + 1,) of the target and of the non-target trials that each threshold accepts.
+
+    `weights` (n,) are those of the trials in the order of the ranking.
+    """
+    targets = np.append(0, np.cumsum(weights * ranking.labels))
+    nontargets = np.append(0, np.cumsum(weights)) - targets
+    return targets.take(ranking.n_accepted), nontargets.take(ranking.n_accepted)  # take is faster than indexing
+
+
+def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
+    """Return the numbers (c,) of the thresholds at the ROC's corners, as scikit-learn's roc_curve keeps them.
+
+    The arguments (k + 1,) are those that `accepted` returns. A threshold that accepts no further weight is no point of
+    the ROC. A point is no corner if the steps to it and from it are equal. The first and the last point are corners.
+    """
+    steps = np.diff([targets, nontargets])
+    points = np.flatnonzero(steps.any(axis=0))
+    steps = steps[:, points]
+    bends = np.append((steps[:, 1:] != steps[:, :-1]).any(axis=0), True)[: len(points)]
+    bends[:1] = True
+    return np.append(0, 1 + points[bends])
+
+
+def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
+    """Return the EER, as a fraction, and the number of its threshold; the arguments are those of `corners`.
+
+    The EER is the false-positive rate at the corner where |FNR - FPR| is minimal, as in the official code. FPR - FNR
+    rises along the ROC, so the corners on both sides of its zero suffice.
+    """
+    zero = int(np.searchsorted(nontargets / nontargets[-1] + targets / targets[-1], 1))
+    begin, end = max(0, zero - NEAR), zero + NEAR
+    found = begin + corners(targets[begin:end], nontargets[begin:end])[1:-1]  # the ends need not be corners of all
+    if not (len(found) and found[0] < zero <= found[-1]):
+        found = corners(targets, nontargets)
+    fpr, fnr = _rates(targets, nontargets, found)
+    nearest = np.argmin(np.abs(fnr - fpr))
+    return float(fpr[nearest]), int(found[nearest])
+
+
+def _rates(targets: np.ndarray, nontargets: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the false-positive and the false-negative rates (c,) at the thresholds numbered `at` (c,)."""
+    return nontargets[at] / nontargets[-1], 1 - targets[at] / targets[-1]
+
+
+def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
+    """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
+
+    ValueError if a score is not finite or a kind of trial is missing.
+    """
+    ranking = rank(scores, labels)
+    weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
+    eer, at = eer_of(*weights)
+    fpr, fnr = _rates(*weights, corners(*weights))
+    return Verification(
+        eer,
+        float(np.interp(0, fpr - fnr, fpr)),
+        float(ranking.thresholds[at]),
+        float(detection_cost(fpr, fnr, 0.01).min()),
+        float(detection_cost(fpr, fnr, 0.001).min()),
+    )
+
+
+def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (c,) each.
+
+    A trial is accepted if its score is not below the threshold. Only the ROC's corners are returned, as by the official
+    code (scikit-learn's roc_curve), which reads the EER at one of them. ValueError as in `verification_metrics`.
+    """
+    ranking = rank(scores, labels)
+    weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
+    at = corners(*weights)
+    return ranking.thresholds[at], *_rates(*weights, at)
 
 
 def eer_interval(
@@ -152,17 +143,17 @@ def eer_replicates(
     trials of both kinds are left out. The samples depend on the speakers alone, so the replicates of two systems on the
     same trials are paired: in their difference what is hard for both cancels.
     """
-    curve = _roc(scores, labels)
-    targets, others = curve.ranked
-    of_target, left, right = enrol_speaker[targets], enrol_speaker[others], test_speaker[others]
+    ranking = rank(scores, labels)
     present = np.unique([enrol_speaker, test_speaker])
+    once = present[-1] + 1  # in place of the second speaker of a target trial, which counts as often as the first
+    left, right = enrol_speaker[ranking.order], np.where(ranking.labels, once, test_speaker[ranking.order])
     rng, rates = np.random.default_rng(0), []
     for _ in range(BOOTSTRAP_REPLICATES):
-        times = np.bincount(rng.choice(present, len(present)), minlength=present[-1] + 1)
-        np.cumsum(times.take(of_target), out=curve.weight[0][1:])  # take is faster than indexing
-        np.cumsum(times.take(left) * times.take(right), out=curve.weight[1][1:])
-        if all(weight[-1] for weight in curve.weight):
-            rates.append(curve.eer()[0])
+        times = np.bincount(rng.choice(present, len(present)), minlength=once + 1)
+        times[once] = 1
+        targets, nontargets = accepted(ranking, times.take(left) * times.take(right))
+        if targets[-1] and nontargets[-1]:
+            rates.append(eer_of(targets, nontargets)[0])
     return np.array(rates)
 
 
