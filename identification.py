@@ -13,16 +13,12 @@ import argparse
 import itertools
 
 import numpy as np
-import torch
 
 from command_line.evaluation import context_of, evaluation_parser
-from dataset.episodes import eligible_speakers, sample_utterances
-from dataset.index import n_starts
 from evaluation import report
-from evaluation.context import EvaluationContext
-from evaluation.embedding import MAX_FRAMES, Segments, embed, unique_segments
+from evaluation.embedding import MAX_FRAMES, unique_segments
+from evaluation.identification import EpisodeSize, accuracies, n_excluded, sample_episodes
 from evaluation.metrics import mean_interval
-from loss import class_logits, prototypes
 from system import console
 
 
@@ -41,69 +37,43 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Print the accuracies."""
+    """Sample the episodes, embed their windows and print the accuracies."""
     args = parse_args(argv)
     with console.json_output(args.json) as publish:
         publish(identify(args))
 
 
 def identify(args: argparse.Namespace) -> dict:
-    """Sample the episodes of each context, embed their windows and print the accuracies; return them for --json."""
+    """Print the accuracies, and return them as --json names them."""
     context = context_of(args)
-    print(report.excluded_line(context.features, context.unseen))
-    n_excluded = {n_shot: excluded_speakers(context, n_shot + args.n_query) for n_shot in args.n_shot}
-    kinds = list(itertools.product(args.n_shot, args.nb_class_test))
-    drawn = [draw_windows(args, context, n_way, n_shot) for n_shot, n_way in kinds]
-    segments, at = unique_segments(drawn)
-    n_speakers = len(np.unique(context.features.speaker[segments.row]))
-    seconds = float(segments.seconds(context.features).sum())
+    features, unseen = context.features, context.unseen
+    print(report.excluded_line(features, unseen))
+    sizes = [
+        EpisodeSize(n_way, n_shot, args.n_query, args.enroll_length, args.test_length)
+        for n_shot, n_way in itertools.product(args.n_shot, args.nb_class_test)
+    ]
+    for size in {size.n_shot: size for size in sizes}.values():
+        if excluded := n_excluded(features, unseen, size):
+            print(f"{excluded:,} speakers have fewer than {size.n_windows} utterances and are excluded")
+    windows = [sample_episodes(features, unseen, size, args.nb_episode, args.seed) for size in sizes]
+    segments, _ = unique_segments(windows)
+    n_speakers, seconds = len(np.unique(features.speaker[segments.row])), float(segments.seconds(features).sum())
     print(
-        f"scored: {args.nb_episode:,} episodes{' of each kind' if len(kinds) > 1 else ''}, "
+        f"scored: {args.nb_episode:,} episodes{' of each kind' if len(sizes) > 1 else ''}, "
         f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
     )
-    embeddings = embed(context.encoder, context.features, segments, context.compute)
     results = []
-    parts = torch.from_numpy(at).split([len(of_kind.row) for of_kind in drawn])
-    for (n_shot, n_way), of_kind in zip(kinds, parts, strict=True):
-        episodes = of_kind.reshape(args.nb_episode, n_shot + args.n_query, n_way)
-        accuracies = np.array([episode_accuracy(embeddings[rows], n_shot) for rows in episodes])
-        accuracy, ci95 = mean_interval(100 * accuracies)
+    for size, of_episodes in zip(sizes, accuracies(context, sizes, windows), strict=True):
+        accuracy, ci95 = mean_interval(100 * of_episodes)
         print(
-            f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {n_way}-way {n_shot}-shot, "
-            f"enrolment {args.enroll_length} and test {args.test_length} frames"
+            f"accuracy {accuracy:.2f} +/- {ci95:.2f} % (95 % interval over episodes), {size.n_way}-way "
+            f"{size.n_shot}-shot, enrolment {size.enroll_length} and test {size.test_length} frames"
         )
-        result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode, "n_way": n_way, "n_shot": n_shot}
-        results.append(result | {"n_excluded": n_excluded[n_shot]})
+        result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode}
+        result |= {"n_way": size.n_way, "n_shot": size.n_shot, "n_excluded": n_excluded(features, unseen, size)}
+        results.append(result)
     common = {"n_speakers": n_speakers, "seconds": seconds}
     return (results[0] if len(results) == 1 else {"settings": results}) | common
-
-
-def excluded_speakers(context: EvaluationContext, n_windows: int) -> int:
-    """Return and print how many speakers have too few utterances for an episode's `n_windows` windows of each."""
-    n_excluded = int((context.features.count[context.unseen] < n_windows).sum())
-    if n_excluded:
-        print(f"{n_excluded:,} speakers have fewer than {n_windows} utterances and are excluded")
-    return n_excluded
-
-
-def draw_windows(args: argparse.Namespace, context: EvaluationContext, n_way: int, n_shot: int) -> Segments:
-    """Return the windows of all episodes, flattened from (episode, shots + queries, way)."""
-    features = context.features
-    n_windows = n_shot + args.n_query
-    eligible = eligible_speakers(features, n_way, n_windows, context.unseen)
-    rng = np.random.default_rng(args.seed)
-    rows = np.stack([sample_utterances(features, eligible, n_way, n_windows, rng)[1] for _ in range(args.nb_episode)])
-    lengths = np.where(np.arange(n_windows) < n_shot, args.enroll_length, args.test_length)
-    lengths = np.broadcast_to(lengths[:, None], rows.shape)
-    starts = rng.integers(n_starts(features.n_frames(rows), lengths))
-    return Segments(rows.ravel(), starts.ravel(), lengths.ravel())
-
-
-def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:
-    """Return the share of right answers in one episode: embeddings (K + Q, W, D), the K = n_shot enrolments first."""
-    queries = embeddings[n_shot:]
-    nearest = class_logits(queries, prototypes(embeddings[:n_shot])).argmax(dim=-1)  # (Q, W)
-    return float((nearest == torch.arange(nearest.shape[1])).float().mean())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from conftest import write_features
 
 import EER_full
 import EER_short
+import evaluation.identification
 import identification
 from configure import TREES
 from dataset.index import FeatureIndex
@@ -109,16 +110,16 @@ def test_identification_is_the_papers(
     context: EvaluationContext, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     kept = {}
-    draw_windows = identification.draw_windows
+    sample_episodes = identification.sample_episodes
 
     def drawn(*args: Any) -> Segments:
-        kept["windows"] = draw_windows(*args)
+        kept["windows"] = sample_episodes(*args)
         return kept["windows"]
 
-    monkeypatch.setattr(identification, "draw_windows", drawn)
+    monkeypatch.setattr(identification, "sample_episodes", drawn)
     # A segment's embedding is its speaker's axis: every answer is right.
     monkeypatch.setattr(
-        identification,
+        evaluation.identification,
         "embed",
         lambda encoder, features, segments, compute: torch.eye(N_SPEAKERS)[
             torch.from_numpy(features.speaker[segments.row])

@@ -1,0 +1,74 @@
+"""Identification: N-way K-shot accuracy over random episodes of unseen speakers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dataset.episodes import eligible_speakers, sample_utterances
+from dataset.index import FeatureIndex, n_starts
+from evaluation.context import EvaluationContext
+from evaluation.embedding import Segments, embed, unique_segments
+from loss import class_logits, prototypes
+
+
+class EpisodeSize(NamedTuple):
+    """The numbers of windows in an episode, and their lengths in frames of 10 ms."""
+
+    n_way: int  # speakers
+    n_shot: int  # enrolment windows of each speaker
+    n_query: int  # test windows of each speaker
+    enroll_length: int
+    test_length: int
+
+    @property
+    def n_windows(self) -> int:
+        """The number of windows, each of another utterance, of each speaker."""
+        return self.n_shot + self.n_query
+
+
+def n_excluded(features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize) -> int:
+    """Return how many of the speakers (S,) have too few utterances for an episode."""
+    return int((features.count[speakers] < size.n_windows).sum())
+
+
+def sample_episodes(
+    features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize, n_episodes: int, seed: int
+) -> Segments:
+    """Return the windows of all episodes, flattened from (episode, shots + queries, way), of the speakers (S,).
+
+    UserError if too few of the speakers have enough utterances.
+    """
+    eligible = eligible_speakers(features, size.n_way, size.n_windows, speakers)
+    rng = np.random.default_rng(seed)
+    rows = np.stack(
+        [sample_utterances(features, eligible, size.n_way, size.n_windows, rng)[1] for _ in range(n_episodes)]
+    )
+    lengths = np.where(np.arange(size.n_windows) < size.n_shot, size.enroll_length, size.test_length)
+    lengths = np.broadcast_to(lengths[:, None], rows.shape)
+    starts = rng.integers(n_starts(features.n_frames(rows), lengths))
+    return Segments(rows.ravel(), starts.ravel(), lengths.ravel())
+
+
+def accuracies(
+    context: EvaluationContext, sizes: Sequence[EpisodeSize], windows: Sequence[Segments]
+) -> list[np.ndarray]:
+    """Return for each episode size the accuracy (episodes,), 0..1, of each episode.
+
+    `windows` are those of `sample_episodes` for each size; equal ones are embedded once for all sizes.
+    """
+    segments, at = unique_segments(windows)
+    embeddings = embed(context.encoder, context.features, segments, context.compute)
+    found = []
+    for size, rows in zip(sizes, torch.from_numpy(at).split([len(of_size.row) for of_size in windows]), strict=True):
+        episodes = rows.reshape(-1, size.n_windows, size.n_way)
+        found.append(np.array([episode_accuracy(embeddings[episode], size.n_shot) for episode in episodes]))
+    return found
+
+
+def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:
+    """Return the accuracy, 0..1, of an episode: embeddings (K + Q, W, D), the K = n_shot enrolments first."""
+    queries = embeddings[n_shot:]
+    nearest = class_logits(queries, prototypes(embeddings[:n_shot])).argmax(dim=-1)  # (Q, W)
+    return float((nearest == torch.arange(nearest.shape[1])).float().mean())
