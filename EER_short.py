@@ -1,42 +1,29 @@
-"""Verify speakers on short test utterances: whole enrolment, a random window of --test_length frames as the test.
+"""Measure the EER on short test utterances: the enrolment utterance is full, the
+test is a random window of --test_length frames.
 
-    python EER_short.py --n_folder 0 --cp_num 100 --test_length 100
-    python EER_short.py --checkpoint FILE --test_length 200 --seed 1 --json
-    python EER_short.py --test_length 50 100 200 300 500 full --save_scores curve.csv
-    python EER_short.py --test_length 200 --noise_snr clean 20 10 5 0 --reverb True
+    python EER_short.py --n_folder 0 --cp_num 100 --test_length 100 200 full
+    python EER_short.py --test_length 200 --noise_snr clean 20 10 5 0
     python EER_short.py --test_length 50 100 200 300 500 full --calibrate True
-    python EER_short.py --calibrate True --save_path DIR_A DIR_B --trials A.txt B.txt --noise_snr clean 20 10
 
-Trials are 100 target and 100 non-target pairs for each VoxCeleb1 speaker (dev and test) that was not trained on. They
-are drawn once, kept beside the checkpoint as short_trials_seedN.txt, and used again as long as the speakers and
-utterances are the same. Each trial's test window starts at a random place of its own.
---noise_snr puts each trial's test side, not its enrolment, into babble of other speakers, or into the recordings of
---noise_dir; --reverb True into a room. Both are drawn from the seed and the trial's number, the same at every SNR.
-With several lengths the enrolments are embedded once, the scores get a column `length`, and --json a list `lengths`;
-in noise both also have the `snr`.
---calibrate True fits the log-likelihood ratio (LLR) that a score between so many seconds of speech stands for, and
-keeps it as checkpoint_EEE.calibration.json: recognize.py decides by it, and later evaluations report how good it is.
-Its own report is of held-out speakers: fitted on one half of them and measured on the other, both ways.
-With several --save_path and as many --trials, the calibration is fitted on all of these development sets, each with the
-same weight, and the report is of sets that were left out: each is measured by a calibration fitted on the other sets.
-With --noise_snr or --reverb the fit has the tests in noise and the clean ones.
-recognize.py decides on speech without pauses, so --calibrate True cuts them out of the utterances before windows are
-taken; --trim_silence True does so without calibrating. A window that is longer than its utterance repeats it and counts
-as many seconds as the utterance has.
+By default the trials are 100 target and 100 non-target pairs of each VoxCeleb1
+speaker that was not in the training, sampled once and stored next to the
+checkpoint. The third command fits the log-likelihood ratios that recognize.py
+decides by. docs/evaluation.md explains the flags and the output.
 """
 
 import argparse
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 from command_line.evaluation import (
+    Lists,
     Network,
     add_trial_arguments,
     check_trial_arguments,
     context_of,
     evaluation_parser,
-    network_of,
+    find_listed,
+    load_network,
     read_lists,
     set_name,
     verify,
@@ -51,7 +38,7 @@ from evaluation.noise import NoisyTests
 from evaluation.score_file import CLEAN, DRY, FULL
 from evaluation.short_trials import stored_short_trials, test_segments
 from evaluation.speech import SpeechIndex
-from evaluation.verification import UNDISTURBED, TrialSet, find_trials, score_trials, scored_trials
+from evaluation.verification import UNDISTURBED, Conditions, TrialSet, score_trials, scored_trials
 from feat_extract.noise_folder import check_recordings
 from feat_extract.noise_sources import MAX_SNR, NoiseSources
 from system import console, ranks
@@ -59,15 +46,20 @@ from system.console import UsageError
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; `save_path` and `trials` become lists of equal length, a data set each."""
+    """Read the command line; `save_path` and `trials` become lists of equal length."""
     parser = evaluation_parser(__doc__, several_roots=True)
-    add = parser.add_argument
-    add("--test_length", type=_length, nargs="+", default=[500], help="frames (10 ms) of a test window, or full (500)")
-    add("--trials", type=Path, nargs="+", metavar="FILE", help="a trial list in place of the drawn one")
-    add("--noise_snr", type=_snr, nargs="+", default=[], metavar="DB", help="of noise on the test side, or clean")
-    add("--reverb", type=console.boolean, default=False, help="put the test side into a room (False)")
-    add("--noise_dir", help="recordings of noise, such as MUSAN, or of music or speech (babble of other speakers)")
-    add("--rir_dir", help="recorded room impulse responses for --reverb, such as RIRS_NOISES (computed rooms)")
+    parser.add_argument_group("data").add_argument("--trials", type=Path, nargs="+", metavar="FILE",
+        help="trial list (default: 200 trials per speaker, stored next to the checkpoint)")  # fmt: skip
+    add = parser.add_argument_group("scoring").add_argument
+    add("--test_length", type=_length, nargs="+", default=[500], metavar="N",
+        help='test window length in frames of 10 ms, or "full" (default: 500)')  # fmt: skip
+    add("--noise_snr", type=_snr, nargs="+", default=[], metavar="DB",
+        help='signal-to-noise ratio of the tests in dB, or "clean" (default: clean)')  # fmt: skip
+    add("--reverb", type=console.boolean, default=False, metavar="BOOL",
+        help="reverberation of the tests (default: False)")  # fmt: skip
+    add("--noise_dir", metavar="DIR",
+        help="folder of noise, music or speech such as MUSAN (default: babble of other speakers)")  # fmt: skip
+    add("--rir_dir", metavar="DIR", help="folder of room impulse responses (default: computed ones)")
     add_trial_arguments(parser)
     parser.needs("enroll", "trials")
     parser.works_if(
@@ -77,15 +69,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     for flag in ("enroll", "as_norm", "save_scores", "compare"):
         parser.works_if(flag, lambda args: len(args.save_path or [""]) == 1, "with several data roots")
     args = parser.parse_args(argv)
-    check_trial_arguments(args)
+    check_trial_arguments(args, *args.trials or ())
     args.save_path, args.trials = args.save_path or [None], args.trials or [None]
     if len(args.save_path) > 1 and not args.calibrate:
         raise UsageError("--save_path: several data roots need --calibrate True; otherwise evaluate one after another")
     if len(args.trials) != len(args.save_path):
-        raise UsageError(
-            f"--trials: {len(list(filter(None, args.trials)))} lists for {len(args.save_path)} data roots; "
-            "give one list for each root"
-        )
+        n_lists = sum(path is not None for path in args.trials)
+        raise UsageError(f"--trials: {n_lists} lists for {len(args.save_path)} data roots; give one list for each root")
     args.test_length, args.noise_snr = (list(dict.fromkeys(given)) for given in (args.test_length, args.noise_snr))
     return args
 
@@ -111,54 +101,39 @@ def _snr(text: str) -> float | None:
 
 
 def main(argv: list[str]) -> None:
-    """Draw or read the trials, score them and print the error rates."""
+    """Sample or read the trials, score them and print the error rates."""
     args = parse_args(argv)
     for folder in filter(None, (args.noise_dir, args.rir_dir)):
         check_recordings(Path(folder))
     with console.json_output(args.json) as publish:
-        sets = [
-            argparse.Namespace(**vars(args) | {"save_path": root, "trials": trials})
-            for root, trials in zip(args.save_path, args.trials, strict=True)
-        ]
+        pairs = zip(args.save_path, args.trials, strict=True)
+        sets = [argparse.Namespace(**vars(args) | {"save_path": root, "trials": trials}) for root, trials in pairs]
         lists = [read_lists(of_set.trials, of_set) if of_set.trials else None for of_set in sets]
-        network = network_of(args)
+        network = load_network(args)
         if len(sets) > 1:
             publish(calibrate_on_sets(network, sets, lists))
-            return
-        context, trial_set, tests, conditions = prepare(network, sets[0], lists[0])
-        verify(context, trial_set, tests, sets[0], publish, conditions)
-
-
-class Prepared(NamedTuple):
-    """What is scored on one data set."""
-
-    context: EvaluationContext
-    trial_set: TrialSet
-    tests: dict[str, Segments]  # (n,) of each length
-    conditions: dict[str, NoisyTests | None]  # as `score_trials` takes them
+        else:
+            context, trial_set, tests, conditions = prepare(network, sets[0], lists[0])
+            verify(context, trial_set, tests, sets[0], publish, conditions)
 
 
 def prepare(
-    network: Network, args: argparse.Namespace, lists: tuple[Trials, dict[str, list[str]] | None] | None
-) -> Prepared:
-    """Load a data set and find or draw its trials, and print what they are."""
+    network: Network, args: argparse.Namespace, lists: Lists | None
+) -> tuple[EvaluationContext, TrialSet, dict[str, Segments], Conditions]:
+    """Load a data root, find or sample its trials, and print what will be scored; return what `verify` takes."""
     context = context_of(args, network)
-    print(report.excluded_line(context.features, context.unseen))
-    trials, models = lists or (_short_trials(context, args), None)
-    trial_set = _of_unseen(find_trials(context.features, trials, models), context, args)
-    tests = {str(n): test_segments(context.features, trial_set.test, n, args.seed) for n in args.test_length}
+    features = context.features
+    print(report.excluded_line(features, context.unseen))
+    trial_set = _of_unseen(find_listed(context, lists or (_short_trials(context, args.seed), None)), context, args)
+    tests = {str(n): test_segments(features, trial_set.test, n, args.seed) for n in args.test_length}
     print(f"test windows of {', '.join(map(_in_words, args.test_length))}")
-    return Prepared(context, trial_set, tests, _conditions(context, trial_set, args))
+    return context, trial_set, tests, _conditions(context, trial_set, args)
 
 
-def calibrate_on_sets(
-    network: Network,
-    sets: list[argparse.Namespace],
-    lists: list[tuple[Trials, dict[str, list[str]] | None] | None],
-) -> dict:
-    """Fit a calibration to several development sets and write it; print and return the leave-one-set-out rates.
+def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: list[Lists | None]) -> dict:
+    """Fit a calibration to several development sets and store it; print and return the leave-one-set-out error rates.
 
-    Every set has a data root and a trial list of its own in `sets` and in `lists`.
+    Each of `sets` has the data root and the trial list of a set.
     """
     names = [set_name(of_set.save_path) for of_set in sets]
     if len(set(names)) < len(names):  # several lists of one root, or roots of one name
@@ -181,12 +156,10 @@ def calibrate_on_sets(
     return result
 
 
-def _conditions(
-    context: EvaluationContext, trial_set: TrialSet, args: argparse.Namespace
-) -> dict[str, NoisyTests | None]:
-    """Return the noise conditions of the tests, and print them; a calibration has the clean tests in any case."""
+def _conditions(context: EvaluationContext, trial_set: TrialSet, args: argparse.Namespace) -> Conditions:
+    """Return the noise conditions of the tests, and print them; a calibration always includes the clean tests."""
     if not (args.noise_snr or args.reverb):
-        return dict(UNDISTURBED)
+        return UNDISTURBED
     features = context.features
     recorded = features.recorded if isinstance(features, SpeechIndex) else features
     sources = NoiseSources(save_root(args.save_path), recorded, args.noise_dir, args.rir_dir)
@@ -195,28 +168,26 @@ def _conditions(
     conditions: dict[str, NoisyTests | None] = {tests.name: tests for tests in noisy}
     if args.calibrate:
         conditions[DRY if args.reverb else CLEAN] = None
-    heard_in = [f"rooms ({args.rir_dir or 'computed'})"] if args.reverb else []
-    if args.noise_snr:
-        noise = f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}"
-        heard_in.append(f"{noise} at SNRs (dB) of {', '.join(conditions)}")
-    print(f"test sides in {', '.join(heard_in)}")
+    words = [f"reverberation ({args.rir_dir or 'computed'})"] if args.reverb else []
+    words += [f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}"] if args.noise_snr else []
+    print(f"tests in {' and '.join(words)}; SNRs (dB): {', '.join(conditions)}")
     return conditions
 
 
-def _short_trials(context: EvaluationContext, args: argparse.Namespace) -> Trials:
-    """Return the paper's trials, kept beside the checkpoint, and say where."""
-    kept = context.path.parent / f"short_trials_seed{args.seed}.txt"
+def _short_trials(context: EvaluationContext, seed: int) -> Trials:
+    """Return the paper's trials, stored next to the checkpoint, and print where."""
+    path = context.path.parent / f"short_trials_seed{seed}.txt"
     with ranks.main_process_first():
-        trials = stored_short_trials(kept, context.features, context.unseen, args.seed)
-    print(f"trials: {kept}")
+        trials = stored_short_trials(path, context.features, context.unseen, seed)
+    print(f"trials: {path}")
     return trials
 
 
 def _of_unseen(trial_set: TrialSet, context: EvaluationContext, args: argparse.Namespace) -> TrialSet:
-    """Return the trials without speakers that were trained on, and say how many are left out."""
+    """Return the trials without speakers of the training, and print how many are excluded."""
     seen = of_seen_speakers(trial_set.sides, context.features, context.unseen)
     if seen.any():
-        print(f"{seen.sum():,} of {len(seen):,} trials are of speakers that were trained on and are left out")
+        print(f"{seen.sum():,} of {len(seen):,} trials are of training speakers and are excluded")
     trial_set = trial_set.where(~seen)
     if trial_set.trials.labelled:
         trial_set.trials.checked(args.trials or context.path.parent)

@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-from command_line.evaluation import context_of, evaluation_parser
+from command_line.evaluation import context_of, evaluation_parser, load_network
 from evaluation import report
 from evaluation.embedding import MAX_FRAMES, unique_segments
 from evaluation.identification import EpisodeSize, accuracies, n_excluded, sample_episodes
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 def identify(args: argparse.Namespace) -> dict:
     """Print the accuracies, and return them as --json names them."""
-    context = context_of(args)
+    context = context_of(args, load_network(args))
     features, unseen = context.features, context.unseen
     print(report.excluded_line(features, unseen))
     sizes = [

@@ -21,7 +21,6 @@ import argparse
 import inspect
 import json
 import logging
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +39,7 @@ from recognition.export import export_onnx
 from recognition.recognizer import BUNDLED_MODEL, Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance, read_utterance, utterance_of
 from system import console
-from system.console import UsageError, UserError
+from system.console import UserError
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
@@ -259,9 +258,8 @@ def _load_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
     args.n_folder, args.model_path = args.n_folder or 0, args.model_path or MODEL_PATH
     path, checkpoint = find_checkpoint(args)
     if "output" in args:
-        for file in (path, *(name.removeprefix(batch.LIST_MARK) for name in getattr(args, "files", []))):
-            if os.path.exists(file) and args.output.exists() and args.output.samefile(file):
-                raise UsageError(f"{args.output}: is also an input; choose another output file")
+        files = [file.removeprefix(batch.LIST_MARK) for file in getattr(args, "files", [])]
+        console.refuse_overwriting(args.output, [path, *files])
     return path, checkpoint
 
 

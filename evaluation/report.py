@@ -1,4 +1,4 @@
-"""The results of an evaluation: error rates as --json names them, and the lines that the scripts print."""
+"""The results of an evaluation: a dictionary for --json, and the lines that the scripts print."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,20 @@ from evaluation.calibration import Calibration, ScoredTrials, leave_one_set_out_
 from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_replicates, interval_95, llr_rates, verification_metrics
 
-LEFT_OUT_RATES = ("cllr", "min_cllr", "misses", "false_alarms")  # whose mean over the sets is reported
+LEFT_OUT_RATES = ("cllr", "min_cllr", "misses", "false_alarms")  # the mean over the sets is reported
 
 
 def excluded_line(features: FeatureIndex, unseen: np.ndarray) -> str:
-    """Return the number of speakers that are excluded because they were trained on; `unseen` (S,) are the others."""
+    """Return the line with the numbers of the `unseen` (S,) and of the excluded training speakers."""
     n_seen = len(features.speakers) - len(unseen)
-    return f"speakers: {len(unseen):,} not trained on; {n_seen:,} that were trained on are left out"
+    return f"speakers: {len(unseen):,} not in the training; {n_seen:,} training speakers are excluded"
 
 
 def scored_line(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]) -> str:
-    """Return the numbers of what was scored: trials with one enrolment side and one test side or several."""
+    """Return the line with the numbers of scored trials, speakers and segments.
+
+    `sides` are the enrolment segments and the test segments of each length.
+    """
     segments, _ = unique_segments(sides)
     n_speakers = len(np.unique(features.speaker[segments.row]))
     targets = f"{trials.label.sum():,} target" if trials.labelled else "no labels"
@@ -36,11 +39,14 @@ def scored_line(features: FeatureIndex, trials: Trials, sides: Sequence[Segments
 def summarise(
     scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], compared: Sequence[np.ndarray] = ()
 ) -> dict:
-    """Return the error rates of n trials as --json names them; of several tests, a list and the LLRs' rates of all.
+    """Return the error rates of n trials for --json; for several tests, a list, and the LLR's rates on all tests.
 
-    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides; `compared`
-    are the scores (n,) of another system in each test, if any. ValueError as in `verification_metrics`.
+    Labels (n,) are true for target trials; without labels there are no error rates. `speakers` are the numbers (n,) of
+    the speakers of both sides; `compared` are the scores (n,) of another system in each test, if any. ValueError as in
+    `verification_metrics`.
     """
+    if not len(labels):
+        return {"n_trials": len(speakers[0]), "n_speakers": len(np.unique(speakers))}
     results: list[dict] = []
     for s, others in itertools.zip_longest(scores, compared):
         result: dict = {"length": s.length} if len(scores) > 1 else {}
@@ -70,7 +76,7 @@ def summarise(
 
 
 def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dict[str, float]:
-    """Return the error rates of scores (n,), the EERs in percent, as --json names them."""
+    """Return the error rates of scores (n,) for --json, the EERs in percent."""
     rates = verification_metrics(scores, label)
     low, high = interval_95(replicates)
     return {
@@ -85,9 +91,9 @@ def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dic
 
 
 def rate_lines(result: dict) -> list[str]:
-    """Return the lines of a summary: error rates in each test, and those of as-norm, LLRs and the comparison."""
+    """Return the lines of a result of `summarise`: in each test the error rates, as-norm, LLRs and the comparison."""
     several, lines = "lengths" in result, []
-    for rates in result["lengths"] if several else [result]:
+    for rates in result["lengths"] if several else [result] if "eer" in result else []:
         noise = f", SNR {rates['snr']}" if "snr" in rates else ""
         prefix = f"test {rates['length']}{noise}: " if several else ""
         lines.append(f"{prefix}{_in_words(rates)}")
@@ -103,7 +109,7 @@ def rate_lines(result: dict) -> list[str]:
 
 
 def calibration_line(calibration: Calibration, path: Path) -> str:
-    """Return what the calibration in the file `path` was fitted on and covers."""
+    """Return the line that says what the calibration in the file `path` was fitted on, and its ranges."""
     (e0, e1), (t0, t1), (low, high) = calibration.enrol_seconds, calibration.test_seconds, calibration.bounds
     sets = zip(calibration.sets, calibration.nontarget_speakers, strict=True)
     of_sets = f" of {', '.join(f'{name} ({n:,} speakers)' for name, n in sets)}" if calibration.sets else ""
@@ -114,10 +120,10 @@ def calibration_line(calibration: Calibration, path: Path) -> str:
 
 
 def leave_one_set_out_rates(sets: Mapping[str, ScoredTrials]) -> dict:
-    """Return the LLRs' error rates on each set, by a calibration fitted on the other sets, and their mean.
+    """Return the LLRs' error rates on each set, by a calibration fitted on the other sets, and their mean, for --json.
 
-    As --json names them: a list `sets`, each with its name as `set` and the rates of `llr_rates`, and `mean`.
-    UserError if the trials do not support a calibration.
+    The entries of the list `sets` are the name `set` and the rates of `llr_rates`. UserError if the trials do not
+    support a calibration.
     """
     ratios = leave_one_set_out_llr(sets)
     rates = [{"set": name, **llr_rates(ratios[name], trials.labels)} for name, trials in sets.items()]
@@ -126,7 +132,7 @@ def leave_one_set_out_rates(sets: Mapping[str, ScoredTrials]) -> dict:
 
 def leave_one_set_out_lines(result: dict) -> list[str]:
     """Return the lines of `leave_one_set_out_rates`."""
-    lines = ["leave one set out: fitted on the other sets, error rates on the set that is named"]
+    lines = ["leave-one-set-out error rates: each set is measured with a calibration fitted on the other sets"]
     for rates in [*result["sets"], {"set": "mean", **result["mean"]}]:
         lines.append(
             f"{rates['set']}: Cllr {rates['cllr']:.4f} (minimum {rates['min_cllr']:.4f}), at LLR 0 misses "
@@ -136,29 +142,32 @@ def leave_one_set_out_lines(result: dict) -> list[str]:
 
 
 def held_out_line(scores: Sequence[Scores]) -> str:
-    """Return how many trials have an LLR from 2-fold cross-validation over speakers; the others' LLRs are NaN."""
+    """Return the line with the number of trials that have an LLR from 2-fold cross-validation over speakers.
+
+    The LLRs of the other trials are NaN.
+    """
     llr = np.concatenate([s.llr for s in scores if s.llr is not None])
     across = np.isnan(llr).sum()
-    only = "" if len(scores) > 1 else "; only this test length is covered, EER_short.py with several covers short ones"
+    only = "" if len(scores) > 1 else "; covers this test length only, EER_short.py can cover several"
     return (
-        "LLRs below: the speakers in two halves, fitted on one and measured on the other, both ways; "
-        f"{len(llr) - across:,} trials, {across:,} across the halves left out{only}"
+        f"LLRs below are from 2-fold cross-validation over speakers: {len(llr) - across:,} trials, {across:,} between "
+        f"the folds excluded{only}"
     )
 
 
 def _in_words(rates: dict[str, float]) -> str:
     return (
-        f"EER {rates['eer']:.2f} % (95 % interval {rates['eer_low']:.2f} to {rates['eer_high']:.2f} %, speakers "
-        f"resampled), interpolated {rates['eer_interpolated']:.2f} %, threshold {rates['threshold']:.4f}, "
+        f"EER {rates['eer']:.2f} % (95 % interval {rates['eer_low']:.2f} to {rates['eer_high']:.2f} %, bootstrap "
+        f"over speakers), interpolated {rates['eer_interpolated']:.2f} %, threshold {rates['threshold']:.4f}, "
         f"minDCF(0.01) {rates['min_dcf_0.01']:.4f}, minDCF(0.001) {rates['min_dcf_0.001']:.4f}"
     )
 
 
 def _llr_in_words(rates: dict[str, float]) -> str:
-    costs = (f"DCF({p}) {rates[f'dcf_{p}']:.4f} (at best {rates[f'min_dcf_{p}']:.4f})" for p in ("0.01", "0.05"))
+    costs = (f"DCF({p}) {rates[f'dcf_{p}']:.4f} (minimum {rates[f'min_dcf_{p}']:.4f})" for p in ("0.01", "0.05"))
     return (
-        f"LLR of {rates['n_trials']:,} trials: EER {rates['eer']:.2f} %, at 0 misses {rates['misses']:.2f} % and false "
-        f"alarms {rates['false_alarms']:.2f} %, Cllr {rates['cllr']:.4f} (at best {rates['min_cllr']:.4f}), "
+        f"LLR of {rates['n_trials']:,} trials: EER {rates['eer']:.2f} %, at LLR 0 misses {rates['misses']:.2f} % and "
+        f"false acceptances {rates['false_alarms']:.2f} %, Cllr {rates['cllr']:.4f} (minimum {rates['min_cllr']:.4f}), "
         f"{', '.join(costs)}"
     )
 
@@ -166,5 +175,5 @@ def _llr_in_words(rates: dict[str, float]) -> str:
 def _difference_in_words(rates: dict[str, float]) -> str:
     return (
         f"compared EER {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
-        f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, the same speakers resampled for both)"
+        f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, paired bootstrap over speakers)"
     )

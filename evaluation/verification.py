@@ -18,7 +18,8 @@ from evaluation.noise import NoisyTests
 from evaluation.normalisation import Cohort
 from system.console import UserError
 
-UNDISTURBED: Mapping[str, NoisyTests | None] = {"": None}  # the only condition of an evaluation without noise
+Conditions = Mapping[str, NoisyTests | None]  # signal-to-noise ratio in words -> tests in noise; None: as recorded
+UNDISTURBED: Conditions = {"": None}  # of an evaluation without noise
 
 
 class TrialSet(NamedTuple):
@@ -39,6 +40,12 @@ class TrialSet(NamedTuple):
     def enrol_seconds(self) -> np.ndarray:
         """The seconds (n,) of the utterances that the model of each trial is enrolled by."""
         return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
+
+    @property
+    def same_utterance(self) -> np.ndarray:
+        """Which trials (n,) bool have a test utterance that the model of the trial is enrolled by."""
+        n_rows = 1 + max(self.enrolled.row.max(initial=0), self.test.max(initial=0))
+        return np.isin(self.of_trial * n_rows + self.test, self.model * n_rows + self.enrolled.row)
 
     def where(self, kept: np.ndarray) -> "TrialSet":
         """Return the trials that `kept` (n,) bool is true for; models without any trial stay enrolled."""
@@ -68,13 +75,12 @@ def score_trials(
     trial_set: TrialSet,
     tests: Mapping[str, Segments],
     cohort: Cohort | None = None,
-    conditions: Mapping[str, NoisyTests | None] = UNDISTURBED,
+    conditions: Conditions = UNDISTURBED,
 ) -> list[Scores]:
     """Return the scores of n trials at each length in each noise condition.
 
-    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. `conditions` are
-    by their signal-to-noise ratios in words; None is the test as it was recorded, of which a segment is embedded once
-    for all trials. In noise it is embedded for each trial, because each trial has its own noise.
+    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. Without noise a
+    segment is embedded once for all trials; in noise it is embedded for each trial, because each has its own noise.
     """
     features, undisturbed = context.features, tests if None in conditions.values() else {}
     sides = [trial_set.enrolled, *undisturbed.values()]

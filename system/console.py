@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -143,6 +143,16 @@ def suffix_of(path: Path, *known: str) -> str:
     if suffix not in known:
         raise UsageError(f"{path}: the name must end in {' or '.join(known)}")
     return suffix
+
+
+def refuse_overwriting(output: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise UsageError if a file to write is one of the files to read; None and files that do not exist are no files.
+
+    The comparison follows links.
+    """
+    for path in inputs:
+        if path is not None and os.path.exists(path) and output.exists() and output.samefile(path):
+            raise UsageError(f"{output}: is also an input; choose another output file")
 
 
 class Bar(tqdm):

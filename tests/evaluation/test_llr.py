@@ -1,5 +1,6 @@
 """The log-likelihood ratios of evaluations: of held-out speakers, of a kept calibration, and what is told of them."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_rates_are_of_the_trials_that_have_a_ratio() -> None:
     assert rates["dcf_0.05"] == pytest.approx(1) and rates["min_dcf_0.05"] == pytest.approx(0.5)
 
 
+CALIBRATING = Namespace(calibrate=True, trim_silence=True, save_path="corpora/phones")
+LATER = Namespace(calibrate=False, trim_silence=True, save_path="corpora/phones")
+
+
 def of_lengths(trials: ScoredTrials) -> list[Scores]:
     """Return the trials' first half as those of one test length and the second as those of another."""
     parts = (trials.where(np.arange(6000) // 3000 == half) for half in (0, 1))
@@ -86,32 +91,35 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
     trials = trials._replace(scores=np.tanh(np.where(trials.labels, 0.5, -0.5) + noise))
     labels, speakers = trials.labels[:3000], (trials.enrol_speaker[:3000], trials.test_speaker[:3000])
     scores = of_lengths(trials)
-    assert with_llr(scores, labels, speakers, context, "") == scores and not capsys.readouterr().out
-    held_out = with_llr(scores, labels, speakers, context, "phones")
+    assert with_llr(scores, labels, speakers, context, LATER) == scores and not capsys.readouterr().out
+    held_out = with_llr(scores, labels, speakers, context, CALIBRATING)
     told = capsys.readouterr().out
     kept = load_calibration(context.path, context.checkpoint.digest)
     assert kept == fit({"phones": trials}) and kept.n_target == 3000
     expected = split_half_llr("phones", trials)
     np.testing.assert_array_equal(np.concatenate([s.llr for s in held_out]), expected)
     n_across = int(np.isnan(expected).sum())
-    assert f"{6000 - n_across:,} trials, {n_across:,} across the halves left out\n" in told
+    assert f"{6000 - n_across:,} trials, {n_across:,} between the folds excluded\n" in told
     low, high = trials.test_seconds.min(), trials.test_seconds.max()
     assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in told
     assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -3.7 to 3.7\n" in told
-    later = with_llr(scores, labels, speakers, context, "")
+    later = with_llr(scores, labels, speakers, context, LATER)
     for of_length, before in zip(later, scores, strict=True):
         values = before.plain, before.enrol_seconds, before.test_seconds
         np.testing.assert_array_equal(of_length.llr, kept.llr(*values))
-    assert "left out" not in capsys.readouterr().out
-    with_llr(scores[:1], labels, speakers, context, "phones")
-    assert "only this test length is covered" in capsys.readouterr().out
+    assert "folds" not in capsys.readouterr().out
+    with_llr(scores, labels, speakers, context, Namespace(calibrate=False, trim_silence=False))
+    warning = capsys.readouterr().err
+    assert "checkpoint_007.calibration.json" in warning and "--trim_silence True" in warning
+    with_llr(scores[:1], labels, speakers, context, CALIBRATING)
+    assert "this test length only" in capsys.readouterr().out
 
 
 def test_other_ranks_write_nothing(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     trials, _ = drawn(6000, 13)
     monkeypatch.setattr(steps.ranks, "is_first", lambda: False)
     speakers = trials.enrol_speaker[:3000], trials.test_speaker[:3000]
-    with_llr(of_lengths(trials)[:1], trials.labels[:3000], speakers, context, "phones")
+    with_llr(of_lengths(trials)[:1], trials.labels[:3000], speakers, context, CALIBRATING)
     assert not list(context.path.parent.iterdir())
 
 

@@ -39,9 +39,9 @@ def context(features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made = EvaluationContext(
         nothing, tmp_path / "checkpoint_100.pth", nothing, features, np.arange(N_SPEAKERS), nothing
     )
-    monkeypatch.setattr(EER_short, "network_of", lambda args: nothing)
     for script in (EER_short, identification):
-        monkeypatch.setattr(script, "context_of", lambda args, network=None: made)
+        monkeypatch.setattr(script, "load_network", lambda args: nothing)
+        monkeypatch.setattr(script, "context_of", lambda args, network: made)
     return made
 
 
@@ -92,7 +92,7 @@ def test_the_short_test_never_scores_speakers_that_were_trained_on(
     everyone = context.path.parent / "short_trials_seed100.txt"
     n_of_trained = sum({"id00000", "id00007"} & {a[:7], b[:7]} != set() for _, a, b in map(str.split, open(everyone)))
     trained = context._replace(unseen=np.setdiff1d(np.arange(N_SPEAKERS), [0, 7]))
-    monkeypatch.setattr(EER_short, "context_of", lambda args, network=None: trained)
+    monkeypatch.setattr(EER_short, "context_of", lambda args, network: trained)
     capsys.readouterr()
     EER_short.main([] if kept else ["--trials", str(everyone)])
     printed, task = capsys.readouterr(), seen[-1]
@@ -103,7 +103,7 @@ def test_the_short_test_never_scores_speakers_that_were_trained_on(
     if kept:
         assert "was drawn from other speakers or utterances; drawn anew" in printed.err
     else:
-        assert f"{n_of_trained:,} of 10,200 trials are of speakers that were trained on and are left out" in printed.out
+        assert f"{n_of_trained:,} of 10,200 trials are of training speakers and are excluded" in printed.out
 
 
 def test_identification_is_the_papers(

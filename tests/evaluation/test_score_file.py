@@ -55,6 +55,12 @@ def test_the_speakers_are_the_datas_whatever_the_list_calls_its_utterances(home:
     check_bars(path, *np.array([[int(name[2:7]) for name in pair] for pair in PAIRS]).T)
 
 
+def test_trials_of_an_utterance_with_itself_are_counted(home: Path, capsys: pytest.CaptureFixture) -> None:
+    same = [f"1 {name}.wav {name}" for name in NAMES[:3]]
+    scored(home, [*same, *(f"{int(a[:7] == b[:7])} {a} {b}" for a, b in PAIRS)])
+    assert "3 of the trials compare an utterance with itself" in capsys.readouterr().err
+
+
 def test_a_model_has_the_speaker_of_its_utterances(home: Path) -> None:
     people = {"anna": "id00020", "ben": "id00021", "cleo": "id00022"}
     (home / "models.txt").write_text("".join(f"{name} {of}/v/0 {of}/v/1\n" for name, of in people.items()))

@@ -5,7 +5,9 @@ from torch.nn import functional as F
 
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
+from dataset.trials import Trials
 from evaluation.embedding import MAX_FRAMES, Segments, embed, equal_length_batches, score, unique_segments
+from evaluation.verification import find_trials
 from model.encoder import Encoder
 from system.compute import Compute
 
@@ -80,3 +82,11 @@ def test_equal_segments_are_found_among_any_number_of_utterances() -> None:
     assert at.tolist() == [sorted(set(listed)).index(segment) for segment in listed]
     nothing, at = unique_segments([Segments(*[np.zeros(0, np.int64)] * 3)] * 2)
     assert [len(column) for column in (*nothing, at)] == [0, 0, 0, 0]
+
+
+def test_trials_of_an_utterance_with_itself_are_found(features: FeatureIndex) -> None:
+    names = [("s0/v/0", "s0/v/0.wav"), ("s0/v/0", "s0/v/1"), ("s1/v/2", "s1/v/2"), ("s2/v/3", "s0/v/3")]
+    trials = Trials(np.array([1, 1, 1, 0], bool), *np.array(names, object).T)
+    assert find_trials(features, trials).same_utterance.tolist() == [True, False, True, False]
+    models = {"s0/v/0": ["s0/v/1", "s0/v/2"], "s1/v/2": ["s1/v/0"], "s2/v/3": ["s2/v/1", "s0/v/3"]}
+    assert find_trials(features, trials, models).same_utterance.tolist() == [False, True, False, True]

@@ -306,6 +306,6 @@ def test_scripts_go_on_with_what_is_good(tmp_path: Path) -> None:
     flags = "--trials trials.txt --test_length 100 --noise_snr 5 --reverb True --rir_dir RIRS_NOISES".split()
     music = musan(tmp_path / "musan") / "music"
     done = run_script("EER_short.py", *flags, "--noise_dir", music, cwd=tmp_path)
-    assert f"test sides in rooms (RIRS_NOISES), music of {music} at SNRs" in done.stdout
+    assert f"tests in reverberation (RIRS_NOISES) and music of {music}; SNRs" in done.stdout
     done = run_script("EER_short.py", *flags, "--noise_dir", "musam", cwd=tmp_path, check=1)
     assert done.stderr.splitlines()[-1].startswith("EER_short.py: musam: no such folder; ")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import in_process
 
-from command_line.evaluation import context_of
+from command_line.evaluation import context_of, load_network
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system import ranks
@@ -138,5 +138,17 @@ def test_a_checkpoint_that_knows_its_data_contradicts_the_flag(
     )
     message = f"--data_type {given}: .*model.pth was trained on {known}; omit the flag" if refused else "no features in"
     with pytest.raises(Exception, match=message) as error:
-        context_of(args)
+        context_of(args, load_network(args))
     assert isinstance(error.value, UsageError) == refused
+
+
+@pytest.mark.parametrize("script", ["EER_full", "EER_short"])
+@pytest.mark.parametrize("flag", ["--trials", "--enroll", "--compare", "--checkpoint"])
+def test_scores_never_overwrite_an_input(tmp_path: Path, script: str, flag: str) -> None:
+    (tmp_path / "in.csv").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    output = tmp_path / "folder" / ".." / "in.csv"
+    flags = ["--trials", str(tmp_path / "other.txt"), flag, str(tmp_path / "in.csv"), "--save_scores", str(output)]
+    with pytest.raises(UsageError, match="in.csv: is also an input"):
+        importlib.import_module(script).main(flags)
+    assert (tmp_path / "in.csv").read_text() == "kept"

@@ -82,7 +82,7 @@ def test_speakers_with_too_few_utterances_are_counted(home: Path) -> None:
     assert [kind["n_excluded"] for kind in json.loads(done.stdout)["settings"]] == [2, 2]
     assert "2 speakers have fewer than 2 utterances and are excluded\n" in done.stderr
     assert "2 speakers have fewer than 3 utterances and are excluded\n" in done.stderr
-    assert "are left out\n2 speakers have fewer than 2 utt" in here("identification.py", *IDENTIFY, cwd=home).stdout
+    assert "are excluded\n2 speakers have fewer than 2 utt" in here("identification.py", *IDENTIFY, cwd=home).stdout
 
 
 COMMANDS = {  # script -> flags of a run that prints, and what it leaves
