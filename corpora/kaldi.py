@@ -6,7 +6,7 @@ from pathlib import Path
 from corpora.naming import ImportedFile, clean, describe_both, speaker_folder
 from system import console
 from system.console import UsageError, UserError
-from system.files import read_lines
+from system.files import read_rows
 
 
 def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]:
@@ -24,13 +24,13 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
         console.warn(f"{scp.with_name('segments')}: not read; full recordings are imported")
     utt2spk = utt2spk or beside
     speaker_of: dict[str, str] = {}
-    for number, name, speaker in _pairs(utt2spk, "UTTERANCE SPEAKER"):
+    for number, (name, speaker) in read_rows(utt2spk, "UTTERANCE SPEAKER"):
         if (other := speaker_of.setdefault(unicodedata.normalize("NFC", name), speaker)) != speaker:
             raise UserError(f"{utt2spk}: line {number}: '{name}' has speaker '{speaker}', in an earlier line '{other}'")
     files: list[ImportedFile] = []
     taken: dict[Path, str] = {}
     speakers: dict[str, str] = {}
-    for number, name, path in _pairs(scp, "UTTERANCE PATH"):
+    for number, (name, path) in read_rows(scp, "UTTERANCE PATH"):
         if path.endswith("|") or path.startswith("|"):
             raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command and was not run; name a file instead")
         speaker = speaker_folder(speaker_of.get(unicodedata.normalize("NFC", name), ""), speakers, utt2spk)
@@ -41,17 +41,3 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
         source = source if source.exists() else scp.parent / source
         files.append(ImportedFile(len(files), source, speaker, wav))
     return files
-
-
-def _pairs(path: Path, form: str) -> list[tuple[int, str, str]]:
-    """Return the number, first word and rest of every line that is not blank; UserError for a line of one word."""
-    pairs: list[tuple[int, str, str]] = []
-    for number, line in enumerate(read_lines(path, "no such list"), 1):
-        words = line.strip().split(maxsplit=1)
-        if len(words) == 1:
-            raise UserError(f"{path}: line {number}: '{line.strip()[:80]}' is not of the form '{form}'")
-        if words:
-            pairs.append((number, words[0], words[1]))
-    if not pairs:
-        raise UserError(f"{path}: empty")
-    return pairs

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from configure import TREES, TRIALS_NAME
 from system.console import UserError
-from system.files import read_lines
+from system.files import read_rows
 
 PARTS = """
 vox1_dev_wav_partaa e395d020928bc15670b570a21695ed96
@@ -86,15 +86,12 @@ def read_archives(choice: str, parts_list: Path | None = None, zip_list: Path | 
 
 
 def _rows(path: Path | None, published: str, form: str) -> list[list[str]]:
-    """Return the words of each line of a file, or of the published list if there is none."""
-    lines = read_lines(path, "no such list") if path else published.splitlines()
-    width, rows = len(form.split()), []
-    for number, line in enumerate(lines, 1):
-        row = line.split()
-        if not row:
-            continue
-        names, md5 = row[:-1], row[-1].lower()
-        if len(row) != width or not re.fullmatch(r"[0-9a-f]{32}", md5) or any(re.search(r"[/\\:]", n) for n in names):
-            raise UserError(f"{path}: line {number} is not '{form}': {line.strip()[:80]}")
-        rows.append([*names, md5])
+    """Return the words of each line of a file, or of the published list if there is no file."""
+    if path is None:
+        return [line.split() for line in published.split("\n") if line]
+    rows = []
+    for number, (*names, md5) in read_rows(path, form):
+        if not re.fullmatch(r"[0-9a-f]{32}", md5.lower()) or any(re.search(r"[/\\:]", name) for name in names):
+            raise UserError(f"{path}: line {number}: '{' '.join([*names, md5])[:80]}' is not of the form '{form}'")
+        rows.append([*names, md5.lower()])
     return rows

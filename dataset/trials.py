@@ -8,7 +8,7 @@ import numpy as np
 
 from system import console
 from system.console import UserError
-from system.files import read_lines, replacing
+from system.files import read_lines, read_rows, replacing
 
 LABELS = {"1": True, "0": False, "target": True, "nontarget": False, "non-target": False, "tgt": True, "imp": False}
 # Format of a line -> the positions of label, enrolment and test in it.
@@ -71,14 +71,8 @@ def read_enrolment(path: Path) -> dict[str, list[str]]:
     A model may have several lines. UserError naming the file, and the line if it has another format.
     """
     models: dict[str, list[str]] = {}
-    for number, line in enumerate(read_lines(path, "no such enrolment list"), 1):
-        model, *utterances = line.split() or [""]
-        if model and not utterances:
-            raise UserError(f"{path}: line {number}: '{model[:80]}' does not have the format 'MODEL UTTERANCE...'")
-        if model:
-            models.setdefault(model, []).extend(utterances)
-    if not models:
-        raise UserError(f"{path}: contains no models")
+    for _, (model, utterances) in read_rows(path, "MODEL UTTERANCE...", "no such enrolment list"):
+        models.setdefault(model, []).extend(utterances.split())
     return models
 
 

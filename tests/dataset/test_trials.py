@@ -77,7 +77,7 @@ def test_enrolment_lists(tmp_path: Path) -> None:
     assert read_enrolment(path) == {"anna": [A, B], "fred": [C]}
     path.write_text("m1 a/b/c.wav a/d/e.wav\n\nm2\tf/g/h.wav\nm1 a/b/x.wav\n")
     assert read_enrolment(path) == {"m1": ["a/b/c.wav", "a/d/e.wav", "a/b/x.wav"], "m2": ["f/g/h.wav"]}
-    for text, message in (("m1 a\n\nm2\n", "line 3: 'm2'"), ("\n", "contains no models")):
+    for text, message in (("m1 a\n\nm2\n", "line 3: 'm2'"), ("\n", "empty list")):
         path.write_text(text)
         with pytest.raises(UserError, match=f"enroll.lst: {message}"):
             read_enrolment(path)
