@@ -1,4 +1,4 @@
-"""A small private set of archives in VoxCeleb's naming and inner layout, and ways to run dataprep.py on it."""
+"""A small set of archives with VoxCeleb's names and layout, and functions that run dataprep.py."""
 
 import hashlib
 import io
@@ -27,8 +27,8 @@ def tone(seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
 
 
 def m4a(samples: np.ndarray, rate: int = 16000, index_first: bool = False) -> bytes:
-    """Return samples (S,) or (S, 2) int16 as an AAC file; with its index first, what is cut off still plays."""
-    options = {"movflags": "faststart"} if index_first else {}  # FFmpeg then reads the file again, by its name
+    """Return samples (S,) or (S, 2) int16 as an AAC file; with `index_first` a truncated file can be decoded."""
+    options = {"movflags": "faststart"} if index_first else {}  # FFmpeg then reads the file again by its name
     with tempfile.NamedTemporaryFile(suffix=".m4a") as file:
         with av.open(file.name, "w", format="ipod", options=options) as container:
             stream = container.add_stream("aac", rate=rate, layout="mono" if samples.ndim == 1 else "stereo")
@@ -48,7 +48,7 @@ def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
 
 
 def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, bytes]:
-    """Write parts, parts.txt and files.txt into `folder`; return what --extract must leave, path -> content."""
+    """Write parts, parts.txt and files.txt into `folder`; return the files that --extract must write, path -> content."""
     expected: dict[str, bytes] = {}
     parts, zips = [], []
     for archive, inside, tree, make, suffix in (
@@ -79,7 +79,7 @@ def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, byt
 
 
 def private_set(folder: Path, root: Path) -> tuple[str | Path, ...]:
-    """Write an archive of one wav into `root` and its lists into `folder`; return the flags that name the lists."""
+    """Write an archive of one wav into `root` and its lists into `folder`; return the flags for the lists."""
     root.mkdir(parents=True)
     data = zipped({"wav/id1/v/a.wav": wav(tone(0.5, 1))})
     (root / "mine_partaa").write_bytes(data)
@@ -98,14 +98,14 @@ def zipped(members: Mapping[Any, bytes]) -> bytes:
 
 
 def tree(root: Path, *suffixes: str) -> dict[str, bytes]:
-    """Return the files below `root`, hidden ones but not locks too, path -> content; with suffixes, those only."""
+    """Return the files below `root` with these suffixes, or all but locks, path -> content."""
     files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
     files = (path for path in files if path.suffix in (suffixes or (path.suffix,)))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen:
-    """Start dataprep.py as a user does, in a session of its own."""
+    """Start dataprep.py in a separate session."""
     command = [sys.executable, str(REPOSITORY / "dataprep.py"), *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -114,7 +114,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen:
 
 
 def run(*arguments: object, typed: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """Run dataprep.py to its end, in a process of its own if something is typed or the environment is changed."""
+    """Run dataprep.py, in a separate process if there is typed input or a changed environment."""
     if not typed and not environment:
         return here("dataprep.py", *arguments, cwd=Path.cwd(), check=None)
     process = start(*arguments, **environment)

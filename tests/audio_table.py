@@ -57,9 +57,9 @@ def video() -> bytes:
     with av.open(file, "w", format="matroska") as out:
         pictures, sound_track = out.add_stream("mpeg4", rate=25), out.add_stream("pcm_s16le", rate=RATE, layout="mono")
         pictures.width = pictures.height = 64
-        for at in range(10):
+        for index in range(10):
             picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
-            picture.pts = at
+            picture.pts = index
             out.mux(pictures.encode(picture))
         frame = av.AudioFrame.from_ndarray(CLEAN[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = RATE, 0
@@ -120,7 +120,7 @@ def with_cover(flac: bytes) -> bytes:
 
 
 PCM = CLEAN.tobytes()
-STRANGER = np.random.default_rng(1).bytes(50_000)
+OTHER_BYTES = np.random.default_rng(1).bytes(50_000)
 CANCELLED = r"channels cancel each other; channel [12], the loudest, was taken"
 CASES = [
     Case("wav, flac, aiff, au, caf, w64, rf64, sph (NIST), voc, mov, mkv: 16 kHz mono 16-bit", "read without change",
@@ -179,7 +179,7 @@ CASES = [
     Case("no samples", "error", lambda: [sound(CLEAN[:0]), sound(CLEAN[:0], 44100)], refused="no samples"),
     Case("only zeros", "error: silent", lambda: [sound(0 * CLEAN)], refused="silent"),
     Case("text, pictures, archives, files of other programs", "error: not audio", lambda: [
-         b"", b"notes\n" * 99, b"\x89PNG\r\n\x1a\n" + STRANGER, b"PK\3\4" + STRANGER, b"%PDF-1.7" + STRANGER],
+         b"", b"notes\n" * 99, b"\x89PNG\r\n\x1a\n" + OTHER_BYTES, b"PK\3\4" + OTHER_BYTES, b"%PDF-1.7" + OTHER_BYTES],
          refused="no readable audio"),
 ]  # fmt: skip
 

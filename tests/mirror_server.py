@@ -1,4 +1,4 @@
-"""A small HTTP server of a folder's files that misbehaves on demand, for the tests of downloading."""
+"""A small HTTP server with injected faults, for the tests of downloads."""
 
 import base64
 import http.server
@@ -11,13 +11,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Mirror:
-    """Serve `folder` on a free port of the loopback; a context manager.
+    """Serve the files of `folder` on a free port of the loopback interface; a context manager.
 
-    `faults[name]` is a list of what goes wrong with the next requests for that file, one each: an HTTP status, or
-    'drop' (half of what is due, then the connection breaks), 'truncate' (half, declared as all), 'short' (less of the
-    range than asked for, and says so), 'wrong' (other bytes) or 'page' (a web page). Requests for one byte, which only
-    ask for the size, meet only statuses. `requests` logs (name, Range, Authorization) of all, `encodings` what
-    Accept-Encoding they had. `size` overrides the sizes stated.
+    `faults[name]` lists the faults of the next requests for this file, one each: an HTTP status, 'drop' (half of the
+    data, then the connection breaks), 'truncate' (half of the data, declared as complete), 'short' (less of the range
+    than requested, declared correctly), 'wrong' (other bytes) or 'page' (a web page). Requests for one byte, which only
+    ask for the size, can only have statuses. `requests` contains (name, Range, Authorization) of all requests,
+    `encodings` their Accept-Encoding. `size` replaces the sizes that the server states.
     """
 
     def __init__(self, folder: Path, user: str = "", password: str = "", key: str = "", ranges: bool = True,
@@ -46,7 +46,7 @@ class Mirror:
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up: they are killed, or only ask for a file's size."""
+        """Print nothing about closed connections of killed clients and of requests for a size."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if mirror.authorization and self.headers["Authorization"] != mirror.authorization:
             return self.answer(401)
         if mirror.key and query.get("key") != [mirror.key]:
-            return self.answer(403, reason=f"no such key {query.get('key')}")  # a server that echoes what it got
+            return self.answer(403, reason=f"no such key {query.get('key')}")  # a server that repeats the key
         if not path.is_file():
             return self.answer(404)
         faults = mirror.faults[name]
@@ -77,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_file(path.read_bytes(), asked)
 
     def send_file(self, data: bytes, asked: str | None, sent: float = 1.0) -> None:
-        """Answer with the bytes that were asked for, or with a share of them, and then break the connection."""
+        """Answer with the requested bytes, or with a share of them and a broken connection."""
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.mirror.ranges else None
         size = self.mirror.size or len(data)
         if not found:

@@ -1,4 +1,4 @@
-"""dataprep.py --check: the next command that it names for each state of the data, and that these commands work."""
+"""dataprep.py --check prints the right next command for each state of the data, and these commands work."""
 
 import shlex
 from collections.abc import Callable
@@ -23,8 +23,8 @@ def empty_wavs(tree: str, speakers: int, utterances: int) -> Callable[[Path], No
 
     def write(root: Path) -> None:
         for speaker in range(speakers):
-            for at in range(utterances):
-                file(f"{TREES[tree].wav}/id{speaker:05d}/video{at % 2}/{at:05d}.wav")(root)
+            for number in range(utterances):
+                file(f"{TREES[tree].wav}/id{speaker:05d}/video{number % 2}/{number:05d}.wav")(root)
 
     return write
 
@@ -52,16 +52,16 @@ TEST, TRAIN, DEV = "vox1_test", "vox2_dev", "vox1_dev"
 LIST = file(TRIALS_NAME, TRIALS)
 BROKEN = f"{TREES[TEST].wav}/id00009/v/broken.wav"
 BROKEN_M4A = f"{TREES[TEST].wav}/id00009/v/broken.m4a"
-STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is, the next command
+STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # files, next command
     "nothing": ([], "dataprep.py --download"),
-    "VoxCeleb, begun": ([file("vox1_test_wav.zip.partial")], "dataprep.py --download --parts vox1_test"),
-    "VoxCeleb2, begun": ([file("vox2_dev_aac_partaa")], "dataprep.py --download --parts vox2"),
-    "VoxCeleb1, begun": (
+    "VoxCeleb, started": ([file("vox1_test_wav.zip.partial")], "dataprep.py --download --parts vox1_test"),
+    "VoxCeleb2, started": ([file("vox2_dev_aac_partaa")], "dataprep.py --download --parts vox2"),
+    "VoxCeleb1, started": (
         [file("vox1_test_wav.zip.partial"), file("vox1_dev_wav_partaa")],
         "dataprep.py --download --parts vox1_dev",
     ),
-    "LibriSpeech, begun": ([file("train-clean-5.tar.gz.partial")], "dataprep.py --librispeech train-clean-5"),
-    "LibriSpeech, fetched": ([wavs(TRAIN), file("dev-clean-2.tar.gz")], "dataprep.py --librispeech dev-clean-2"),
+    "LibriSpeech, started": ([file("train-clean-5.tar.gz.partial")], "dataprep.py --librispeech train-clean-5"),
+    "LibriSpeech, downloaded": ([wavs(TRAIN), file("dev-clean-2.tar.gz")], "dataprep.py --librispeech dev-clean-2"),
     "LibriSpeech, extracted": (
         [wavs(TRAIN), wavs(TEST), LIST, file("dev-clean-2.tar.gz"), file("train-clean-5.tar.gz")],
         "feat_extract/feature_extraction.py",
@@ -70,8 +70,8 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is
         [empty_wavs(TRAIN, 28, 3), wavs(TEST), LIST, features(TRAIN, 28), features(TEST), file("dev-clean-2.tar.gz")],
         "train.py --nb_class_train 28",
     ),
-    "noise, begun": ([wavs(TEST), file("musan.tar.gz.partial")], "dataprep.py --musan"),
-    "rooms, fetched": ([wavs(TEST), file("rirs_noises.zip")], "dataprep.py --rirs"),
+    "noise, started": ([wavs(TEST), file("musan.tar.gz.partial")], "dataprep.py --musan"),
+    "impulse responses, downloaded": ([wavs(TEST), file("rirs_noises.zip")], "dataprep.py --rirs"),
     "lists without trees": ([LIST, file("veri_test2.txt", TRIALS)], "dataprep.py --download"),
     "test wavs": ([wavs(TEST)], "feat_extract/feature_extraction.py"),
     "test features": ([features(TEST)], f"EER_short.py {MODEL}"),
@@ -82,7 +82,7 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is
     ),
     "test wavs, features and list": ([wavs(TEST), features(TEST), LIST], f"EER_full.py {MODEL}"),
     "test features and list": ([features(TEST), LIST], f"EER_full.py {MODEL}"),
-    "a list that is none": (
+    "an invalid list": (
         [wavs(TEST), features(TEST), file(TRIALS_NAME, "nonsense\n")],
         "dataprep.py --make_trials 18",
     ),
@@ -94,7 +94,7 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # what there is
     "training features of many": ([features(TRAIN, 101)], "train.py"),
     "too few training features": ([features(TRAIN, 3, 2)], "dataprep.py --import_dir FOLDER --split train"),
     "too few, but a test": ([features(TRAIN, 3, 2), features(TEST), LIST], f"EER_full.py {MODEL}"),
-    "VoxCeleb1 alone": (
+    "only VoxCeleb1": (
         [features(DEV), features(TEST), LIST],
         "train.py --data_type vox1 --nb_class_train 3",
     ),
@@ -157,7 +157,7 @@ def test_a_private_set_keeps_its_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "state",
     ["test features", "test wavs and features", "test wavs, features and list", "training wavs", "training features",
-     "VoxCeleb1 alone", "a wav without features"],
+     "only VoxCeleb1", "a wav without features"],
 )  # fmt: skip
 def test_the_next_command_works(tmp_path: Path, state: str) -> None:
     root = tmp_path / "data"

@@ -142,8 +142,8 @@ def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:
         assert len((root / "convert_errors.csv").read_text().splitlines()) == 2
         output = run(*command, mirror.url, "--convert")  # which has no failures
     assert output.returncode == 1 and len((root / "convert_errors.csv").read_text().splitlines()) == 2
-    whole = (root / "test-clean.tar.gz").read_bytes()
-    (root / "test-clean.tar.gz").write_bytes(whole[: len(whole) // 2])
+    complete = (root / "test-clean.tar.gz").read_bytes()
+    (root / "test-clean.tar.gz").write_bytes(complete[: len(complete) // 2])
     output = run(*command, "http://127.0.0.1:9")
     assert output.returncode == 1 and "test-clean.tar.gz" in output.stderr and "remove it" in output.stderr
 
@@ -226,7 +226,7 @@ def test_import_with_other_rules(tmp_path: Path) -> None:
     }  # fmt: skip
     soundfile.write(folder / "s1-a.wav", tone(1.2, 99), 16000)
     output = run("--save_path", tmp_path / "root", "--import_dir", folder, "--speaker_from", r"(s\d)-")
-    assert "another recording" in output.stdout  # what is there is never overwritten
+    assert "another recording" in output.stdout  # existing wavs are never overwritten
     assert output.returncode == 1 and f"{folder / 's1-a.wav'}: " in output.stderr
     assert "rename the file, or remove this wav" in output.stderr and output.stderr.count("\n") == 1
     for wrong in (tmp_path / "root/voxceleb2", tmp_path, tmp_path / "absent"):
@@ -269,7 +269,7 @@ def test_a_kaldi_directory_is_imported(tmp_path: Path) -> None:
         ("anna:1 b.wav", "line 2: rename an utterance"),
     ],
 )
-def test_lines_of_a_kaldi_list_that_are_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_wrong_lines_of_a_kaldi_list(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "wav.scp").write_text(f"anna?1 a.wav\n{line}\n")
     (tmp_path / "utt2spk").write_text("anna?1 anna\nanna:1 anna\nben-1 ben\n")
     output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
@@ -278,7 +278,7 @@ def test_lines_of_a_kaldi_list_that_are_refused(tmp_path: Path, line: str, messa
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 12), st.integers(0, 9))
-def test_drawn_trials(sizes: list[int], half: int, seed: int) -> None:
+def test_sampled_trials(sizes: list[int], half: int, seed: int) -> None:
     speakers = [[f"s{s}/v/{u}.wav" for u in range(size)] for s, size in enumerate(sizes)]
     names = [name for speaker in speakers for name in speaker]
     pairs = list(itertools.combinations(names, 2))
@@ -314,8 +314,8 @@ def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Pat
     assert all((a[0] == b[0]) == (label == "1") for label, a, b in lines)
 
 
-def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple() -> None:
-    speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million couples of one speaker's
+def test_sampling_targets_of_a_speaker_with_many_utterances_takes_little_memory() -> None:
+    speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million pairs per speaker
     tracemalloc.start()
     trials = sample_trials(speakers, 200, 0)
     _, peak = tracemalloc.get_traced_memory()
@@ -323,8 +323,8 @@ def test_targets_of_a_speaker_with_many_utterances_do_not_list_every_couple() ->
     assert peak < 50e6 and len({name for pair in trials[::2] for name in pair}) > 180
 
 
-def test_trials_of_voxceleb2s_number_of_speakers_do_not_list_every_couple() -> None:
-    speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million couples
+def test_sampling_trials_of_as_many_speakers_as_voxceleb2_takes_little_memory() -> None:
+    speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million pairs of speakers
     tracemalloc.start()
     trials = sample_trials(speakers, 10_000, 0)
     _, peak = tracemalloc.get_traced_memory()
@@ -361,10 +361,10 @@ def test_lists_of_voxceleb_are_downloaded_only_with_their_length(
     root = tmp_path / "new" / "root"
     with Mirror(tmp_path / "served") as mirror:
         download_lists(Server(f"{mirror.url}/{{name}}", ""), root, published)
-    told = capsys.readouterr().err
-    assert "veri_test.txt, " in told and "--trial_list" in told and ("veri_test2.txt" in told) == published
+    printed = capsys.readouterr().err
+    assert "veri_test.txt, " in printed and "--trial_list" in printed and ("veri_test2.txt" in printed) == published
     assert any(path.suffix == ".txt" for path in root.iterdir()) != published
 
 
-def test_parts_are_those_that_are_published(shared: Path) -> None:
+def test_parts_are_the_published_ones(shared: Path) -> None:
     assert sorted(PARTS.split()) == sorted((shared / "golden/voxceleb_parts.txt").read_text().split())

@@ -1,18 +1,16 @@
-"""dataprep.py as a user runs it: archives from a mirror to wavs, killed at random, fed with bad archives."""
+"""dataprep.py on archives: from a mirror to wavs, killed at random moments, and with bad archives."""
 
 import contextlib
 import os
 import random
 import shutil
 import stat
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from archive_set import REPOSITORY, build, m4a, run, start, tone, tree, wav, zipped
+from archive_set import build, m4a, run, start, tone, tree, wav, zipped
 from mirror_server import Mirror
 
 from configure import TRIALS_NAME
@@ -47,7 +45,7 @@ def copy_archives(served: Served, root: Path) -> None:
 
 def test_from_a_mirror_to_wavs(served: Served, lists: Lists, tmp_path: Path) -> None:
     folder, expected = served
-    own_list = folder / "veri_test.txt"  # of archives of one's own, so of any length
+    own_list = folder / "veri_test.txt"  # any length is valid with other archives
     own_list.write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     with Mirror(folder, "ann", SECRET) as mirror:
         source = ("--save_path", tmp_path, "--download", "--source", mirror.url, "--user", "ann")
@@ -57,7 +55,7 @@ def test_from_a_mirror_to_wavs(served: Served, lists: Lists, tmp_path: Path) -> 
         assert outputs[1].returncode == 0, outputs[1].stderr
         asked = len(mirror.requests)
         outputs.append(run(*source, "--parts", "vox2", *lists, VOXCELEB_PASSWORD=SECRET))
-        assert outputs[2].returncode == 0 and len(mirror.requests) == asked  # all there, vox2 has no trial lists
+        assert outputs[2].returncode == 0 and len(mirror.requests) == asked  # complete, and vox2 has no trial lists
     assert (tmp_path / TRIALS_NAME).read_bytes() == own_list.read_bytes()
     (tmp_path / TRIALS_NAME).unlink()
     own_list.unlink()
@@ -80,16 +78,16 @@ def next_command(root: Path, *lists: str | Path) -> str:
 
 
 def size_below(root: Path) -> int:
-    """Return how many bytes lie below a folder that another process is writing to."""
+    """Return the size in bytes of a folder that another process is writing to."""
     size = 0
     for path in root.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the file was renamed or removed meanwhile
             size += path.stat().st_size
     return size
 
 
 def kill_and_finish(times: int, seed: int, root: Path, *arguments: str | Path) -> dict[str, bytes]:
-    """Kill the command at random moments after it got on, then let it finish."""
+    """Kill the command several times at random moments after it wrote something, then run it to its end."""
     rng = random.Random(seed)
     for _ in range(times):
         process, before = start(*arguments), size_below(root)
@@ -117,16 +115,16 @@ def test_kills_change_nothing(served: Served, lists: Lists, tmp_path: Path) -> N
     found = kill_and_finish(5, 3, tmp_path, *command)
     wavs = {path.replace(".m4a", ".wav") for path in expected}
     assert set(found) == set(quiet) | set(expected) | wavs
-    whole = tmp_path / "whole"
+    separate = tmp_path / "separate"
     for path in (path for path in expected if path.endswith(".m4a")):
-        (whole / path).parent.mkdir(parents=True, exist_ok=True)
-        (whole / path).write_bytes(expected[path])
-    assert run("--save_path", whole, "--convert").returncode == 0
-    undisturbed = tree(whole, ".wav")
+        (separate / path).parent.mkdir(parents=True, exist_ok=True)
+        (separate / path).write_bytes(expected[path])
+    assert run("--save_path", separate, "--convert").returncode == 0
+    undisturbed = tree(separate, ".wav")
     assert undisturbed == {path: found[path] for path in undisturbed} and len(undisturbed) == len(wavs) // 3
 
 
-def test_deleted_archives_and_m4a_are_not_fetched_or_extracted_again(
+def test_removed_archives_and_m4a_are_not_downloaded_or_extracted_again(
     served: Served, lists: Lists, tmp_path: Path
 ) -> None:
     copy_archives(served, tmp_path)
@@ -146,30 +144,30 @@ def lose(root: Path, speaker: str = "*") -> None:
 
 
 @pytest.mark.parametrize("lost, words", [("*", "12 of"), ("id17000", "4 of")], ids=["all", "one speaker"])
-def test_wavs_lost_after_their_archives_are_told_with_the_way_out(
+def test_wavs_that_are_lost_after_their_archive_are_an_error_that_names_the_marker(
     served: Served, lists: Lists, tmp_path: Path, lost: str, words: str
 ) -> None:
     copy_archives(served, tmp_path)
     flags = (*lists, "--parts", "vox2")
     extract = ("--save_path", tmp_path, "--extract", *flags, "--convert")
     assert run("--save_path", tmp_path, "--extract", *flags, "--delete_archives").returncode == 0
-    assert run(*extract, "--delete_m4a").returncode == 0  # nothing is lost while there are only the m4a
+    assert run(*extract, "--delete_m4a").returncode == 0  # nothing is lost while only the m4a exist
     before = tree(tmp_path / "voxceleb2")
     lose(tmp_path, lost)
-    note = tmp_path / "vox2_dev_aac.zip.extracted"
+    marker = tmp_path / "vox2_dev_aac.zip.extracted"
     with Mirror(served[0]) as mirror:
         download = ("--save_path", tmp_path, "--download", "--source", mirror.url, *flags)
         for command in (extract, download):
             output = run(*command)
             assert output.returncode == 1 and output.stderr.count("\n") == 1, output.stderr
-            assert f"{words} its files are no longer in" in output.stderr and f"remove {note}" in output.stderr
+            assert f"{words} its files are no longer in" in output.stderr and f"remove {marker}" in output.stderr
         assert f"{words} its files are no longer in" in run("--save_path", tmp_path, "--check", *flags).stdout
-        note.unlink()
+        marker.unlink()
         assert run(*download).returncode == 0
     assert run(*extract).returncode == 0 and tree(tmp_path / "voxceleb2", ".wav") == before
 
 
-def test_files_that_are_no_recordings_are_not_taken_for_lost_ones(tmp_path: Path) -> None:
+def test_other_files_of_an_archive_do_not_count_as_lost_recordings(tmp_path: Path) -> None:
     recordings = {"wav/id1/v/a.wav": b"a", "wav/id1/v/b.WAV": b"b", "wav/id2/c.wav": b"c", "wav/id2/c.m4a": b"c"}
     others = {"wav/id1/.DS_Store": b"x", "wav/id1/v/notes.txt": b"x", "wav/README": b"x", "wav/id1/v/._a.wav": b"x"}
     (tmp_path / "vox1_test_wav_partaa").write_bytes(zipped(recordings | others))
@@ -207,11 +205,11 @@ def test_an_m4a_is_removed_only_when_its_wav_is_complete(served: Served, tmp_pat
     assert set(tree(folder).values()) == {complete}
 
 
-def test_an_intact_wav_of_another_length_is_kept_with_its_m4a(served: Served, tmp_path: Path) -> None:
+def test_a_wav_of_another_length_is_kept_with_its_m4a(served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "voxceleb2/dev/wav/id1/v"
     folder.mkdir(parents=True)
     content = next(content for path, content in served[1].items() if path.endswith(".m4a"))
-    mine = {"short": wav(tone(0.2, 1)), "long": wav(tone(9, 1))}  # as after cutting pauses out, say
+    mine = {"short": wav(tone(0.2, 1)), "long": wav(tone(9, 1))}  # for example after silence was trimmed
     for name, samples in mine.items():
         (folder / f"{name}.m4a").write_bytes(content)
         (folder / f"{name}.wav").write_bytes(samples)
@@ -223,7 +221,7 @@ def test_an_intact_wav_of_another_length_is_kept_with_its_m4a(served: Served, tm
     assert "its wav 0.20 s" in table and "its wav 9.00 s" in table
 
 
-def test_another_file_in_a_members_place_is_refused_before_anything_is_written(
+def test_another_file_of_a_members_name_is_an_error_before_anything_is_written(
     served: Served, lists: Lists, tmp_path: Path
 ) -> None:
     copy_archives(served, tmp_path)
@@ -240,26 +238,26 @@ def test_another_file_in_a_members_place_is_refused_before_anything_is_written(
     assert (tmp_path / name).read_bytes() == served[1][name]
 
 
-def test_a_damaged_m4a_is_kept_and_takes_no_whole_wav_with_it(tmp_path: Path) -> None:
+def test_a_damaged_m4a_is_kept_and_does_not_replace_a_complete_wav(tmp_path: Path) -> None:
     folder = tmp_path / "voxceleb2/dev/wav/id1/v"
     folder.mkdir(parents=True)
     sound = m4a(tone(4.0, 1), index_first=True)
-    for name in ("both", "alone"):
+    for name in ("both", "m4a only"):
         (folder / f"{name}.m4a").write_bytes(sound)
     assert run("--save_path", tmp_path, "--convert").returncode == 0
-    whole = (folder / "both.wav").read_bytes()
-    (folder / "alone.wav").unlink()
-    for name in ("both", "alone"):
+    complete = (folder / "both.wav").read_bytes()
+    (folder / "m4a only.wav").unlink()
+    for name in ("both", "m4a only"):
         (folder / f"{name}.m4a").write_bytes(sound[: 2 * len(sound) // 3])
     output = run("--save_path", tmp_path, "--convert", "--delete_m4a")
     assert output.returncode == 1 and output.stdout == "1 m4a files converted, 0 removed\n"
-    assert "alone.m4a: truncated: " in output.stderr
+    assert "m4a only.m4a: truncated: " in output.stderr
     assert "both.m4a," in (tmp_path / "convert_errors.csv").read_text()
-    assert set(tree(folder)) == {"both.wav", "both.m4a", "alone.wav", "alone.m4a"}
-    assert (folder / "both.wav").read_bytes() == whole
+    assert set(tree(folder)) == {"both.wav", "both.m4a", "m4a only.wav", "m4a only.m4a"}
+    assert (folder / "both.wav").read_bytes() == complete
 
 
-def test_m4a_whose_wav_is_there_is_not_extracted_again(served: Served, lists: Lists, tmp_path: Path) -> None:
+def test_an_m4a_whose_wav_exists_is_not_extracted_again(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
     assert run("--save_path", tmp_path, "--extract", *lists, "--convert", "--delete_m4a").returncode == 0
     assert run("--save_path", tmp_path, "--extract", *lists).returncode == 0
@@ -276,7 +274,7 @@ UNSAFE = ["wav/../../../out.wav", "/wav/out.wav", "C:/out.wav", "wav\\..\\out.wa
 
 
 @pytest.mark.parametrize("name", [*UNSAFE, link("wav/id1/v/link.wav")], ids=str)
-def test_unsafe_members_are_refused_by_name(tmp_path: Path, name: str | zipfile.ZipInfo) -> None:
+def test_an_unsafe_member_is_an_error_that_names_it(tmp_path: Path, name: str | zipfile.ZipInfo) -> None:
     root = tmp_path / "deep" / "root"
     root.mkdir(parents=True)
     (root / "vox1_test_wav.zip").write_bytes(zipped({"wav/id1/v/good.wav": b"good", name: b"/etc/passwd"}))
@@ -296,14 +294,14 @@ def test_members_larger_or_smaller_than_declared_leave_nothing(tmp_path: Path) -
     for declared in (10, 10**6):
         data = zipped({"wav/id1/v/bomb.wav": bytes(100_000)})
         size = (100_000).to_bytes(4, "little")
-        assert data.count(size) == 2  # the local header and the directory
+        assert data.count(size) == 2  # in the local header and in the directory
         (tmp_path / "vox1_test_wav_partaa").write_bytes(data.replace(size, declared.to_bytes(4, "little")))
         output = run("--save_path", tmp_path, "--extract", *private_lists(tmp_path))
         assert output.returncode == 1 and "bomb.wav" in output.stderr
         assert not tree(tmp_path, ".wav", ".tmp")
 
 
-def test_extraction_that_the_disk_cannot_hold_is_refused(
+def test_too_little_disk_for_an_extraction_is_an_error(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_archives(served, tmp_path)
@@ -330,7 +328,7 @@ def test_missing_damaged_and_foreign_archives(served: Served, lists: Lists, tmp_
     assert not tree(tmp_path, ".wav", ".m4a", ".tmp")
 
 
-def test_undecodable_files_are_listed_and_the_rest_goes_on(served: Served, tmp_path: Path) -> None:
+def test_undecodable_files_are_listed_and_the_others_converted(served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "voxceleb2/dev/wav/id1/v"
     folder.mkdir(parents=True)
     good = next(content for path, content in served[1].items() if path.endswith(".m4a"))
@@ -366,7 +364,7 @@ def test_undecodable_files_are_listed_and_the_rest_goes_on(served: Served, tmp_p
         (["--import_dir", ".", "--speaker_from", "("], "--speaker_from"),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_flags_are_reported_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     output = run("--save_path", tmp_path, *arguments, VOXCELEB_KEY="", VOXCELEB_PASSWORD="")
     assert output.returncode == 2 and message in output.stderr and output.stderr.count("\n") == 1
     assert SECRET[:6] not in output.stderr
@@ -374,7 +372,7 @@ def test_wrong_flags_are_told_in_one_line(tmp_path: Path, arguments: list[str], 
 
 @pytest.mark.parametrize("flag", ["--import_list", "--trial_list"])
 @pytest.mark.parametrize("name", ["import_report.csv", "convert_errors.csv"])
-def test_a_list_that_the_same_command_would_overwrite_is_refused(tmp_path: Path, flag: str, name: str) -> None:
+def test_a_list_that_the_command_would_overwrite_is_an_error(tmp_path: Path, flag: str, name: str) -> None:
     (tmp_path / name).write_text("1 a/b/c.wav a/b/d.wav\n0 a/b/c.wav e/f/g.wav\n")
     (tmp_path / "utt2spk").write_text("1 anna\n0 ben\n")
     (tmp_path / "link.txt").symlink_to(tmp_path / name)
@@ -393,19 +391,14 @@ def test_bad_lists_are_named(tmp_path: Path, text: str) -> None:
     assert output.returncode == 1 and "mine.txt" in output.stderr and output.stderr.count("\n") == 1
 
 
-def test_a_second_run_is_refused(served: Served, lists: Lists, tmp_path: Path) -> None:
+def test_a_second_run_at_the_same_time_is_an_error(served: Served, lists: Lists, tmp_path: Path) -> None:
     copy_archives(served, tmp_path)
     with locked(tmp_path / ".dataprep.lock"):  # against other processes, so not in this one
         output = run("--save_path", tmp_path, "--extract", *lists, PYTHONUTF8="1")
     assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr and not tree(tmp_path, ".wav")
 
 
-def test_starting_needs_no_torch() -> None:
-    code = "import sys, dataprep; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
-
-
-def test_nothing_there(tmp_path: Path) -> None:
+def test_an_empty_folder(tmp_path: Path) -> None:
     assert "--download" in next_command(tmp_path / "new")
     output = run("--save_path", tmp_path, "--convert")
     assert output.returncode == 1 and "voxceleb2/dev/wav" in output.stderr

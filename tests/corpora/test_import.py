@@ -1,4 +1,4 @@
-"""dataprep.py --import_dir on folders as people have them."""
+"""dataprep.py --import_dir on typical folders of recordings."""
 
 import csv
 import os
@@ -24,32 +24,32 @@ def report(root: Path) -> dict[str, dict[str, str]]:
         return {Path(row["file"]).name: row for row in csv.DictReader(file)}
 
 
-def test_every_file_is_tried_and_listed(tmp_path: Path) -> None:
+def test_every_file_is_read_and_listed(tmp_path: Path) -> None:
     folder = tmp_path / "recordings" / "anna"
     folder.mkdir(parents=True)
-    for at, kind in enumerate(("AIFF", "AU", "CAF", "W64", "NIST")):
-        soundfile.write(folder / f"{kind}.{kind.lower()}", tone(1.5, at), RATE, format=kind)
+    for number, kind in enumerate(("AIFF", "AU", "CAF", "W64", "NIST")):
+        soundfile.write(folder / f"{kind}.{kind.lower()}", tone(1.5, number), RATE, format=kind)
     soundfile.write(folder / "no suffix", tone(1.5, 10), RATE, format="WAV")
     soundfile.write(folder / "same.wav", tone(1.5, 11), RATE)
-    (folder / "same.txt").write_text("what is said\n")
+    (folder / "same.txt").write_text("the text of the recording\n")
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     (tmp_path / "recordings" / "README").write_text("about these recordings\n")
-    (folder / ".hidden").write_text("the system's own\n")
+    (folder / ".hidden").write_text("a file of the system\n")
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "recordings")
     assert output.returncode == 0, output.stderr
     assert "7 recordings, 7 imported: 1 speakers" in output.stdout and "skipped, not audio: 3" in output.stdout
     assert "from one speaker, anna" in output.stdout and "--speaker_from" in output.stdout
     left_out = {name: row["left_out"] for name, row in report(tmp_path / "root").items() if row["left_out"]}
     assert left_out == dict.fromkeys(["same.txt", "picture.png", "README"], "not audio")
-    assert "anna/all/same.wav" in tree(tmp_path / "root" / WAVS)  # the text beside it takes no name from it
+    assert "anna/all/same.wav" in tree(tmp_path / "root" / WAVS)  # same.txt does not change this name
 
 
 def test_no_speaker_in_any_path(tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     (folder / "about").mkdir(parents=True)
     (folder / "about" / "README.txt").write_text("no recording, so no speaker\n")
-    for at, name in enumerate(("ann_1", "ann_2", "bob_1")):
-        soundfile.write(folder / f"{name}.wav", tone(1.5, at), RATE)
+    for number, name in enumerate(("ann_1", "ann_2", "bob_1")):
+        soundfile.write(folder / f"{name}.wav", tone(1.5, number), RATE)
     output = run("--save_path", tmp_path / "root", "--import_dir", folder)
     assert output.returncode == 1
     (line,) = output.stderr.splitlines()
@@ -64,10 +64,10 @@ def test_a_folder_without_recordings(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes").mkdir(parents=True)
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
     assert output.returncode == 1 and f"--import_dir {tmp_path / 'in'}: " in output.stderr
-    (tmp_path / "in" / "README").write_text("nothing to hear")
+    (tmp_path / "in" / "README").write_text("not audio")
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
     assert output.returncode == 1 and "--speaker_from" in output.stderr
-    (tmp_path / "in" / "notes" / "a.txt").write_text("nothing to hear")
+    (tmp_path / "in" / "notes" / "a.txt").write_text("not audio")
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
     assert "0 recordings, 0 imported: 0 speakers" in output.stdout and "skipped, not audio: 2" in output.stdout
 
@@ -78,19 +78,19 @@ def test_channels_and_silence(tmp_path: Path) -> None:
     padded = [np.concatenate([pause, samples, pause]) for samples in (ben, anna)]
     soundfile.write(tmp_path / "calls" / "anna" / "call.wav", np.stack(padded, axis=1), RATE)
     soundfile.write(tmp_path / "calls" / "anna" / "mono.wav", anna, RATE)
-    imports = {"left in": [], "cut": ["--channel", "2", "--trim_silence", "True"]}
+    imports = {"with silence": [], "trimmed": ["--channel", "2", "--trim_silence", "True"]}
     for name, flags in imports.items():
         output = run("--save_path", tmp_path / name, "--import_dir", tmp_path / "calls", *flags)
         assert output.returncode == (1 if flags else 0), output.stderr  # a mono file has no second channel
     rows = {name: report(tmp_path / name) for name in imports}
-    assert "carry different sound" in rows["left in"]["call.wav"]["remark"]
-    assert rows["left in"]["call.wav"]["seconds"] == rows["cut"]["call.wav"]["seconds"] == "8.00"
-    assert float(rows["cut"]["call.wav"]["speech"]) == pytest.approx(2, abs=0.06)
-    assert "has no channel 2" in rows["cut"]["mono.wav"]["detail"] and not rows["cut"]["call.wav"]["remark"]
-    written, _ = soundfile.read(tmp_path / "cut" / WAVS / "anna" / "all" / "call.wav", dtype="int16")
+    assert "carry different sound" in rows["with silence"]["call.wav"]["remark"]
+    assert rows["with silence"]["call.wav"]["seconds"] == rows["trimmed"]["call.wav"]["seconds"] == "8.00"
+    assert float(rows["trimmed"]["call.wav"]["speech"]) == pytest.approx(2, abs=0.06)
+    assert "has no channel 2" in rows["trimmed"]["mono.wav"]["detail"] and not rows["trimmed"]["call.wav"]["remark"]
+    written, _ = soundfile.read(tmp_path / "trimmed" / WAVS / "anna" / "all" / "call.wav", dtype="int16")
     assert abs(len(written) - len(anna)) < 0.05 * RATE and bytes(written[500:1000]) in anna.tobytes()
-    whole, _ = soundfile.read(tmp_path / "left in" / WAVS / "anna" / "all" / "call.wav")
-    assert len(whole) == 8 * RATE
+    complete, _ = soundfile.read(tmp_path / "with silence" / WAVS / "anna" / "all" / "call.wav")
+    assert len(complete) == 8 * RATE
 
 
 def test_recordings_without_a_voice_are_remarked(tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_truncated_recordings_are_remarked(tmp_path: Path) -> None:
     assert rows["b.wav"]["left_out"] == "unreadable" and "1.38 of its 2.00 s" in rows["b.wav"]["detail"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
+@pytest.mark.skipif(os.name != "posix", reason="other systems do not allow these names")
 def test_names_of_any_bytes_on_a_strict_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     names = [os.fsdecode(name + b".wav") for name in (b"12:30", b"caf\xe9", "é".encode(), b"line\nend", b"-a")]
     (folder / os.fsdecode(b"Andr\xe9")).mkdir(parents=True)
-    for at, name in enumerate(names):
+    for number, name in enumerate(names):
         with open(os.fsencode(folder / os.fsdecode(b"Andr\xe9") / name), "wb") as file:
-            soundfile.write(file, tone(1.5, at), RATE, format="WAV")
+            soundfile.write(file, tone(1.5, number), RATE, format="WAV")
     broken = os.fsdecode(b"bro\xffken.wav")
     (folder / os.fsdecode(b"Andr\xe9") / broken).write_bytes(b"RIFF")
     output = run("--save_path", tmp_path / "root", "--import_dir", folder, **STRICT)
@@ -158,14 +158,14 @@ def numbers(root: Path) -> dict[str, int]:
     return {name: known[samples.tobytes()] for name, samples in found.items()}
 
 
-def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path: Path) -> None:
+def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: Path) -> None:
     command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir")
     write_tones(tmp_path / "in", {"anna/b.wav": 1, "anna/one.wav": 2, "anna/x y.wav": 3})
     assert here(*command, tmp_path / "in", cwd=tmp_path, check=None).returncode == 0
     first = {"anna/all/b.wav": 1, "anna/all/one.wav": 2, "anna/all/x_y.wav": 3}
     assert numbers(tmp_path / "root") == first
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / WAVS).rglob("*.wav")}
-    # A copy that sorts before its original, and others of the same stem.
+    # A copy that precedes its original in the order of names, and files of equal stems.
     write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/one.flac": 4, "anna/x-y.wav": 5, "anna/x y.flac": 3})
     output = here(*command, tmp_path / "in", cwd=tmp_path, check=1)
     assert "one.flac" in output.stderr and "rename the file" in output.stderr and output.stderr.count("\n") == 1
@@ -177,7 +177,7 @@ def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path:
     assert {path: path.stat().st_mtime_ns for path in written} == written
     row = report(tmp_path / "root")["a.wav"]
     assert (row["left_out"], row["detail"]) == ("same content as another", str(tmp_path / "in/anna/b.wav"))
-    # The same recordings from elsewhere, under other names.
+    # The same recordings from another folder, under other names.
     write_tones(tmp_path / "other", {"anna/c.wav": 1, "anna/d.wav": 7, "ben/b.wav": 1})
     output = here(*command, tmp_path / "other", cwd=tmp_path, check=None)
     assert output.returncode == 0 and "skipped, already in the tree under another name: 2" in output.stdout
@@ -190,7 +190,7 @@ def test_an_import_neither_removes_nor_doubles_what_earlier_ones_wrote(tmp_path:
     assert output.returncode == 0 and numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
 
 
-def test_two_copies_in_the_tree_both_stay(tmp_path: Path) -> None:
+def test_two_copies_in_the_tree_are_kept(tmp_path: Path) -> None:
     write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/b.wav": 1})
     write_tones(tmp_path / "root" / WAVS, {"anna/all/a.wav": 1, "anna/all/b.wav": 1})
     here("dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in", cwd=tmp_path)
@@ -198,7 +198,7 @@ def test_two_copies_in_the_tree_both_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_an_interrupted_import_ends_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_an_interrupted_import_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     write_tones(tmp_path / "in", {"anna/a.flac": 1, "anna/a.wav": 2, "anna/b.wav": 2, "ben/c.wav": 3})
     command = ("dataprep.py", "--save_path", "root", "--import_dir", "in", "--num_workers", 1)
     rename, steps = Path.rename, iter(range(step, 0, -1))
@@ -219,9 +219,9 @@ def test_an_interrupted_import_ends_like_another(tmp_path: Path, monkeypatch: py
 NAMES = ["Zoë", "हिन्दी", "Nguyễn", "ไทย", "Ẹ̀kọ́"]  # the third and last have two marks on a letter
 
 
-def test_names_keep_their_marks_in_composed_form(tmp_path: Path) -> None:
+def test_names_keep_combining_marks_in_composed_form(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
-        written = {unicodedata.normalize(form, f"{name}/{name} 1.wav"): at for at, name in enumerate(NAMES)}
+        written = {unicodedata.normalize(form, f"{name}/{name} 1.wav"): number for number, name in enumerate(NAMES)}
         write_tones(tmp_path / form, written)
         output = here(
             "dataprep.py",
@@ -233,15 +233,17 @@ def test_names_keep_their_marks_in_composed_form(tmp_path: Path) -> None:
             check=None,
         )
         assert output.returncode == 0, output.stderr
-        expected = {unicodedata.normalize("NFC", f"{name}/all/{name}_1.wav"): at for at, name in enumerate(NAMES)}
+        expected = {
+            unicodedata.normalize("NFC", f"{name}/all/{name}_1.wav"): number for number, name in enumerate(NAMES)
+        }
         assert numbers(tmp_path / f"root {form}") == expected
     output = here(
         "dataprep.py", "--save_path", tmp_path / "root NFC", "--import_dir", tmp_path / "NFD", cwd=tmp_path, check=None
-    )  # from another system
+    )  # as from another operating system
     assert output.returncode == 0 and numbers(tmp_path / "root NFC") == expected
 
 
-def test_speakers_that_differ_in_their_normal_form_alone_are_refused(tmp_path: Path) -> None:
+def test_speakers_that_differ_only_in_their_normal_form_are_an_error(tmp_path: Path) -> None:
     write_tones(tmp_path / "in", {"Zo\u00eb/a.wav": 1, "Zoe\u0308/b.wav": 2})
     if len(tree(tmp_path / "in")) < 2:
         pytest.skip("one name to this file system")

@@ -15,8 +15,8 @@ FILES = {
 
 
 def serve(folder: Path, more: str = "") -> dict[str, bytes]:
-    """Write the two archives as OpenSLR serves them, with a member of another name; return what they hold."""
-    content = {name: wav(tone(0.2, at)) for at, name in enumerate(sum(FILES.values(), ()))}
+    """Write the two archives as on OpenSLR, with an additional member `more`; return their files."""
+    content = {name: wav(tone(0.2, number)) for number, name in enumerate(sum(FILES.values(), ()))}
     content["musan/README"] = b"A music, speech and noise corpus"
     (folder / "17").mkdir(parents=True)
     (folder / "28").mkdir()
@@ -37,7 +37,7 @@ def found(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_noise_and_rooms_are_fetched_and_extracted_once(tmp_path: Path) -> None:
+def test_noise_and_impulse_responses_are_downloaded_and_extracted_once(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     content = serve(served)
     with Mirror(served) as mirror:
@@ -58,12 +58,12 @@ def test_noise_and_rooms_are_fetched_and_extracted_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_archive_leaves_no_folder_and_the_next_run_mends_it(tmp_path: Path) -> None:
+def test_a_damaged_archive_leaves_no_folder_and_can_be_downloaded_again(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     serve(served)
-    whole = (served / "17" / "musan.tar.gz").read_bytes()
+    complete = (served / "17" / "musan.tar.gz").read_bytes()
     root.mkdir()
-    (root / "musan.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (root / "musan.tar.gz").write_bytes(complete[: len(complete) // 2])
     (root / "rirs_noises.zip").write_bytes(b"no zip")
     with Mirror(served) as mirror:
         for flag, name, folder in (("--musan", "musan.tar.gz", "musan"), ("--rirs", "rirs_noises.zip", "RIRS_NOISES")):
@@ -78,7 +78,7 @@ def test_a_damaged_archive_leaves_no_folder_and_the_next_run_mends_it(tmp_path: 
 
 
 @pytest.mark.parametrize("more", ["../outside.txt", "/outside.txt"])
-def test_a_member_outside_the_folder_is_refused(tmp_path: Path, more: str) -> None:
+def test_a_member_outside_the_folder_is_an_error(tmp_path: Path, more: str) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     serve(served, more)
     with Mirror(served) as mirror:
@@ -97,7 +97,9 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "link", "link to nowhere", "file"])
-def test_what_is_in_a_corpus_place_is_refused_before_anything_is_fetched(tmp_path: Path, name: str, kind: str) -> None:
+def test_an_incomplete_folder_is_an_error_before_the_download_and_is_not_changed(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     root = tmp_path / "root"
     mine = tmp_path / "mine" if "link" in kind else root / FOLDERS[name]
     root.mkdir()
@@ -121,7 +123,7 @@ def test_what_is_in_a_corpus_place_is_refused_before_anything_is_fetched(tmp_pat
     assert contents(tmp_path) == before | {str(root / ".dataprep.lock"): contents(root)[str(root / ".dataprep.lock")]}
 
 
-def test_a_complete_folder_of_openslrs_is_used_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_complete_folder_is_used(tmp_path: Path) -> None:
     root, linked = tmp_path / "root", tmp_path / "linked"
     for folder, count in MUSAN.items():
         (root / "musan" / folder).mkdir(parents=True)
@@ -140,7 +142,7 @@ def test_a_complete_folder_of_openslrs_is_used_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_extraction_killed_at_its_end_is_done_again(tmp_path: Path) -> None:
+def test_an_extraction_that_was_killed_at_its_end_is_repeated(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     content = serve(served)
     root.mkdir()

@@ -1,4 +1,4 @@
-"""Trees as people have them: folders linked from elsewhere or not to be listed, no videos, suffixes in capitals."""
+"""Unusual trees: links to folders, unreadable folders, no videos, suffixes in upper case."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ EXTRACT = ("feat_extract/feature_extraction.py", "--num_workers", 1)
 
 
 def elsewhere(path: Path, store: Path) -> None:
-    """Move a folder to a store, as to another disk, and leave a link in its place."""
+    """Move a folder to another one, as to another disk, and replace it by a link."""
     store.mkdir(exist_ok=True)
     shutil.move(path, store / path.name)
     path.symlink_to(store / path.name, target_is_directory=True)
@@ -41,14 +41,14 @@ def home(tmp_path: Path) -> Path:
 
 
 def names(speakers: int = 7) -> set[str]:
-    return {f"id{speaker:05d}/video{at}/{at:05d}" for speaker in range(speakers) for at in range(2)}
+    return {f"id{speaker:05d}/video{number}/{number:05d}" for speaker in range(speakers) for number in range(2)}
 
 
-def test_linked_folders_are_walked_and_loops_are_not(home: Path) -> None:
+def test_links_to_folders_are_followed_except_in_loops(home: Path) -> None:
     wavs = home / "data" / TREE.wav
     assert utterances(wavs, ".wav") == dict.fromkeys(names(), ".wav")
     assert [folder.name for folder in walk(wavs)][:3] == ["", "id00000", "id00000/video0"]
-    (home / "disk" / "id00003" / "up").symlink_to(home / "disk")  # holds the folder that it lies in, and others
+    (home / "disk" / "id00003" / "up").symlink_to(home / "disk")  # contains the folder of this link, and others
     assert utterances(wavs, ".wav").keys() > names()
     assert not any("id00003/up/id00003" in folder.name for folder in walk(wavs))
 
@@ -59,8 +59,8 @@ def test_every_script_follows_links(home: Path) -> None:
     features = home / "data" / TREE.feat
     elsewhere(features / "id00002", home / "feature_disk")
     assert "0 files written, 14 existed already" in run_script(*EXTRACT, cwd=home).stdout
-    told = run_script("dataprep.py", "--check", cwd=home).stdout
-    assert re.search(r"voxceleb1/test/wav +14 of 4,874 wavs, 7 of 40 speakers, 14 features", told)
+    printed = run_script("dataprep.py", "--check", cwd=home).stdout
+    assert re.search(r"voxceleb1/test/wav +14 of 4,874 wavs, 7 of 40 speakers, 14 features", printed)
     index = FeatureIndex([features])
     assert {index.name(row) for row in range(len(index))} == names()
     run_script("dataprep.py", "--make_trials", 14, cwd=home)
@@ -71,7 +71,7 @@ def test_every_script_follows_links(home: Path) -> None:
     assert utterances(imported, ".wav").keys() == names()
 
 
-def test_conversion_follows_links_and_leaves_nothing_unfinished_behind_them(tmp_path: Path) -> None:
+def test_the_conversion_follows_links_and_removes_unfinished_files_there(tmp_path: Path) -> None:
     wavs = tmp_path / "data" / TREES["vox2_dev"].wav
     for name in ("id1/v", "id2/v"):
         (wavs / name).mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_conversion_follows_links_and_leaves_nothing_unfinished_behind_them(tmp_
     assert sorted(os.listdir(wavs / "id1/v")) == ["a.M4A", "a.wav"]
 
 
-def test_a_linked_tree_whose_disk_is_away_is_named(home: Path) -> None:
+def test_a_linked_tree_whose_disk_is_not_mounted_is_an_error(home: Path) -> None:
     write_wavs(home / "data", "vox2_dev", range(2), 1, seconds=0.5)
     elsewhere(home / "data" / "voxceleb2", home / "disk")
     (home / "disk").rename(home / "away")
@@ -94,7 +94,7 @@ def test_a_linked_tree_whose_disk_is_away_is_named(home: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["id00001", "nowhere"], ids=["to itself", "to nowhere"])
-def test_a_folder_that_cannot_be_listed_stops_the_run_and_nothing_is_stored(tmp_path: Path, target: str) -> None:
+def test_a_folder_that_cannot_be_listed_is_an_error_and_nothing_is_written(tmp_path: Path, target: str) -> None:
     write_wavs(tmp_path / "data", "vox1_test", range(1), 1, seconds=0.5)
     (tmp_path / "data" / TREE.wav / "id00001").symlink_to(target)
     before = tree(tmp_path)
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_listed_stops_the_run_and_nothing_is_stored(tmp_
     assert tree(tmp_path) == before
 
 
-def test_a_folder_that_fails_while_it_is_listed_is_not_missing_from_the_index(
+def test_a_folder_that_fails_while_it_is_listed_is_an_error_and_no_index_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_features(tmp_path / "feat", 3, 2)
@@ -125,13 +125,15 @@ def test_a_folder_that_fails_while_it_is_listed_is_not_missing_from_the_index(
 
 def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -> None:
     wavs = tmp_path / "data" / TREE.wav
-    for at, name in enumerate(("a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav")):
+    for number, name in enumerate(("a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav")):
         (wavs / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(wavs / name, voice(at, 0.5, at), 16000, subtype="PCM_16", format="WAV")
+        soundfile.write(wavs / name, voice(number, 0.5, number), 16000, subtype="PCM_16", format="WAV")
     assert "4 files written" in run_script(*EXTRACT, cwd=tmp_path).stdout
-    told = run_script("dataprep.py", "--check", cwd=tmp_path).stdout
-    assert "4 of 4,874 wavs, 2 of 40 speakers, 4 features" in told
-    assert "next: python dataprep.py --save_path data --make_trials 4" in told  # the two targets, and as many others
+    printed = run_script("dataprep.py", "--check", cwd=tmp_path).stdout
+    assert "4 of 4,874 wavs, 2 of 40 speakers, 4 features" in printed
+    assert (
+        "next: python dataprep.py --save_path data --make_trials 4" in printed
+    )  # two target and two non-target trials
     run_script("dataprep.py", "--make_trials", 4, cwd=tmp_path)
     trials = (tmp_path / "data" / TRIALS_NAME).read_text().split()
     assert {name for name in trials if "/" in name} == {"a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav"}
@@ -144,7 +146,7 @@ def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -
     assert [np.isfinite(index.utterance(row)).all() for row in rows] == [True, True]
 
 
-def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
+def test_two_files_of_the_same_name_are_an_error(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox1_test", range(1), 1, seconds=0.5)
     wav = tmp_path / "data" / TREE.wav / "id00000/video0/00000.wav"
     shutil.copy(wav, wav.with_suffix(".WAV"))
@@ -156,7 +158,7 @@ def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
         FeatureIndex([tmp_path / "feat"])
 
 
-def test_hidden_files_and_hidden_links_to_nowhere_are_no_utterances(tmp_path: Path) -> None:
+def test_hidden_files_and_hidden_broken_links_are_not_utterances(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in (".x.wav", ".hidden.1.tmp", ".syncthing.x.wav.tmp", "x.wav"):  # Syncthing's is still being written
         (tmp_path / "a" / name).touch()
