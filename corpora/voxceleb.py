@@ -92,6 +92,6 @@ def _rows(path: Path | None, published: str, form: str) -> list[list[str]]:
     rows = []
     for number, (*names, md5) in read_rows(path, form):
         if not re.fullmatch(r"[0-9a-f]{32}", md5.lower()) or any(re.search(r"[/\\:]", name) for name in names):
-            raise UserError(f"{path}: line {number}: '{' '.join([*names, md5])[:80]}' is not of the form '{form}'")
+            raise UserError(f"{path}: line {number}: does not have the format '{form}', with names and 32 hex digits")
         rows.append([*names, md5.lower()])
     return rows

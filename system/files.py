@@ -222,14 +222,14 @@ def read_lines(path: Path, absent: str) -> list[str]:
 def read_rows(path: Path, form: str, absent: str = "no such list") -> list[tuple[int, list[str]]]:
     """Return the number and the words of each line of a text list; the last word is the rest of the line.
 
-    `form` names the words, for example "UTTERANCE PATH". Blank lines are skipped. UserError as in read_lines, for a
+    `form` describes a line, for example "UTTERANCE PATH". Blank lines are skipped. UserError as in read_lines, for a
     line of too few words, and for an empty list.
     """
     n_words, rows = len(form.split()), []
     for number, line in enumerate(read_lines(path, absent), 1):
         words = line.strip().split(maxsplit=n_words - 1)
         if 0 < len(words) < n_words:
-            raise UserError(f"{path}: line {number}: '{line.strip()[:80]}' is not of the form '{form}'")
+            raise UserError(f"{path}: line {number}: '{line.strip()[:80]}' does not have the format '{form}'")
         if words:
             rows.append((number, words))
     if not rows:

@@ -48,7 +48,7 @@ def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
 
 
 def build(folder: Path, speakers: int = 3, utterances: int = 4) -> dict[str, bytes]:
-    """Write parts, parts.txt and files.txt into `folder`; return the files that --extract must write, path -> content."""
+    """Write parts, parts.txt and files.txt into `folder`; return the files that --extract writes, path -> content."""
     expected: dict[str, bytes] = {}
     parts, zips = [], []
     for archive, inside, tree, make, suffix in (

@@ -265,7 +265,7 @@ def test_a_kaldi_directory_is_imported(tmp_path: Path) -> None:
     "line, message",
     [
         ("ben-1 touch ran |", "line 2: 'touch ran |' is a command"),
-        ("ben-1", "line 2: 'ben-1' is not of the form 'UTTERANCE PATH'"),
+        ("ben-1", "line 2: 'ben-1'"),
         ("anna:1 b.wav", "line 2: rename an utterance"),
     ],
 )
