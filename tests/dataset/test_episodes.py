@@ -41,14 +41,14 @@ def test_an_episode_has_different_speakers_and_different_utterances(features: Fe
         assert all(len(set(column)) == 3 for column in used.T)
 
 
-def test_a_crop_is_a_run_of_frames(features: FeatureIndex) -> None:
+def test_a_crop_has_consecutive_frames(features: FeatureIndex) -> None:
     episode = TrainingEpisodes(features, **PAPER)[3, 0]
     for crops in (episode.support, episode.query):
         assert (crops[..., 0, 1:] - crops[..., 0, :-1] == 1).all()
         assert (crops[..., 0, -1] <= 233).all()
 
 
-def test_windows_start_at_every_frame_from_which_200_are_left(features: FeatureIndex) -> None:
+def test_windows_start_at_every_possible_frame(features: FeatureIndex) -> None:
     episodes = TrainingEpisodes(features, **PAPER)
     starts: dict[tuple[int, ...], set[int]] = {}
     for index in range(1500):
@@ -60,7 +60,7 @@ def test_windows_start_at_every_frame_from_which_200_are_left(features: FeatureI
     assert starts == {(s, u): set(range(230 + u - 200 + 1)) for s in range(10) for u in range(5)}
 
 
-def test_one_query_length_an_episode_over_all_of_100_to_199(features: FeatureIndex) -> None:
+def test_each_episode_has_one_query_length_of_100_to_199(features: FeatureIndex) -> None:
     episodes = TrainingEpisodes(features, **PAPER | {"n_way": 2, "n_query": 1})
     lengths = [episodes[1, index].query.shape[-1] for index in range(1500)]
     assert set(lengths) == set(range(100, 200))
@@ -76,7 +76,7 @@ def test_a_short_query_is_the_beginning_of_the_full_window(features: FeatureInde
         assert torch.equal(short, full[..., : short.shape[-1]])
 
 
-def test_short_utterances_are_repeated_to_fill(tmp_path: Path) -> None:
+def test_short_utterances_are_repeated(tmp_path: Path) -> None:
     for s in range(2):
         for u in range(2):
             feat = np.tile(np.arange(70, dtype=np.float32)[:, None], 40)
@@ -98,22 +98,22 @@ def test_the_same_seed_gives_the_same_episodes_with_any_number_of_workers(featur
         assert all(torch.equal(a, b) for a, b in zip(episode, alone[2, index], strict=True))
 
 
-def test_seeds_epochs_and_indices_draw_differently(features: FeatureIndex) -> None:
+def test_other_seeds_epochs_and_indices_give_other_episodes(features: FeatureIndex) -> None:
     numbers = [(1, (1, 0)), (2, (1, 0)), (1, (1, 1)), (1, (2, 0))]
     drawn = [TrainingEpisodes(features, **PAPER | {"seed": seed})[at].support for seed, at in numbers]
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-def test_an_epoch_begun_in_the_middle_goes_on_with_the_same_episodes() -> None:
+def test_a_resumed_epoch_has_the_remaining_episodes() -> None:
     assert list(episode_order(5, 3, 3, 4)) == [(4, 3), (4, 4)]
 
 
-def test_the_length_of_an_epoch_is_the_releases(features: FeatureIndex) -> None:
+def test_an_epoch_has_as_many_episodes_as_in_the_official_code(features: FeatureIndex) -> None:
     assert TrainingEpisodes(features, **PAPER).per_epoch == 50 // (3 * 8)
     assert TrainingEpisodes(features, **PAPER | {"n_way": 5, "n_query": 4}).per_epoch == 2  # none is left of 50
 
 
-def test_names_are_the_utterances_read(features: FeatureIndex) -> None:
+def test_names_are_those_of_the_utterances_in_the_episode(features: FeatureIndex) -> None:
     episodes = TrainingEpisodes(features, **PAPER)
     episode = episodes[1, 0]
     names = episodes.names((1, 0))
@@ -122,14 +122,14 @@ def test_names_are_the_utterances_read(features: FeatureIndex) -> None:
         assert [f"id{s:05d}/v{u % 2}/{u:05d}" for s, u in zip(speaker.ravel(), utterance.ravel(), strict=True)] == part
 
 
-def test_what_the_data_cannot_fill_is_refused(features: FeatureIndex) -> None:
+def test_episodes_larger_than_the_data_are_refused(features: FeatureIndex) -> None:
     with pytest.raises(UsageError, match="needs 11 speakers with 3 or more utterances each, the data has 10"):
         TrainingEpisodes(features, **PAPER | {"n_way": 11})
     with pytest.raises(UsageError, match="needs 8 speakers with 6 or more utterances each, the data has 0"):
         TrainingEpisodes(features, **PAPER | {"n_query": 5})
 
 
-def test_speakers_with_too_few_utterances_are_left_out(tmp_path: Path) -> None:
+def test_speakers_with_too_few_utterances_are_excluded(tmp_path: Path) -> None:
     write_features(tmp_path / "t", n_speakers=3, n_utterances=4)
     write_features(tmp_path / "t", n_speakers=2, n_utterances=2, first=5)
     episodes = TrainingEpisodes(FeatureIndex([tmp_path / "t"]), **PAPER | {"n_way": 3})
@@ -137,7 +137,7 @@ def test_speakers_with_too_few_utterances_are_left_out(tmp_path: Path) -> None:
     assert all(set(episodes[1, index].speaker.tolist()) == {0, 1, 2} for index in range(10))
 
 
-def test_draws_are_uniform_over_utterances(features: FeatureIndex) -> None:
+def test_utterances_are_sampled_uniformly(features: FeatureIndex) -> None:
     rng, eligible = np.random.default_rng(0), np.arange(10)
     rows = np.concatenate([sample_utterances(features, eligible, 5, 2, rng)[1].ravel() for _ in range(2000)])
     counts = np.bincount(rows, minlength=50)  # 20,000 draws over 50 utterances

@@ -22,14 +22,14 @@ def read(tmp_path: Path, text: str | bytes) -> Trials:
 
 
 @pytest.mark.parametrize("form", TRIAL_LISTS)
-def test_forms_of_trial_lists(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trial_lists_of_all_formats_are_read(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     trials = read(tmp_path, TRIAL_LISTS[form])
     assert ("6 rows repeat the trials" in capsys.readouterr().err) is ("two lengths" in form)
     assert trials.label.tolist() == [True, False]
     assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
 
 
-def test_a_list_without_labels_is_read_where_that_is_meant(tmp_path: Path) -> None:
+def test_a_list_without_labels_is_read_if_blind(tmp_path: Path) -> None:
     for text in BLIND_LISTS.values():
         with pytest.raises(UserError, match="list.txt: its trials have no labels"):
             read(tmp_path, text)
@@ -58,7 +58,7 @@ def test_a_list_without_labels_is_read_where_that_is_meant(tmp_path: Path) -> No
         (b"\x00\x00\x00", "list.txt"),
     ],
 )
-def test_another_form_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_lines_of_another_format_are_errors(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
@@ -71,7 +71,7 @@ def test_names_of_any_bytes_are_read(tmp_path: Path) -> None:
     assert (tmp_path / "again.txt").read_bytes() == content
 
 
-def test_enrolment_lists(tmp_path: Path) -> None:
+def test_enrolment_lists_are_read(tmp_path: Path) -> None:
     path = tmp_path / "enroll.lst"
     path.write_text(ENROLMENT)
     assert read_enrolment(path) == {"anna": [A, B], "fred": [C]}
@@ -85,12 +85,12 @@ def test_enrolment_lists(tmp_path: Path) -> None:
         read_enrolment(tmp_path / "none.lst")
 
 
-def test_a_missing_list_is_told(tmp_path: Path) -> None:
+def test_a_missing_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.txt: no such trial list"):
         read_trials(tmp_path / "nowhere.txt")
 
 
-def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path: Path) -> None:
+def test_names_may_look_like_numbers_or_missing_values(tmp_path: Path) -> None:
     assert read(tmp_path, "1 NA 007\n0 nan 1e3\n").enrol.tolist() == ["NA", "nan"]
 
 
@@ -102,7 +102,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     return FeatureIndex([tree])
 
 
-def test_short_trials_are_the_papers(features: FeatureIndex) -> None:
+def test_short_trials_have_the_numbers_of_the_paper(features: FeatureIndex) -> None:
     trials = sample_short_trials(features, np.array([0, 1, 3, 5]), seed=1)
     speaker = {side: np.array([name.split("/")[0] for name in getattr(trials, side)]) for side in ("enrol", "test")}
     for name in ("id00000", "id00001", "id00003"):
@@ -115,7 +115,7 @@ def test_short_trials_are_the_papers(features: FeatureIndex) -> None:
     assert set(speaker["test"]) == {"id00000", "id00001", "id00003", "id00008"}
 
 
-def test_nontarget_test_utterances_are_drawn_over_utterances(tmp_path: Path) -> None:
+def test_nontarget_test_utterances_are_uniform_over_utterances(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", n_speakers=1, n_utterances=90)
     write_features(tmp_path / "feat", n_speakers=11, n_utterances=1, first=1)
     features = FeatureIndex([tmp_path / "feat"])
@@ -129,14 +129,14 @@ def test_nontarget_test_utterances_are_drawn_over_utterances(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["Ana Lu/v/0.wav", "Ana\t/v/0.wav"])
-def test_names_that_cannot_stand_in_a_list_are_told(tmp_path: Path, name: str) -> None:
+def test_names_with_white_space_are_errors(tmp_path: Path, name: str) -> None:
     trials = Trials(np.array([True, False]), np.array(["a/b.wav", name], object), np.array(["a/c.wav"] * 2, object))
     with pytest.raises(UserError, match=f"^{re.escape(repr(name))}: .* rename it"):
         write_trials(tmp_path / "list.txt", trials)
     assert not list(tmp_path.iterdir())
 
 
-def test_windows_are_independent_and_uniform_over_all_starts() -> None:
+def test_window_starts_are_independent_and_uniform() -> None:
     starts = window_starts(np.full(60_000, 299), 100, seed=1)  # 200 possible starts
     counts = np.bincount(starts, minlength=200)
     assert len(counts) == 200 and stats.chisquare(counts).pvalue > 1e-3

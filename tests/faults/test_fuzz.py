@@ -198,7 +198,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_neither_memory_nor_time(tmp_path: Path, name: str) -> None:
+def test_pickle_bombs_take_neither_memory_nor_time(tmp_path: Path, name: str) -> None:
     (tmp_path / "bomb.pkl").write_bytes(BOMBS[name])
     code = """if True:
         import resource, sys, pathlib, dataset.features
@@ -218,7 +218,7 @@ def test_a_bomb_takes_neither_memory_nor_time(tmp_path: Path, name: str) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_a_wav_whose_header_promises_hours_takes_no_memory(tmp_path: Path) -> None:
+def test_a_wav_whose_header_states_hours_takes_no_memory(tmp_path: Path) -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setparams((2, 2, 1, 0, "NONE", ""))  # 1 Hz: a conversion would multiply it by 16,000

@@ -21,7 +21,7 @@ CASES_AND_MARKS = [pytest.param(case, marks=[pytest.mark.slow] * ("hours" in cas
 
 
 @pytest.mark.parametrize("case", CASES_AND_MARKS, ids=lambda case: case.given[:50])
-def test_what_becomes_of_a_recording(tmp_path: Path, case: Case) -> None:
+def test_recordings_are_read_or_refused_as_in_the_table(tmp_path: Path, case: Case) -> None:
     for at, content in enumerate(case.variants()):
         (tmp_path / "file").write_bytes(content)
         if case.refused:
@@ -34,7 +34,7 @@ def test_what_becomes_of_a_recording(tmp_path: Path, case: Case) -> None:
         assert re.search(case.remark, remarks) if case.remark else not remarks, (at, remarks)
 
 
-def test_errors_are_told_apart(tmp_path: Path) -> None:
+def test_each_kind_of_unusable_recording_has_its_error(tmp_path: Path) -> None:
     empty, silent = sound(CLEAN[:0]), sound(0 * CLEAN)
     for content, kind in ((b"text", NotAudioError), (silent, SilentError), (empty, RecordingError)):
         (tmp_path / "file").write_bytes(content)
@@ -45,7 +45,7 @@ def test_errors_are_told_apart(tmp_path: Path) -> None:
         read_recording(tmp_path / "absent.wav")
 
 
-def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
+def test_a_playlist_opens_no_other_file_or_address(tmp_path: Path) -> None:
     asked = []
 
     class Server(BaseHTTPRequestHandler):
@@ -75,7 +75,9 @@ def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="other systems allow fewer names")
 @pytest.mark.parametrize("name", [b"12:30", b"-a", b"line\nend", b"caf\xe9", "é".encode(), b"%03d", b"http:a", b"a'b"])
 @pytest.mark.parametrize("content", [sound(CLEAN), sound(CLEAN, format="FLAC")], ids=["wav", "flac"])
-def test_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, content: bytes) -> None:
+def test_file_names_may_contain_any_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, content: bytes
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path(os.fsdecode(name + b".wav"))
     path.write_bytes(content)
@@ -86,7 +88,7 @@ def test_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
             read_recording(path)
 
 
-def test_pipes_and_open_files(tmp_path: Path) -> None:
+def test_pipes_and_open_files_are_read(tmp_path: Path) -> None:
     for content in (sound(CLEAN), sound(CLEAN, format="FLAC")):
         assert np.array_equal(read_recording(io.BytesIO(content), name="a").samples, CLEAN)
         os.mkfifo(tmp_path / "pipe")
@@ -97,7 +99,7 @@ def test_pipes_and_open_files(tmp_path: Path) -> None:
         (tmp_path / "pipe").unlink()
 
 
-def test_a_part_of_a_recording(tmp_path: Path) -> None:
+def test_segments_have_the_samples_of_the_recording(tmp_path: Path) -> None:
     for content in (sound(CLEAN), riff(PCM, 0), riff(PCM, len(PCM) + 16), sound(CLEAN, format="FLAC")):
         (tmp_path / "a").write_bytes(content)
         for start, n in ((0, 100), (500, 1000), (len(CLEAN) - 10, 100), (len(CLEAN) + 5, 3)):
@@ -105,7 +107,7 @@ def test_a_part_of_a_recording(tmp_path: Path) -> None:
             assert np.array_equal(samples, CLEAN[start : start + n]) and n_samples == len(CLEAN)
 
 
-def test_a_part_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
+def test_a_segment_of_a_long_wav_takes_little_memory(tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(riff(bytes(20_000_000)))
     tracemalloc.start()
     read_samples(tmp_path / "long.wav", 5_000_000, 1000)
@@ -113,7 +115,7 @@ def test_a_part_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_rate_and_channels_that_change_within_a_file(tmp_path: Path) -> None:
+def test_rate_and_channels_may_change_within_a_file(tmp_path: Path) -> None:
     (tmp_path / "two.aac").write_bytes(encoded("adts", "aac") + encoded("adts", "aac", 32000))
     found = read_recording(tmp_path / "two.aac").samples
     assert len(found) == pytest.approx(2 * len(CLEAN), abs=4000)

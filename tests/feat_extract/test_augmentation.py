@@ -65,7 +65,7 @@ def db(ratio: float) -> float:
 
 
 @pytest.mark.parametrize("length", [200, 137])
-def test_an_undisturbed_crop_is_the_pickles_but_for_its_mean(root: Path, length: int) -> None:
+def test_a_crop_without_augmentation_equals_the_features_except_for_the_mean(root: Path, length: int) -> None:
     features, crops = index(root), augmented(root, "noise", prob=0.0)
     assert sorted(features.n_frames(np.arange(4))) == [124, 205, 250, 255]
     for row in range(4):
@@ -77,7 +77,7 @@ def test_an_undisturbed_crop_is_the_pickles_but_for_its_mean(root: Path, length:
             assert np.abs(difference - difference.mean(axis=0)).max() < 0.001, (row, start)
 
 
-def test_noise_stands_at_its_ratio_to_the_speech() -> None:
+def test_noise_is_mixed_at_the_signal_to_noise_ratio() -> None:
     speech, noise = 1000 * rng(1).normal(size=32_000), rng(2).normal(size=32_000)
     for snr in (20, 0, -7.5):
         added = mix(speech, noise, snr) - speech
@@ -94,7 +94,7 @@ def test_the_power_of_coloured_noise_falls_with_the_frequency(exponent: float) -
 
 
 @pytest.mark.parametrize("rt60", [0.2, 0.8])
-def test_a_computed_room_decays_by_60_db_in_its_time(rt60: float) -> None:
+def test_a_synthetic_impulse_response_decays_by_60_db_in_rt60(rt60: float) -> None:
     response = synthetic_impulse_response(rt60, 6.0, rng()).astype(float)
     assert db(response[0] ** 2 / np.sum(response[1:] ** 2)) == pytest.approx(6.0, abs=0.01)
     decay = np.cumsum(response[:0:-1] ** 2)[::-1]  # Schroeder's backward integration
@@ -103,7 +103,7 @@ def test_a_computed_room_decays_by_60_db_in_its_time(rt60: float) -> None:
     assert (end - begin) / RATE * 2 == pytest.approx(rt60, rel=0.1)
 
 
-def test_reverberation_is_convolution_and_the_direct_sound_stays_where_it_was() -> None:
+def test_reverberation_is_a_convolution_without_the_delay_of_the_direct_sound() -> None:
     speech, tail = rng().normal(size=5000), np.array([0.1, -0.2, 2.0, 1.0, 0.0, 0.5])
     direct_first = np.array([2.0, 1.0, 0.0, 0.5]) / np.sqrt(4 + 1 + 0.25)
     np.testing.assert_allclose(reverberate(speech, tail), np.convolve(speech, direct_first)[:5000], atol=1e-9)
@@ -119,7 +119,7 @@ def test_speed_changes_tempo_and_pitch_together() -> None:
         assert peak == pytest.approx(400 * factor, abs=1)
 
 
-def test_specaugment_masks_one_stretch_and_one_band() -> None:
+def test_specaugment_masks_consecutive_frames_and_consecutive_coefficients() -> None:
     frames = rng(1).normal(size=(200, 40)).astype(np.float32)
     widths, bands, reached = set(), set(), set()
     for seed in range(300):
@@ -158,7 +158,7 @@ def crops_root(features: FeatureIndex) -> Path:
 
 
 @pytest.mark.parametrize("kind, low, high", [("noise", 0, 15), ("babble", 13, 20)])
-def test_a_share_of_the_crops_is_disturbed_at_the_fields_ratios(
+def test_noise_is_added_with_the_default_probability_and_snrs(
     root: Path, monkeypatch: pytest.MonkeyPatch, kind: str, low: float, high: float
 ) -> None:
     pairs = added_by(augmented(root, kind), index(root), 0, monkeypatch)
@@ -199,7 +199,7 @@ def peak_of(samples: np.ndarray) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
 
 
-def test_the_folders_of_musan_are_noise_music_and_voices(
+def test_the_folders_of_musan_give_noise_music_and_speech(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder, frequency in (("noise", 300), ("music", 700), ("speech", 1100)):
@@ -224,7 +224,7 @@ def test_the_folders_of_musan_are_noise_music_and_voices(
     assert set(sources.recorded) == {"noise"} and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)
 
 
-def test_computed_rooms_are_of_all_sizes_and_distances(root: Path) -> None:
+def test_synthetic_impulse_responses_cover_the_ranges_of_rt60_and_ratio(root: Path) -> None:
     sources, draw = NoiseSources(root, index(root), None, None), rng()
     rooms = [sources.impulse_response(draw) for _ in range(300)]
     seconds = [len(room) / RATE for room in rooms]
@@ -234,15 +234,13 @@ def test_computed_rooms_are_of_all_sizes_and_distances(root: Path) -> None:
         assert least - 1e-3 <= min(found) < least + close and greatest - close < max(found) <= greatest + 1e-3
 
 
-def test_recorded_rooms_are_used(root: Path, tmp_path: Path) -> None:
+def test_recorded_impulse_responses_are_used(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "rirs" / "Room1" / "r.wav", 250, n=4000)
     sources = NoiseSources(root, index(root), None, str(tmp_path / "rirs"))
     assert len(sources.impulse_response(rng())) == 4000
 
 
-def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codecs_are_independent_of_noise_and_applied_after_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[np.ndarray] = []
     chosen: list[str] = []
     mixed: list[int] = []
@@ -276,7 +274,7 @@ def test_crops_pass_a_codec_with_a_probability_of_its_own_after_noise(
     assert powers[-1] > 1.8 * powers[0]  # noise at 0 dB doubles the power of what is coded
 
 
-def test_only_codec_leaves_the_other_crops_alone(root: Path) -> None:
+def test_crops_without_a_codec_are_unchanged(root: Path) -> None:
     crops, features = augmented(root, "codec"), index(root)
     changed = 0
     for seed in range(100):
@@ -303,7 +301,7 @@ def all_starts(features: FeatureIndex, row: int) -> range:
     return range(n_starts(int(features.n_frames(np.array([row]))[0]), 200))
 
 
-def test_a_speaker_at_another_speed_is_a_class_of_its_own(root: Path) -> None:
+def test_each_speed_of_a_speaker_is_a_class(root: Path) -> None:
     features, crops = index(root), augmented(root, "speed")
     episodes = TrainingEpisodes(features, **EPISODES, augmenter=crops)
     assert episodes.n_classes == 12
@@ -321,7 +319,7 @@ def test_a_speaker_at_another_speed_is_a_class_of_its_own(root: Path) -> None:
 
 
 @pytest.mark.parametrize("speed, up, down", [(1, 10, 9), (2, 10, 11)])
-def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, speed: int, up: int, down: int) -> None:
+def test_a_crop_at_another_speed_has_the_same_length_at_any_start(root: Path, speed: int, up: int, down: int) -> None:
     crops, features = augmented(root, "speed"), index(root)
     for row in range(4):
         for start in all_starts(features, row):
@@ -336,7 +334,7 @@ def test_a_crop_at_another_speed_has_its_length_wherever_it_starts(root: Path, s
     assert np.abs(kept - np.median(kept, axis=0)).max() < 3  # samples stand at other fractions of a step
 
 
-def test_wavs_that_are_missing_or_others_are_told(tmp_path: Path) -> None:
+def test_missing_and_replaced_wavs_are_errors(tmp_path: Path) -> None:
     for s in range(2):
         for u in range(2):
             write_utterance(tmp_path, s, u, voice(s, 2.5, u))
@@ -357,7 +355,7 @@ TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --lr 0.03".spli
 
 
 @pytest.mark.slow
-def test_train_augments_goes_on_exactly_and_refuses_what_means_nothing(tmp_path: Path) -> None:
+def test_training_with_augmentation_resumes_exactly(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(4), 4)
     here("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)
     chosen = [*TRAIN, "--augment", ",".join(KINDS)]

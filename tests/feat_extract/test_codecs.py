@@ -33,7 +33,7 @@ def test_mu_law_adds_the_quantisation_noise_of_g711() -> None:
 
 
 @pytest.mark.parametrize("name, above", [("telephone", -50), ("mu-law", -35)])  # mu-law's own noise reaches 4 kHz
-def test_a_telephone_line_passes_300_to_3400_hz(name: str, above: float) -> None:
+def test_telephone_codecs_pass_300_to_3400_hz(name: str, above: float) -> None:
     noise = 3000 * rng(1).normal(size=160_000)
     frequency, before = scipy.signal.welch(noise, RATE, nperseg=4096)
     _, after = scipy.signal.welch(transcode(noise, name, rng()), RATE, nperseg=4096)
@@ -44,7 +44,7 @@ def test_a_telephone_line_passes_300_to_3400_hz(name: str, above: float) -> None
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_what_a_codec_returns_stays_where_it_was_in_time(name: str) -> None:
+def test_codecs_add_no_delay(name: str) -> None:
     for speaker in range(6):
         speech = voice(speaker, 2.0, speaker).astype(np.float32)
         coded = transcode(speech, name, rng(speaker))
@@ -58,7 +58,7 @@ def test_what_a_codec_returns_stays_where_it_was_in_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_codecs_take_any_length_and_level(name: str) -> None:
+def test_codecs_accept_any_length_and_level(name: str) -> None:
     for n in (1, 2, 161, 401, 5000):
         assert len(transcode(rng().normal(size=n), name, rng())) == n
     assert np.abs(transcode(np.zeros(16_000), name, rng())).max() <= 1
@@ -71,20 +71,20 @@ def test_codecs_take_any_length_and_level(name: str) -> None:
 
 
 @pytest.mark.parametrize("name, at_least", [("opus", 8), ("mp3", 3)])  # MP3 has 16, 24 and 32 kbit/s
-def test_the_bit_rate_is_random_and_given_by_the_generator(name: str, at_least: int) -> None:
+def test_the_bit_rate_is_random_and_reproducible(name: str, at_least: int) -> None:
     speech = voice(1, 2.0, 1).astype(np.float32)
     coded = [transcode(speech, name, rng(seed)) for seed in range(8)]
     assert all(np.array_equal(transcode(speech, name, rng(seed)), coded[seed]) for seed in range(8))
     assert len({one.tobytes() for one in coded}) >= at_least
 
 
-def test_a_build_without_a_codec_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_missing_in_ffmpeg_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, "mp3", CODECS["mp3"]._replace(encoder="libshine2"))
     with pytest.raises(UserError, match="FFmpeg's libshine2 is missing in this build of PyAV"):
         transcode(np.ones(100), "mp3", rng())
 
 
-def test_frames_of_coded_speech_are_those_of_the_speech() -> None:
+def test_features_of_coded_speech_are_similar_to_those_of_the_speech() -> None:
     speech = voice(3, 2.0, 3).astype(np.float32)
     clean = log_mel(speech)[:, 8:25]  # 400 to 2600 Hz, which every codec passes
     for name in CODECS:

@@ -7,7 +7,7 @@ from conftest import here, write_wavs
 from configure import TREES
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(1), 2, seconds=0.5)
     features = tmp_path / "data" / TREES["vox2_dev"].feat
     half = features / "id00000" / "video0" / ".00000.pkl.77.tmp"

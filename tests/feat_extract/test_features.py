@@ -23,7 +23,7 @@ def dump(path: Path, content: object, protocol: int = 4) -> Path:
     return path
 
 
-def test_what_is_written_is_a_plain_pickle_of_float32(tmp_path: Path) -> None:
+def test_features_are_written_as_a_standard_pickle_of_float32(tmp_path: Path) -> None:
     write_feature(tmp_path / "a" / "x.pkl", array(300), "id00001")
     content = pickle.loads((tmp_path / "a" / "x.pkl").read_bytes())
     assert content["label"] == "id00001" and content["feat"].dtype == np.float32
@@ -48,7 +48,7 @@ def test_every_protocol_and_float_type_is_read(
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_files_of_the_2020_release_are_read(tmp_path: Path, protocol: int) -> None:
+def test_files_of_the_official_code_are_read(tmp_path: Path, protocol: int) -> None:
     # golden/numpy_1_features.npz: pickle.dumps under NumPy 1.26, whose arrays name numpy.core.multiarray.
     path = tmp_path / "x.pkl"
     path.write_bytes(np.load(GOLDEN / "numpy_1_features.npz")[f"protocol{protocol}"].tobytes())
@@ -60,7 +60,7 @@ def test_files_of_the_2020_release_are_read(tmp_path: Path, protocol: int) -> No
     assert np.array_equal(read_frames(path, where, 1, 3), expected[1:])
 
 
-def test_a_crop_of_our_own_files_reads_only_its_frames(tmp_path: Path) -> None:
+def test_a_crop_of_our_files_reads_only_its_frames(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     write_feature(path, array(5000), "id1")
     where = locate(path)
@@ -84,7 +84,7 @@ class Exploit:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("where", ["alone", "feat", "label", "nested"])
 @pytest.mark.parametrize("kind", ["os.system", "builtins.eval", "importlib.import_module"])
-def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(
+def test_a_pickle_that_refers_to_code_is_refused_and_runs_nothing(
     tmp_path: Path, protocol: int, where: str, kind: str
 ) -> None:
     trace = tmp_path / "trace"
@@ -107,7 +107,7 @@ def test_a_pickle_that_asks_for_code_is_refused_by_name_and_runs_nothing(
 
 
 @pytest.mark.parametrize("program", [b"N" * 300, b"(" + b"\x8c\1a\x94" + b"h\0" * 20 + b"t", b"Nr\0\1\0\0"])
-def test_more_operations_or_memory_than_a_feature_needs_are_refused(tmp_path: Path, program: bytes) -> None:
+def test_more_operations_or_memory_than_features_need_are_refused(tmp_path: Path, program: bytes) -> None:
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + program + b".")
     with pytest.raises(UserError, match="x.pkl.*operations or memory"):
         read_feature(tmp_path / "x.pkl")
@@ -128,7 +128,7 @@ def test_more_operations_or_memory_than_a_feature_needs_are_refused(tmp_path: Pa
         ({"feat": array(10).astype(object), "label": "id1"}, ""),
     ],
 )
-def test_another_content_is_told(tmp_path: Path, content: object, reason: str) -> None:
+def test_other_content_is_an_error(tmp_path: Path, content: object, reason: str) -> None:
     path = dump(tmp_path / "x.pkl", content)
     for read in (read_feature, locate):
         with pytest.raises(UserError, match=f"x.pkl.*{reason}"):
@@ -136,7 +136,7 @@ def test_another_content_is_told(tmp_path: Path, content: object, reason: str) -
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_told(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_errors(tmp_path: Path, value: float) -> None:
     feat = array(300, "<f4")
     feat[150, 7] = value
     write_feature(tmp_path / "x.pkl", feat, "id1")
@@ -147,7 +147,7 @@ def test_values_that_are_not_finite_are_told(tmp_path: Path, value: float) -> No
             read()
 
 
-def test_every_truncation_is_told(tmp_path: Path) -> None:
+def test_every_truncation_is_an_error(tmp_path: Path) -> None:
     write_feature(tmp_path / "whole.pkl", array(12), "id00001")
     blob = (tmp_path / "whole.pkl").read_bytes()
     for size in [*range(0, 200), len(blob) - 1]:
@@ -156,7 +156,7 @@ def test_every_truncation_is_told(tmp_path: Path) -> None:
             read_feature(tmp_path / "cut.pkl")
 
 
-def test_too_little_memory_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_not_reported_as_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_feature(tmp_path / "x.pkl", np.zeros((9, 40)), "id1")
     monkeypatch.setattr("dataset.features.load_feature", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):

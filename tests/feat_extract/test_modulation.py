@@ -57,14 +57,14 @@ def speech() -> np.ndarray:
 
 @pytest.mark.parametrize("sound", STEADY)
 @pytest.mark.parametrize("seconds", [0.5, 1, 3])
-def test_steady_sounds_are_no_voice(sound: str, seconds: float) -> None:
+def test_steady_sounds_are_below_the_threshold(sound: str, seconds: float) -> None:
     for seed in range(10):
         samples = scaled(STEADY[sound](int(seconds * RATE), np.random.default_rng(seed)))
         assert spectral_modulation(samples) < MIN_MODULATION
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1, 3])
-def test_speech_is_a_voice(speech: np.ndarray, seconds: float) -> None:
+def test_speech_is_above_the_threshold(speech: np.ndarray, seconds: float) -> None:
     n = int(seconds * RATE)
     starts = range(0, len(speech) - n + 1, RATE // 4)
     found = [spectral_modulation(speech[start : start + n]) for start in starts]
@@ -73,7 +73,7 @@ def test_speech_is_a_voice(speech: np.ndarray, seconds: float) -> None:
     assert spectral_modulation(noisy) > MIN_MODULATION
 
 
-def test_the_measure_of_a_known_change() -> None:
+def test_the_modulation_of_a_known_change() -> None:
     # Noise that is 8 dB stronger below 1.78 kHz, between the 20th and the 21st of the 40 mel bands, in every other
     # quarter of a second, and 8 dB stronger above it in the others. Relative to their mean the bands change between +4
     # and -4 dB: a standard deviation of 4 dB. Each step is a ramp of about 6.5 frames, the window and the average over
@@ -90,7 +90,7 @@ def test_the_measure_of_a_known_change() -> None:
     assert spectral_modulation(scaled(slow)) < MIN_MODULATION
 
 
-def test_level_does_not_matter(speech: np.ndarray) -> None:
+def test_the_level_has_no_effect(speech: np.ndarray) -> None:
     expected = spectral_modulation(speech)
     assert spectral_modulation(speech // 8) == pytest.approx(expected, rel=0.05)
 
@@ -103,6 +103,6 @@ def test_a_voice_in_a_fifth_of_a_long_recording_is_found(speech: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("n", [1, 399, 400, 800, 1100])
-def test_hardly_any_samples_are_no_voice(n: int) -> None:
+def test_very_short_recordings_are_below_the_threshold(n: int) -> None:
     assert 0 <= spectral_modulation(np.full(n, 1000, np.int16)) < MIN_MODULATION
     assert spectral_modulation(np.zeros(n, np.int16)) == 0

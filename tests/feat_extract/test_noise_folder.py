@@ -85,7 +85,7 @@ def test_recordings_of_any_format_are_decoded_once(
     assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300, 700, 1500, 1900}
 
 
-def test_decoded_noise_has_the_samples_of_the_recording(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_decoded_noise_equals_the_recording(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, 40_000).astype(np.int16)
     soundfile.write(tmp_path / "noise.flac", samples, RATE, subtype="PCM_16")
     noise = NoiseSources(root, features, str(tmp_path), None).noise(8000, np.random.default_rng(1))
@@ -123,7 +123,7 @@ def test_silent_impulse_responses_are_refused(root: Path, features: FeatureIndex
 
 
 @pytest.mark.parametrize("folder", ["noise_dir", "rir_dir"])
-def test_a_wrong_folder_is_told_apart_from_an_empty_one(
+def test_wrong_and_empty_folders_have_different_errors(
     root: Path, features: FeatureIndex, tmp_path: Path, folder: str
 ) -> None:
     def refusal(path: Path) -> str:
@@ -152,7 +152,9 @@ def rirs_noises(folder: Path) -> Path:
     return folder
 
 
-def test_the_folders_of_rirs_noises_are_rooms_and_noises(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_the_folders_of_rirs_noises_give_impulse_responses_and_noise(
+    root: Path, features: FeatureIndex, tmp_path: Path
+) -> None:
     folder = rirs_noises(tmp_path / "RIRS_NOISES")
     assert rooms(NoiseSources(root, features, None, str(folder))) == {700, 1100}
     assert rooms(NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
@@ -174,7 +176,7 @@ def musan(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("part", ["music", "music/fma", ""])
-def test_music_is_mixed_as_music_wherever_the_folder_begins(
+def test_music_is_mixed_at_its_snr_from_any_folder_of_musan(
     root: Path, features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     folder = musan(tmp_path / "musan") / part
@@ -191,7 +193,7 @@ def test_music_is_mixed_as_music_wherever_the_folder_begins(
     assert mixed == ({(700, 31)} if part else {(300, 1), (700, 31)})
 
 
-def test_speech_is_babble_wherever_the_folder_begins(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_speech_is_babble_from_any_folder_of_musan(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     folder = musan(tmp_path / "musan")
     for part in ("", "speech", "speech/librivox"):
         sources = NoiseSources(root, features, str(folder / part), None, ("speech",))
@@ -212,7 +214,7 @@ def test_the_innermost_folder_gives_the_kind(root: Path, features: FeatureIndex,
     assert frequencies(lambda n, rng: sources.babble([0], n, rng), 5) == {700}
 
 
-def test_folders_far_above_say_nothing(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_parent_folders_outside_musan_are_ignored(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "speech" / "music" / "own" / "fan.wav", 900)
     assert frequencies(NoiseSources(root, features, str(tmp_path / "speech" / "music" / "own"), None).noise) == {900}
 
@@ -221,7 +223,7 @@ def test_folders_far_above_say_nothing(root: Path, features: FeatureIndex, tmp_p
     "part, kind, frequency",
     [("", "noise", 300), ("noise", "noise", 300), ("music", "music", 700), ("speech", "babble", 1100)],
 )
-def test_the_evaluators_use_noise_else_music_else_speech(
+def test_the_evaluators_use_noise_or_else_music_or_else_speech(
     root: Path,
     features: FeatureIndex,
     tmp_path: Path,
@@ -244,7 +246,7 @@ def test_the_evaluators_use_noise_else_music_else_speech(
     assert np.argmax(np.abs(np.fft.rfft(heard[0]))) * RATE / len(heard[0]) == pytest.approx(frequency, abs=2)
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     tone(tmp_path / "noise" / "a.flac", 300)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "decoded_noise").write_text("a file")
@@ -252,7 +254,9 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         recordings(tmp_path / "noise", NOISE, (NOISE,), tmp_path / "data")
 
 
-def test_what_a_killed_run_left_is_done_again(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
+def test_unfinished_and_truncated_cache_files_are_decoded_again(
+    root: Path, features: FeatureIndex, tmp_path: Path
+) -> None:
     tone(tmp_path / "a.flac", 300)
     before = set((root / "decoded_noise").glob("*.wav"))
     NoiseSources(root, features, str(tmp_path), None)
@@ -286,7 +290,7 @@ def test_two_runs_decode_into_one_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scripts_go_on_with_what_is_good(tmp_path: Path) -> None:
+def test_scripts_skip_unusable_recordings(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(4), 4)
     write_wavs(tmp_path / "data", "vox1_test", range(4, 7), 3)
     here("feat_extract/feature_extraction.py", "--num_workers", 1, cwd=tmp_path)

@@ -19,7 +19,7 @@ def silence(seconds: float, level: float = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("level", [0, 1, 3, 8])
 @pytest.mark.parametrize("seconds", [0.1, 0.4321, 3, 61.7])
-def test_silence_around_speech_is_cut_to_the_sample(seconds: float, level: float) -> None:
+def test_leading_and_trailing_silence_are_trimmed_to_the_sample(seconds: float, level: float) -> None:
     padded = np.concatenate([silence(seconds, level), SPEECH, silence(1.3 * seconds, level)])
     alone = trim_samples(SPEECH)
     assert np.array_equal(trim_samples(padded), alone) and len(SPEECH) - len(alone) < 0.05 * RATE
@@ -33,7 +33,7 @@ def test_a_long_pause_within_speech_is_shortened(level: float) -> None:
         assert 2 * len(SPEECH) < len(cut) + 0.05 * RATE < 2 * len(SPEECH) + 0.2 * RATE
 
 
-def test_the_noise_of_a_room_and_short_pauses_stay() -> None:
+def test_room_noise_and_short_pauses_are_kept() -> None:
     room, loud = ROOM[:RATE].astype(np.int16), 3 * SPEECH
     recording = np.concatenate([room, loud, room, loud, room])
     assert len(recording) - len(trim_samples(recording)) < 0.05 * RATE
@@ -43,14 +43,14 @@ def test_the_noise_of_a_room_and_short_pauses_stay() -> None:
     assert abs(len(trim_samples(padded)) - len(loud)) < 0.05 * RATE
 
 
-def test_faint_speech_is_no_silence() -> None:
+def test_faint_speech_is_kept() -> None:
     faint = np.concatenate([SPEECH / 250, SPEECH / 1500, SPEECH / 250]).astype(np.int16)  # up to 32, and up to 5
     assert len(faint) - len(trim_samples(faint)) < 0.1 * RATE
     for samples in ([1], [0, 0, 1, 0], np.ones(100), np.ones(RATE)):
         assert trim_samples(np.array(samples, np.int16)).any()
 
 
-def test_speech_of_features_by_hand() -> None:
+def test_features_are_trimmed_as_computed_by_hand() -> None:
     """Features are 20 log10(energy): 79 below the loudest are 39.5 dB, 81 are 40.5 dB."""
     loud, soft, silent = 5.0, -74.0, -76.0
     levels = [silent] * 3 + [loud] * 2 + [silent] * 10 + [soft] + [silent] * 14 + [loud] + [silent] * 12
@@ -64,7 +64,7 @@ def test_speech_of_features_by_hand() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 3])
-def test_features_lose_the_pauses_that_the_samples_lose(level: float) -> None:
+def test_features_are_trimmed_like_samples(level: float) -> None:
     for recording in (
         SPEECH,
         np.concatenate([silence(1.7, level), SPEECH, silence(0.8, level)]),
@@ -75,7 +75,7 @@ def test_features_lose_the_pauses_that_the_samples_lose(level: float) -> None:
         assert len(found) == pytest.approx(len(cut), abs=5 + 0.01 * len(cut))
 
 
-def test_the_loudest_25_ms_are_found_wherever_they_are() -> None:
+def test_the_loudest_25_ms_are_found_at_any_position() -> None:
     for second in (0, 30, 60):  # recordings are processed in blocks of 60 s
         samples = np.full(70 * RATE, 178, np.int16)  # 41 dB below the loudest
         samples[max(0, second * RATE - 200) :][:400] = 20_000
