@@ -1,10 +1,12 @@
-"""Run the complete pipeline on synthetic voices: corpus, features, training, evaluation, a table and a figure.
+"""Run the complete pipeline on synthetic voices.
 
     make demo
     python demo.py
 
-Takes at most five minutes on two cores. All files are written to demo_data; a second run keeps corpus and features and
-retrains. The exit status is 1 if the network trained here does not beat both untrained systems at every length.
+The steps are corpus, features, training, evaluation, a table and a figure. They
+take at most five minutes on two cores. All files are written to demo_data; a
+second run keeps corpus and features, and retrains. The exit status is 1 if the
+network trained here does not beat both untrained systems at every test length.
 """
 
 import shlex
