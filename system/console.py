@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import threading
 import warnings
@@ -113,15 +114,9 @@ def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
     """Return an argument type: an integer from minimum to maximum."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not an integer") from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
-        if value > maximum:
-            raise argparse.ArgumentTypeError(f"{text} is above {maximum}")
-        return value
+        if not re.fullmatch(r"[+-]?\d+", text) or not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer from {minimum} to {maximum:,}")
+        return int(text)
 
     return parse
 

@@ -23,7 +23,7 @@ from system.workers import Failure
 Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor, ...])
 SHARED_MEMORY = Path("/dev/shm")  # through which loader processes send their batches on Linux
 PREFETCH = 4  # batches that a loader process prepares in advance
-NOT_FORKED = "out of memory, or no if __name__ == '__main__' in the script?"  # a process that is not forked imports it
+REMEDY = f"use fewer --num_workers or, if {SHARED_MEMORY} is small, enlarge it (docker: --shm-size)"
 
 
 class Loader(Generic[Tensors]):
@@ -56,7 +56,7 @@ class Loader(Generic[Tensors]):
         options |= {"multiprocessing_context": method, "worker_init_fn": _ignore_signals}
         with _for_processes(self._dataset, method) as dataset:
             options |= {"dataset": dataset, "num_workers": self._workers, "prefetch_factor": self._prefetch}
-            batches = _Batches[Tensors](DataLoader(**options), "out of memory?" if method == "fork" else NOT_FORKED)
+            batches = _Batches[Tensors](DataLoader(**options))
             try:
                 yield batches
             finally:
@@ -93,7 +93,7 @@ def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
     if fitting < workers:
         console.warn(
             f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
-            f"processes load data instead of {workers}; docker's --shm-size enlarges it"
+            f"processes load data instead of {workers}; enlarge it (docker: --shm-size)"
         )
     return fitting, min(PREFETCH, room // fitting) if fitting else None
 
@@ -101,13 +101,12 @@ def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
 class _Batches(Iterator[Tensors]):
     """The iterator of a DataLoader with processes."""
 
-    def __init__(self, loader: "DataLoader[Tensors]", suspected: str):
-        """Start the processes; UserError if one cannot start. `suspected` is the likely reason if one is killed.
+    def __init__(self, loader: "DataLoader[Tensors]"):
+        """Start the processes; UserError if one cannot start.
 
         They are started in a thread: in the main thread torch would set a handler of SIGCHLD for the program, which
         raises at any place, for example in a destructor.
         """
-        self._suspected = suspected
         self._iterator: Any = None
         failures: list[Exception] = []
 
@@ -122,7 +121,7 @@ class _Batches(Iterator[Tensors]):
         thread.join()
         for error in failures:
             if isinstance(error, OSError):
-                raise UserError(f"cannot start a process that loads data: {error.strerror}; {_remedy()}")
+                raise UserError(f"cannot start a process that loads data: {error.strerror}; {REMEDY}")
             raise error
         self._processes = multiprocessing.active_children()  # includes other children of the program
 
@@ -141,7 +140,7 @@ class _Batches(Iterator[Tensors]):
                 raise error.with_traceback(None)  # noqa: B904  # Ctrl-C, or an error of pinning memory
             batch = None
         if batch is None:
-            raise UserError(f"a process that loads data was killed ({self._suspected}); {_remedy()}")
+            raise UserError(f"a process that loads data was killed (out of memory?); {REMEDY}")
         if isinstance(batch, Failure):
             batch.reraise()
         return batch
@@ -170,7 +169,7 @@ class _InProcess(Dataset):
             for tensor in tensors:
                 tensor.share_memory_()
         except RuntimeError as error:
-            return Failure.of(UserError(f"cannot share a batch: {str(error).splitlines()[0]}; {_remedy()}"))
+            return Failure.of(UserError(f"cannot share a batch: {str(error).splitlines()[0]}; {REMEDY}"))
         return tensors
 
 
@@ -190,11 +189,3 @@ def _wait_for_parents_signal() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
             pass
         os._exit(0)
-
-
-def _remedy() -> str:
-    """Return what to do if loader processes fail; in containers the cause is often the size of shared memory."""
-    fewer = "run again, with fewer --num_workers"
-    if not SHARED_MEMORY.exists() or (size := shutil.disk_usage(SHARED_MEMORY).total) >= 2**30:
-        return fewer
-    return f"{fewer}; {SHARED_MEMORY} is small, {size / 1e6:.0f} MB: enlarge it (docker: --shm-size)"

@@ -179,23 +179,15 @@ def save_epoch(folder: Path, state: TrainingState, keep_last: int | None) -> Non
 
 
 def remove_up_to(folder: Path, last: int) -> None:
-    """Remove the checkpoints that a run wrote up to an epoch, with the calibrations stored next to them.
+    """Remove the checkpoints up to an epoch, with the calibrations stored next to them.
 
-    They have a row in log.csv and list the training speakers. Others are not the run's and are kept: an official
-    checkpoint, or one of another run, that training was resumed from.
+    Only those with a row in log.csv: others, such as an official checkpoint, were not written by this run.
     """
     logged = logged_epochs(folder)
     for epoch, path in numbered_checkpoints(folder).items():
-        if epoch <= last and epoch in logged and _lists_speakers(path):
+        if epoch <= last and epoch in logged:
             calibration_path(path).unlink(missing_ok=True)  # first: a kill in between leaves none without checkpoint
             path.unlink()
-
-
-def _lists_speakers(path: Path) -> bool:
-    try:
-        return bool(load_checkpoint(path).speakers)
-    except UserError:  # damaged: nobody can tell whose it is
-        return False
 
 
 def clean_folder(folder: Path, cp_num: int | None) -> None:

@@ -22,7 +22,6 @@ from system.console import UserError
 from system.loading import SHARED_MEMORY, Loader
 
 MB = 2**20
-posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
 
 @pytest.fixture
@@ -94,18 +93,13 @@ def test_waiting_batches_fit_in_shared_memory(
     assert loaded(0) == (0, 0)
 
 
-@posix
-@pytest.mark.parametrize(
-    "end, total, told",
-    [(kill_this_process, 64 * MB, True), (partial(os._exit, 1), 8192 * MB, False)],
-    ids=["killed", "exits"],
-)
+@pytest.mark.parametrize("end", [kill_this_process, partial(os._exit, 1)], ids=["killed", "exits"])
 def test_a_killed_loader_raises_where_a_batch_is_awaited(
-    shared_memory: Callable[[int, int], None], end: Callable[[], None], total: int, told: bool
+    shared_memory: Callable[[int, int], None], end: Callable[[], None]
 ) -> None:
-    shared_memory(total, 48)  # one batch waits
+    shared_memory(64 * MB, 48)  # one batch waits
     with (
-        pytest.raises(UserError, match="a process that loads data was killed") as raised,
+        pytest.raises(UserError, match="a process that loads data was killed.*--num_workers"),
         loader(end).batches(range(9)) as batches,
     ):
         assert [int(next(batches)[0][0]) for _ in range(3)] == [0, 1, 2]
@@ -114,7 +108,6 @@ def test_a_killed_loader_raises_where_a_batch_is_awaited(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         list(batches)
-    assert ("/dev/shm is small, 67 MB: enlarge it" in str(raised.value)) == (told and SHARED_MEMORY.exists())
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError(), RuntimeError("CUDA error")])
@@ -165,7 +158,6 @@ def fail() -> None:
     raise ValueError("in the loop")
 
 
-@posix
 @pytest.mark.parametrize(
     "in_data, in_loop, error",
     [
@@ -197,7 +189,6 @@ def test_the_processes_end_with_the_loop_however_that_ends(
     assert len(processes) == 2 and not any(process.is_alive() for process in processes)
 
 
-@posix
 @pytest.mark.parametrize(
     "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
 )
@@ -285,4 +276,4 @@ def test_processes_that_run_the_script_again_need_a_main_guard_in_it(guarded: bo
     if guarded:
         assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
     else:
-        assert done.returncode == 1 and "__main__" in done.stderr
+        assert done.returncode == 1 and "__main__" in done.stderr and "a process that loads data" in done.stderr
