@@ -1,25 +1,26 @@
-"""What all pictures share: colours that colour-blind readers and printers tell apart, and plain axes."""
+"""What all pictures share: plain axes, and curves that are distinct for colour-blind readers and in black and white."""
 
 import math
 from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
-import matplotlib
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-matplotlib.use("Agg")  # files only, no window
-# The salt: equal data, equal file. Font type 42: letters in PDF are TrueType's, as publishers demand.
-matplotlib.rcParams.update({"svg.hashsalt": "meta-sr", "pdf.fonttype": 42, "font.size": 10})
-
-# Okabe and Ito's palette, without its yellow, which vanishes on paper.
+STYLE: Any = {  # of matplotlib.rc_context
+    "font.size": 10,
+    "pdf.fonttype": 42,  # letters as TrueType fonts, which publishers demand
+    "svg.hashsalt": "meta-sr",  # equal data, equal file
+}
+# Okabe and Ito's palette without yellow, which is hardly visible on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-DASHES = ("-", "--", "-.", ":")  # tell curves apart in grey, too
-MARKERS = "osD^vP*X"  # one more than colours: no two of the first 56 systems share both
-MAX_ENTRIES = 8  # of a legend in or above the axes; a longer one is put on their right
+DASHES = ("-", "--", "-.", ":")  # distinguish curves in black and white
+MARKERS = "osD^vP*X"  # one more than colours: each of 56 systems has another pair of colour and marker
+MAX_ENTRIES = 8  # of a legend in or above the axes; a longer one is on their right
 MAX_ROWS = 40  # of a legend on the right; a longer one has several columns
 
 
@@ -34,17 +35,19 @@ def as_text(name: str) -> str:
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def use_fonts_for(text: str) -> str:
-    """Let pictures fall back to installed fonts for letters that the default font lacks; return those no font has."""
-    lacking = {letter for letter in text if not letter.isspace()} - _letters_of(font_manager.findfont("DejaVu Sans"))
-    families = ["DejaVu Sans"]
+def add_fallback_fonts(figure: Figure) -> str:
+    """Use other installed fonts for letters that the default font lacks; return the letters that no font has."""
+    texts, default = figure.findobj(Text), "DejaVu Sans"
+    letters = {letter for text in texts for letter in text.get_text() if not letter.isspace()}
+    lacking, families = letters - _letters_of(font_manager.findfont(default)), [default]
     for font in font_manager.fontManager.ttflist if lacking else []:
-        if font.name.startswith("Last Resort"):  # comes with matplotlib and has a box for every letter
+        if font.name.startswith("Last Resort"):  # matplotlib's own, with a box for every letter
             continue
-        if has := lacking & _letters_of(font.fname):
+        if found := lacking & _letters_of(font.fname):
             families.append(font.name)
-            lacking -= has
-    matplotlib.rcParams["font.family"] = families
+            lacking -= found
+    for text in texts:
+        text.set_fontfamily(families)
     return "".join(sorted(lacking))
 
 
@@ -64,7 +67,7 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 6, height: float 
 
 
 def add_legend(figure: Figure, axes: Axes, title: str, fontsize: float, **place: Any) -> None:
-    """Name the curves of a figure's only axes: at a place as matplotlib has it, or on their right if they are many."""
+    """Add a legend of the curves in the only axes: at a place in matplotlib's terms, or on the right if it is long."""
     handles, _ = axes.get_legend_handles_labels()
     if len(handles) > MAX_ENTRIES:
         add_legend_on_the_right(figure, handles, title, fontsize)
@@ -73,10 +76,11 @@ def add_legend(figure: Figure, axes: Axes, title: str, fontsize: float, **place:
 
 
 def add_legend_on_the_right(figure: Figure, handles: Sequence[Artist], title: str = "", fontsize: float = 8) -> None:
-    """Put a legend on the right of all axes; the figure grows by it, so that they keep their size."""
-    legend = figure.legend(
+    """Add a legend on the right of a figure, which is included if the figure is saved with a tight bounding box."""
+    figure.legend(
         handles=handles,
-        loc="outside right upper",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
         ncols=math.ceil(len(handles) / MAX_ROWS),
         title=title,
         fontsize=fontsize,
@@ -84,7 +88,3 @@ def add_legend_on_the_right(figure: Figure, handles: Sequence[Artist], title: st
         alignment="left",
         frameon=False,
     )
-    figure.draw_without_rendering()
-    extent = legend.get_window_extent()  # in pixels
-    figure.set_figwidth(figure.get_figwidth() + extent.width / figure.dpi)
-    figure.set_figheight(max(figure.get_figheight(), extent.height / figure.dpi + 0.2))

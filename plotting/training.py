@@ -1,4 +1,4 @@
-"""The course of training runs, from their log.csv."""
+"""Pictures of training runs, from their log.csv."""
 
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from matplotlib.ticker import MaxNLocator
 from plotting.style import add_legend_on_the_right, new_figure, styles
 from system.console import UserError
 
-PARTS = (  # what is drawn together: the axis, its scale, and the columns with what they are of
+PARTS = (  # axes of the figure: label, scale, and columns of the log with their kinds
     ("loss", "linear", {"loss": "total", "episodic_loss": "episodic", "global_loss": "global"}),
     ("accuracy (%)", "linear", {"episodic_accuracy": "episodic", "global_accuracy": "global"}),
     ("learning rate", "log", {"lr": "total"}),
     ("validation EER (%)", "linear", {"val_eer": "total"}),
 )
 DASHES: dict[str, Any] = {"total": "-", "episodic": "--", "global": ":"}
-MARKED = 0.07  # of the axes' diagonal, between two marked epochs: more marks would hide the dashes
+MARKED = 0.07  # distance of markers as a fraction of the axes' diagonal: more markers would hide the dashes
 AS_PERCENT = ("episodic_accuracy", "global_accuracy")  # fractions in the log
 
 
 def draw_training(inputs: dict[str, Path]) -> Figure:
-    """Draw losses, accuracies, learning rate and validation EER (if there are any) of runs against the epoch."""
+    """Draw losses, accuracies, learning rate and, if there is any, validation EER of runs against the epoch."""
     logs = {name: read_log(path) for name, path in inputs.items()}
     parts = [part for part in PARTS if any(log[column].notna().any() for log in logs.values() for column in part[2])]
     rows = 2 if len(parts) == len(PARTS) else 1
@@ -58,7 +58,7 @@ def read_log(path: Path) -> pandas.DataFrame:
 def _draw_part(
     axes: Axes, logs: list[pandas.DataFrame], looks: list[dict], label: str, scale: str, columns: dict[str, str]
 ) -> None:
-    """Draw some columns of all runs: colour and marker are the run's, the dashes say what a column is of."""
+    """Draw some columns of all runs: colour and marker are of the run, dashes are of the kind of column."""
     for log, look in zip(logs, looks, strict=True):
         for column, kind in columns.items():
             present = log[log[column].notna()]

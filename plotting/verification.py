@@ -1,4 +1,4 @@
-"""Pictures of verification scores: DET curves, histograms, log-likelihood ratios (LLRs), EER against test length."""
+"""Pictures of verification scores: DET curves, histograms, LLRs, EER against test length."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,10 @@ from system import console
 from system.console import UserError
 
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
-DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and rejections
+DET_LIMITS = np.array([[0.05, 65], [0.05, 95]])  # percent, of false acceptances and misses
 DCF_MARKS = {0.01: "^", 0.001: "v"}  # P_target -> marker
 BINS = 60
-KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched: for print in grey
+KINDS = (("non-target", COLOURS[0], "-", ""), ("target", COLOURS[1], "--", "////"))  # hatched for black and white
 
 
 class System(NamedTuple):
@@ -31,7 +31,7 @@ class System(NamedTuple):
 
 
 def draw_det(inputs: dict[str, Path]) -> Figure:
-    """Draw DET curves on normal-deviate axes; circles are EERs, triangles the least detection costs."""
+    """Draw DET curves on normal-deviate axes; circles are EERs, triangles are minDCFs."""
     systems = read_systems(inputs)
     figure, (axes,) = new_figure(width=5.6, height=6.2)
     limits = norm.ppf(DET_LIMITS / 100)
@@ -45,13 +45,13 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
         axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
         for p_target, marker in DCF_MARKS.items():
             at = np.argmin(detection_cost(fpr, fnr, p_target))
-            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits.T)  # one outside the picture is put on its edge
+            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits.T)  # points outside the axes are drawn on their edge
             axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
     axes.plot(limits[0], limits[0], color="0.7", linewidth=0.8, zorder=0)
     ticks, names = norm.ppf(np.array(DET_TICKS) / 100), [f"{tick:g}" for tick in DET_TICKS]
     axes.set_xticks(ticks, names, fontsize=8)
     axes.set_yticks(ticks, names, fontsize=8)
-    axes.set(xlim=limits[0], ylim=limits[1], xlabel="false acceptances (%)", ylabel="false rejections (%)")
+    axes.set(xlim=limits[0], ylim=limits[1], xlabel="false acceptances (%)", ylabel="misses (%)")
     axes.set_aspect("equal")
     key = "circle: EER; triangles: minDCF at P(target) 0.01 (up) and 0.001 (down)"
     add_legend(figure, axes, key, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
@@ -86,10 +86,10 @@ def _draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None
 
 
 def draw_length(inputs: dict[str, Path]) -> Figure:
-    """Draw the EER against the test length, with 95 % intervals that resample speakers.
+    """Draw the EER against the test length, with 95 % intervals by bootstrap over speakers.
 
-    In noise each signal-to-noise ratio has a curve of its own; where there is one length only, it is the axis. Files
-    without the speakers' columns have no intervals, and the legend and a warning say so.
+    In noise there is one curve per signal-to-noise ratio or, if there is one length, one curve against the ratio.
+    Files without the columns of the speakers have no intervals; the legend and a warning say so.
     """
     systems = read_systems(inputs)
     for system in systems:
@@ -105,7 +105,7 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
         axis, label, systems = "length", "test length (s)", [part for system in systems for part in _by_snr(system)]
     values = sorted({value for system in systems for value in system.table[axis]}, key=_place)
     figure, (axes,) = new_figure()
-    gap = min(0.08, 0.8 / len(systems))  # between intervals, which are side by side
+    gap = min(0.08, 0.8 / len(systems))  # between the intervals at one length
     for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
         parts = _parts(system, axis)
         eer, low, high = 100 * np.array([_eer(of_value) for _, of_value in parts]).T
@@ -113,7 +113,7 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
         shifted = places + gap * (at - (len(systems) - 1) / 2)
         known = np.isfinite(low).all()
         axes.plot(shifted, eer, label=f"{system.name}{'' if known else ' (no interval)'}", **look)
-        if known:  # an interval need not hold the EER, so the bars are drawn around its middle
+        if known:  # the EER may be outside of its interval, so the bars are drawn around the interval's middle
             axes.errorbar(shifted, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
     axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
     axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
@@ -122,7 +122,7 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
 
 
 def _by_snr(system: System) -> list[System]:
-    """Return a system for each signal-to-noise ratio of one, from clean to the noisiest."""
+    """Split a system by signal-to-noise ratios, from clean to the lowest."""
     if "snr" not in system.table:
         return [system]
     parts = reversed(_parts(system, "snr"))
@@ -130,35 +130,35 @@ def _by_snr(system: System) -> list[System]:
 
 
 def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
-    """Return the trials at each length or signal-to-noise ratio, in the order of the axis."""
+    """Return the trials at each length or signal-to-noise ratio, in increasing order."""
     return sorted(system.table.groupby(column), key=lambda part: _place(part[0]))
 
 
 def _place(value: str) -> float:
-    """Return where a length or a signal-to-noise ratio stands among others: whole utterances and clean ones last."""
+    """Return the key that sorts lengths or signal-to-noise ratios: full utterances and clean ones last."""
     return np.inf if value in (FULL, CLEAN, DRY) else float(value)
 
 
 def _tick(value: str, axis: str) -> str:
     if value == FULL:
-        return "whole"
+        return FULL
     return f"{int(value) / FRAMES_PER_SECOND:g}" if axis == "length" else value
 
 
 def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
-    """Return EER and its interval, as fractions, of the trials of one length; NaN where the speakers are not known."""
+    """Return EER and its interval, as fractions, of the trials of one length; NaN if the speakers are unknown."""
     trials, speakers = _scored(table), speakers_of(table)
     interval = (np.nan, np.nan) if speakers is None else eer_interval(*trials, *speakers)
     return verification_metrics(*trials).eer, *interval
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
-    """Read score files, each kind of score that all trials have as a system; UserError as for `read_scores`."""
+    """Read score files; each kind of score that all trials have is a system. UserError as for `read_scores`."""
     systems = []
     for name, path in inputs.items():
         table = read_scores(path)
         for column, remark in SCORES.items():
-            if column in table and table[column].notna().all():  # LLRs of a part could not be compared with the scores
+            if column in table and table[column].notna().all():  # else the systems would have different trials
                 systems.append(System(name + remark, table.assign(score=table[column])))
     return systems
 
@@ -169,15 +169,15 @@ def _scored(table: pandas.DataFrame, column: str = "score") -> tuple[np.ndarray,
 
 
 def _deviates(rates: np.ndarray | list) -> np.ndarray:
-    """Return the normal deviates of rates, those of 0 and 1 far outside the picture."""
+    """Return the normal deviates of rates; those of 0 and 1 are finite, far outside the axes."""
     return norm.ppf(np.clip(rates, 1e-6, 1 - 1e-6))
 
 
 def draw_calibration(inputs: dict[str, Path]) -> Figure:
-    """Draw for each file histograms of the LLRs of target and non-target trials, and beside them Tippett curves.
+    """Draw histograms and Tippett curves of the LLRs of target and non-target trials, for each file.
 
-    A Tippett curve is the share of a kind's trials whose LLR is at least so large: at 0 the non-target curve shows the
-    false alarms, and what the target curve lacks to 100 % the misses.
+    A Tippett curve is the proportion of trials whose LLR is at least the value on the x axis. At 0 the non-target curve
+    is the false acceptance rate, and 100 % minus the target curve is the miss rate.
     """
     figure, parts = new_figure(rows=len(inputs), columns=2, width=9.5, height=3.3 * len(inputs) + 0.2)
     for (name, path), left, right in zip(inputs.items(), parts[::2], parts[1::2], strict=True):
@@ -185,7 +185,7 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
         _draw_histograms(left, llr, labels)
         left.axvline(0, color="black", linewidth=0.8)
         left.set(title=name, xlabel="LLR")
-        left.set_ylim(top=1.25 * left.get_ylim()[1])  # room for the legend
+        left.set_ylim(top=1.25 * left.get_ylim()[1])  # space for the legend
         left.legend(fontsize=8, frameon=False, loc="upper left")
         for of_kind, (kind, colour, dash, _) in zip((llr[~labels], llr[labels]), KINDS, strict=True):
             share = 100 * (1 - np.arange(len(of_kind)) / len(of_kind))
@@ -194,17 +194,20 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
         right.set(xlabel="LLR", ylabel="trials with this LLR or more (%)", ylim=(0, 101))
         right.legend(fontsize=8, frameon=False, loc="lower left")
         rates = llr_rates(llr, labels)
-        errors = f"{rates['misses']:.1f} % misses, {rates['false_alarms']:.1f} % false alarms"
-        right.set_title(f"Cllr {rates['cllr']:.3f}, at best {rates['min_cllr']:.3f}; at 0: {errors}", fontsize=9)
+        errors = f"{rates['misses']:.1f} % misses, {rates['false_alarms']:.1f} % false acceptances"
+        right.set_title(f"Cllr {rates['cllr']:.3f} (minimum {rates['min_cllr']:.3f}); at LLR 0 {errors}", fontsize=9)
     return figure
 
 
 def _read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return LLRs and labels of those trials (n,) of a score file that have an LLR; UserError if a kind has none."""
+    """Return LLRs and labels (n,) of the trials of a score file that have an LLR.
+
+    UserError if there are none of target or of non-target trials.
+    """
     table = read_scores(path)
     if "llr" not in table:
         raise UserError(f"{path}: no column 'llr'; the evaluators' --save_scores writes it with --calibrate True")
     llr, labels = _scored(table.dropna(subset="llr"), "llr")
     if not np.isfinite(llr).all() or labels.all() or not labels.any():
-        raise UserError(f"{path}: the picture needs finite LLRs of target and of non-target trials")
+        raise UserError(f"{path}: finite LLRs of target and of non-target trials are required")
     return llr, labels

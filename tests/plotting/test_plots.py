@@ -1,5 +1,6 @@
 """plots.py: every picture from files as the scripts write them, and mistakes in one line."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import present, run_script
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.legend import Legend
@@ -15,7 +16,7 @@ from matplotlib.transforms import Affine2D, Bbox
 
 import plots
 from evaluation import metrics
-from plotting.style import as_text, use_fonts_for
+from plotting.style import add_fallback_fonts, as_text
 from plotting.training import draw_training
 from plotting.verification import draw_calibration, draw_det, draw_length, draw_scores, read_systems
 from recognition.batch import EmbeddedRecording
@@ -115,9 +116,9 @@ def test_scores_mark_the_thresholds(home: Path) -> None:
     assert thresholds == {"EER", "minDCF(0.01)"} and {"300 non-target trials", "300 target trials"} < {*legend}
 
 
-def test_length_curve_falls_and_whole_utterances_come_last(home: Path) -> None:
+def test_length_curve_falls_and_full_utterances_come_last(home: Path) -> None:
     (axes,) = draw_length({"curve": home / "curve.csv"}).axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "whole"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "full"]
     eers = np.asarray(axes.lines[0].get_ydata())
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
 
@@ -128,7 +129,7 @@ def test_noise_has_curves_of_its_own_or_is_the_axis_of_one_length(home: Path) ->
     (axes,) = draw_length({"n": home / "noisy.csv"}).axes
     legend = axes.get_legend()
     assert legend and [text.get_text() for text in legend.get_texts()] == ["n, clean", "n, 20 dB", "n, 0 dB"]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "whole"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "full"]
     pandas.concat(noisy[:3]).to_csv(home / "one.csv", index=False)
     (axes,) = draw_length({"n": home / "one.csv"}).axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "20", "clean"]
@@ -144,8 +145,8 @@ def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: 
         "450 non-target trials",
         "900 target trials",
     ]
-    errors = f"{100 * (target < 0).mean():.1f} % misses, {100 * (other >= 0).mean():.1f} % false alarms"
-    assert left.get_title() == "some" and right.get_title().endswith(f"; at 0: {errors}")
+    errors = f"{100 * (target < 0).mean():.1f} % misses, {100 * (other >= 0).mean():.1f} % false acceptances"
+    assert left.get_title() == "some" and right.get_title().endswith(errors)
     for line, of_kind in zip(right.lines[:2], (other, target), strict=True):  # Tippett: the share at each LLR or above
         x, first = np.unique(line.get_xdata(), return_index=True)
         np.testing.assert_allclose(np.asarray(line.get_ydata())[first], [100 * (of_kind >= llr).mean() for llr in x])
@@ -183,7 +184,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         (
             ["calibration", str(tmp_path / "half.csv")],
             UserError,
-            "half.csv: the picture needs finite LLRs of target and",
+            "half.csv: finite LLRs of target and",
         ),
         (["det", str(tmp_path / "nan.csv")], UserError, "nan.csv: not a file of scores.*finite"),
         (["training", "voices"], UserError, "log.csv: no such log"),
@@ -206,8 +207,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         ("weak.csv=strong.csv", "weak.csv", "strong.csv"),
         ("x=1.csv", "x=1", "x=1.csv"),  # there are files x=1.csv and 1.csv
         ("y=1.csv", "y", "1.csv"),
-        ("runs/lr=0.2/full.csv", "full", "runs/lr=0.2/full.csv"),  # of what is absent all of the path is named
-        ("a=b=absent.csv", "a", "b=absent.csv"),
+        ("a=b=absent.csv", "a=b=absent", "a=b=absent.csv"),  # an error names all that was typed
         ("absent.csv", "absent", "absent.csv"),
         ("run", "run", "run"),
     ],
@@ -223,14 +223,24 @@ def test_a_path_that_exists_wins_over_a_name(
 
 
 @pytest.mark.parametrize("suffix, start", [("PDF", b"%PDF"), ("pdf", b"%PDF"), ("Svg", b"<?xml"), ("PNG", b"\x89PNG")])
-def test_suffixes_in_any_case_and_equal_files_of_equal_data(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, start: bytes
-) -> None:
-    for year in ("1", "2"):
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", year + 9 * "0")  # what matplotlib takes for today
-        plots.main(["det", str(home / "weak.csv"), "-o", str(tmp_path / f"{year}.{suffix}")])
-    first, second = ((tmp_path / f"{year}.{suffix}").read_bytes() for year in ("1", "2"))
-    assert first == second and first.startswith(start)
+def test_suffixes_in_any_case(home: Path, tmp_path: Path, suffix: str, start: bytes) -> None:
+    plots.main(["det", str(home / "weak.csv"), "-o", str(tmp_path / f"a.{suffix}")])
+    assert (tmp_path / f"a.{suffix}").read_bytes().startswith(start)
+
+
+def test_a_picture_never_overwrites_its_input(tmp_path: Path) -> None:
+    trials(1).to_csv(tmp_path / "scores.png", index=False)
+    before = (tmp_path / "scores.png").read_bytes()
+    with pytest.raises(UsageError, match="scores.png: is also an input"):
+        plots.main(["det", str(tmp_path / "scores.png"), "-o", str(tmp_path / "." / "scores.png")])
+    assert (tmp_path / "scores.png").read_bytes() == before
+
+
+def test_drawing_leaves_matplotlibs_settings_alone(home: Path, tmp_path: Path) -> None:
+    with rc_context({"font.size": 7.0}):
+        before = dict(rcParams)
+        plots.main(["det", str(home / "weak.csv"), "-o", str(tmp_path / "a.pdf")])
+        assert dict(rcParams) == before
 
 
 def extents(figure: Figure) -> tuple[Bbox, list[Bbox]]:
@@ -256,7 +266,7 @@ def test_the_legend_of_many_curves_is_outside_the_axes_which_keep_their_size(
     few, many = ({f"system {at}": home / "curve.csv" for at in range(n)} for n in (1, 24))
     _, (alone,) = extents(draw(few))
     legend, (axes,) = extents(draw(many))
-    assert legend.x0 > axes.x1 and legend.y0 > 0
+    assert legend.x0 > axes.x1
     assert axes.width > 0.9 * alone.width and axes.height > 0.9 * alone.height
 
 
@@ -293,19 +303,24 @@ def test_names_are_drawn_as_typed(tmp_path: Path) -> None:
         assert text.replace(r"\$", "$").startswith(f"{name}: EER") and "$" not in text.replace(r"\$", "")
 
 
-@pytest.mark.slow
 def test_letters_that_the_font_lacks_come_from_another(tmp_path: Path) -> None:
     default = set(get_font(findfont("DejaVu Sans")).get_charmap())
     others = (set(get_font(font.fname).get_charmap()) for font in fontManager.ttflist if "Last" not in font.name)
     letter = next(chr(code) for codes in others for code in codes - default if chr(code).isprintable())
-    try:
-        assert use_fonts_for(f"Anna {letter}") == "" and len(rcParams["font.family"]) == 2
-    finally:
-        assert use_fonts_for("Anna") == "" and rcParams["font.family"] == ["DejaVu Sans"]
+    trials(1).to_csv(tmp_path / "s.csv", index=False)
+    figure = draw_det({f"Anna {letter}": tmp_path / "s.csv"})
+    assert add_fallback_fonts(figure) == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of letters that it draws as boxes
+        figure.savefig(tmp_path / "a.png")
+
+
+def test_letters_that_no_font_has_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(fontManager, "ttflist", [])
     trials(1).to_csv(tmp_path / "s.csv", index=False)
     hieroglyph = "\U00013000"
-    done = run_script("plots.py", "det", f"{hieroglyph}=s.csv", "-o", "a.png", cwd=tmp_path)
+    plots.main(["det", f"{hieroglyph}={tmp_path / 's.csv'}", "-o", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").exists()
-    told = f"no installed font has the letters {hieroglyph}: they are drawn as boxes; install one, such as Noto\n"
-    assert done.stderr == (told if use_fonts_for(hieroglyph) else "")
-    use_fonts_for("")
+    assert hieroglyph in capsys.readouterr().err

@@ -11,7 +11,7 @@ from system.console import UserError
 
 
 def draw_embeddings(inputs: dict[str, Path]) -> Figure:
-    """Draw the enrolled speakers on the plane in which their prototypes differ most (principal components)."""
+    """Draw the enrolled speakers on the plane of the two principal components of their prototypes."""
     ((title, folder),) = inputs.items()
     speakers = load_speakers(folder)
     if len({speaker.digest for speaker in speakers}) > 1:
