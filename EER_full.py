@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         context = context_of(args, load_network(args))
         trial_set = find_listed(context, lists)
         warn_of_seen_speakers(trial_set.sides, context.features, context.unseen)
-        tests = {FULL: Segments.whole(context.features, trial_set.test)}
+        tests = {FULL: Segments.full(context.features, trial_set.test)}
         verify(context, trial_set, tests, args, publish)
 
 

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         compare_embedding(encoder, features, compute, args)
         speakers = np.arange(min(args.speakers, len(features.speakers)))
         trials = sample_short_trials(features, speakers, args.seed)
-        enrol = Segments.whole(features, features.rows(trials.enrol))
+        enrol = Segments.full(features, features.rows(trials.enrol))
         rows = features.rows(trials.test)
         starts = window_starts(features.n_frames(rows), args.test_length, args.seed)
         test = Segments(rows, starts, np.full(len(rows), args.test_length))

@@ -29,8 +29,8 @@ class Segments(NamedTuple):
     length: np.ndarray  # frames, at most MAX_FRAMES, as start is; past its end the utterance repeats
 
     @classmethod
-    def whole(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
-        """Return the whole utterances `rows` (n,)."""
+    def full(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
+        """Return the full utterances `rows` (n,)."""
         return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
     def seconds(self, features: FeatureIndex) -> np.ndarray:

@@ -71,6 +71,6 @@ def load_cohort(
         features.first[s] + np.unique(np.linspace(0, features.count[s] - 1, UTTERANCES_PER_SPEAKER).astype(np.int64))
         for s in speakers
     ]
-    embeddings = F.normalize(embed(encoder, features, Segments.whole(features, np.concatenate(rows)), compute), dim=1)
+    embeddings = F.normalize(embed(encoder, features, Segments.full(features, np.concatenate(rows)), compute), dim=1)
     cohort = torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])
     return Cohort(cohort, size)

@@ -66,5 +66,5 @@ def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
 def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
     """Return a random window of `length` frames of each of the utterances `rows` (n,); of all frames if FULL."""
     if isinstance(length, str):  # FULL
-        return Segments.whole(features, rows)
+        return Segments.full(features, rows)
     return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))

@@ -64,7 +64,7 @@ def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Seq
         missing = f"{len(lacking):,} of {len(used):,} models are missing"
         raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
     number = {name: at for at, name in enumerate(used)}
-    enrolled = Segments.whole(features, features.rows([utterance for name in used for utterance in models[name]]))
+    enrolled = Segments.full(features, features.rows([utterance for name in used for utterance in models[name]]))
     model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
     of_trial = np.array([number[name] for name in trials.enrol])
     return TrialSet(trials, enrolled, model, of_trial, features.rows(trials.test))

@@ -95,7 +95,7 @@ def work() -> Iterator[str]:
     yield "for_inference"
     for n_workers in (0, 2):
         compute = Compute(torch.device("cpu"), torch.float32, n_workers)
-        embed(encoder, features, Segments.whole(features, np.arange(8)), compute)
+        embed(encoder, features, Segments.full(features, np.arange(8)), compute)
         yield f"evaluation's embed, {n_workers} processes"
     try:
         with Loader(episodes, 2, episodes.max_bytes, pin_memory=False).batches([(1, 0)] * 99) as batches:

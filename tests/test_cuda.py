@@ -73,7 +73,7 @@ class TestCuda(unittest.TestCase):
     def embeddings(self, encoder: Encoder, compute: Compute) -> torch.Tensor:
         rows = np.arange(len(self.features))
         torch.manual_seed(0)
-        whole, windows = Segments.whole(self.features, rows), Segments(rows, rows % 7, np.full(len(rows), 100))
+        whole, windows = Segments.full(self.features, rows), Segments(rows, rows % 7, np.full(len(rows), 100))
         prepared = encoder.for_inference(compute.device)
         both = [embed(prepared, self.features, segments, compute) for segments in (whole, windows)]
         return torch.nn.functional.normalize(torch.cat(both), dim=1)

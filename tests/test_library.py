@@ -92,7 +92,7 @@ def test_threads_can_share_an_encoder(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 4, 4, n_frames=60)
     features, compute = FeatureIndex([tmp_path / "feat"]), inference("cpu")
     encoder = Encoder("resnet18").for_inference()
-    segments = Segments.whole(features, np.arange(len(features)))
+    segments = Segments.full(features, np.arange(len(features)))
 
     expected = embed(encoder, features, segments, compute)
 
@@ -106,7 +106,7 @@ def test_an_encoder_in_training_mode_is_an_error(tmp_path: Path) -> None:
     write_features(tmp_path / "feat", 1, 1)
     features = FeatureIndex([tmp_path / "feat"])
     with pytest.raises(ValueError, match="for_inference"):
-        embed(Encoder("resnet18"), features, Segments.whole(features, np.arange(1)), inference("cpu"))
+        embed(Encoder("resnet18"), features, Segments.full(features, np.arange(1)), inference("cpu"))
 
 
 def tf32() -> list[bool]:

@@ -28,7 +28,7 @@ class Validation:
         self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
         enrol, test = (self._features.rows(side) for side in (trials.enrol, trials.test))
         warn_of_seen_speakers((enrol, test), self._features, unseen_speakers(self._features, trained_on))
-        self._enrol, self._test = (Segments.whole(self._features, side) for side in (enrol, test))
+        self._enrol, self._test = (Segments.full(self._features, side) for side in (enrol, test))
 
     def __call__(self, encoder: Encoder) -> float:
         """Return the EER (fraction); the ranks share the work, so all call this together."""

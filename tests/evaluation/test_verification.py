@@ -40,7 +40,7 @@ def embed_one_by_one(encoder: Encoder, features: FeatureIndex, segments: Segment
 def test_alone_or_in_a_batch_an_embedding_is_the_same(
     features: FeatureIndex, encoder: Encoder, num_workers: int
 ) -> None:
-    whole = Segments.whole(features, np.arange(len(features)))
+    whole = Segments.full(features, np.arange(len(features)))
     crops = Segments(np.array([0, 5, 3, 3]), np.array([10, 0, 7, 7]), np.array([40, 40, 40, 31]))
     for segments in (whole, crops):
         together = embed(encoder, features, segments, CPU._replace(num_workers=num_workers))
@@ -57,9 +57,9 @@ def test_batches_hold_equal_lengths_and_everything_once() -> None:
 
 
 def test_scores_are_cosines(features: FeatureIndex, encoder: Encoder) -> None:
-    enrol, test = (Segments.whole(features, np.array(rows)) for rows in ([0, 1, 5, 0], [1, 0, 7, 0]))
+    enrol, test = (Segments.full(features, np.array(rows)) for rows in ([0, 1, 5, 0], [1, 0, 7, 0]))
     scores = score(encoder, features, enrol, test, CPU)
-    e = embed_one_by_one(encoder, features, Segments.whole(features, np.arange(len(features))))
+    e = embed_one_by_one(encoder, features, Segments.full(features, np.arange(len(features))))
     expected = F.cosine_similarity(e[[0, 1, 5, 0]], e[[1, 0, 7, 0]])
     np.testing.assert_allclose(scores, expected.double().numpy(), atol=1e-5)
     assert scores[3] == pytest.approx(1, abs=1e-6)
