@@ -158,7 +158,7 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     if args.download:
         download_voxceleb(args, root, chosen)
     if args.trial_list:
-        trial_lists.adopt_list(args.trial_list, root)
+        trial_lists.copy_list(args.trial_list, root)
     if args.extract:
         archives.extract_all(chosen, root, args.delete_archives)
     if args.demo:

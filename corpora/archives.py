@@ -115,13 +115,13 @@ def _is_extracted(place: Path, size: int) -> bool:
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
     """Extract the archives that are in `root`; UserError if there is none, or if extracted recordings are missing."""
-    here = [archive for archive in archives if was_removed(root, archive.name) or archive.present(root)]
-    if not here:
+    started = [archive for archive in archives if was_removed(root, archive.name) or archive.present(root)]
+    if not started:
         names = ", ".join(archive.name for archive in archives)
         raise UserError(f"{root}: contains no {names}, and no parts of them; download them with --download")
-    for archive in here:
+    for archive in started:
         refuse_lost(root, archive.name, archive.tree)
-    for archive in here:
+    for archive in started:
         if not was_removed(root, archive.name):
             extract(archive, root, delete)
         if delete:

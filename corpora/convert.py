@@ -57,7 +57,7 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
         return []
     with replacing_table(table) as file:
         csv.writer(file).writerows([("file", "reason"), *sorted(failures)])
-    return [f"{len(failures):,} recordings could not be converted; {table} lists the reasons"]
+    return [f"recordings not converted: {len(failures):,}; {table} lists the reasons"]
 
 
 def _convert(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:

@@ -39,9 +39,9 @@ def download_files(files: Sequence[Download], server: Server, folder: Path, jobs
     client = Client(server, folder, jobs, retries, LONGEST_PAUSE)
     with ThreadPool(jobs) as threads:  # daemons, so Ctrl-C stops the program at once
         size = sum(threads.imap(client.size, missing))
-        here = sum(client.held(file) for file in missing)
-        check_room(folder, "the download", size - here)
-        with console.progress_of_bytes(size, "download", here) as bar:
+        n_downloaded = sum(client.n_downloaded(file) for file in missing)
+        check_room(folder, "the download", size - n_downloaded)
+        with console.progress_of_bytes(size, "download", n_downloaded) as bar:
             failures = list(threads.imap(functools.partial(client.download, bar=bar), missing))
     if any(failures):
         raise UserError("; ".join(filter(None, failures)))

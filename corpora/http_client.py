@@ -38,14 +38,14 @@ class Client:
         """Return the path of an unfinished file."""
         return self.folder / (file.name + PARTIAL_SUFFIX)
 
-    def held(self, file: Download) -> int:
+    def n_downloaded(self, file: Download) -> int:
         """Return the size in bytes of an unfinished file, 0 if there is none."""
         path = self.partial(file)
         return path.stat().st_size if path.exists() else 0
 
     def size(self, file: Download) -> int:
         """Return the size in bytes that the server states for a file, 0 if it states none."""
-        with self.persist(file, lambda: self.open(file, "bytes=0-0")) as response:
+        with self.retry(file, lambda: self.open(file, "bytes=0-0")) as response:
             self.sizes[file.name] = _total(response)
         return self.sizes[file.name]
 
@@ -54,7 +54,7 @@ class Client:
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
             try:
-                self.persist(file, lambda: self.receive(file, bar))
+                self.retry(file, lambda: self.receive(file, bar))
             except UserError as error:
                 return str(error)
             problem = file.check(path)
@@ -67,26 +67,26 @@ class Client:
                 console.warn(f"{file.name}: {problem}; kept as {bad.name}, downloading it once more")
         return f"{file.name}: {problem}, twice; kept as {bad}; try another --source, or inform {self.server.host}"
 
-    def persist(self, file: Download, action: Callable[[], Result]) -> Result:
+    def retry(self, file: Download, action: Callable[[], Result]) -> Result:
         """Return action(), retried with growing pauses after a dropped connection or an error of the server.
 
         UserError after `retries` retries in a row without a new byte.
         """
         failures = 0
         while True:
-            before = self.held(file)
+            before = self.n_downloaded(file)
             try:
                 return action()
             except requests.RequestException as error:
-                failures = 1 if self.held(file) > before else failures + 1
+                failures = 1 if self.n_downloaded(file) > before else failures + 1
                 if failures > self.retries or not isinstance(error, REPEATABLE):
-                    raise self.refusal(file, _reason(error)) from None
+                    raise self.failure(file, _reason(error)) from None
                 console.warn(f"{file.name}: {_reason(error)}; retrying")
                 time.sleep(min(self.longest_pause, 2**failures / 2))
 
     def receive(self, file: Download, bar: tqdm) -> None:
         """Append to the unfinished file; restart it if the server does not support ranges."""
-        path, size, start = self.partial(file), self.sizes[file.name], self.held(file)
+        path, size, start = self.partial(file), self.sizes[file.name], self.n_downloaded(file)
         if 0 < size == start:
             return
         with self.open(file, f"bytes={start if start < size else 0}-") as response:
@@ -96,7 +96,7 @@ class Client:
             with open(path, "ab" if start else "wb", buffering=0) as out:
                 for block in response.iter_content(BLOCK):
                     bar.update(out.write(block))
-            lacking = _total(response) - self.held(file)
+            lacking = _total(response) - self.n_downloaded(file)
         if lacking > 0:
             raise ConnectionError(f"{lacking} more bytes expected")
 
@@ -111,7 +111,7 @@ class Client:
             response.close()
             if code in TRANSIENT:
                 raise HTTPError(answer, response=response)
-            raise self.refusal(file, answer, code)
+            raise self.failure(file, answer, code)
         return response
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -119,7 +119,7 @@ class Client:
         request.headers.update(self.server.headers)
         return request
 
-    def refusal(self, file: Download, answer: str, code: int = 0) -> UserError:
+    def failure(self, file: Download, answer: str, code: int = 0) -> UserError:
         """Return an error with the server's answer and what to do."""
         advice = {401: self.server.advice, 403: self.server.advice, 404: "not available there, try another --source"}
         todo = advice.get(code, "run again to continue")

@@ -73,10 +73,10 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
             wav = wav.with_stem(f"{wav.stem}_{source.suffix[1:]}")
         taken.add(wav)
         files.append(ImportedFile(len(files), source, name, wav))
-    called_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
-    if not any(file.speaker for file in called_audio):
+    named_as_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
+    if not any(file.speaker for file in named_as_audio):
         raise UserError(
-            f"--import_dir {folder}: no path names a speaker, for example {called_audio[0].source}; put each "
+            f"--import_dir {folder}: no path names a speaker, for example {named_as_audio[0].source}; put each "
             f"speaker into a folder, or describe where the path names the speaker with --speaker_from: {RULES}"
         )
     return files
@@ -101,7 +101,7 @@ def import_files(
     if not lost:
         return []
     first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)
-    return [f"{len(lost):,} recordings could not be imported, listed in {root / REPORT_NAME}; the first is {first}"]
+    return [f"recordings not imported: {len(lost):,}, listed in {root / REPORT_NAME}; the first is {first}"]
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:
@@ -122,15 +122,15 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
 
 def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:
     """Decode a recording, write its samples to a temporary file, and return the file with what was found."""
-    called_audio = file.source.suffix.lower() in SUFFIXES
-    if not file.speaker and called_audio:
+    named_as_audio = file.source.suffix.lower() in SUFFIXES
+    if not file.speaker and named_as_audio:
         return file._replace(skipped=NAMELESS)
     try:
         samples, _, remarks = read_recording(file.source, channel)
     except SilentError:
         return file._replace(skipped=SILENT)
     except RecordingError as error:
-        skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not called_audio else UNREADABLE
+        skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not named_as_audio else UNREADABLE
         return file._replace(skipped=skipped, detail=error.reason)
     speech = trim_samples(samples)
     file = file._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)

@@ -17,12 +17,11 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
     no speaker. UsageError without utt2spk. UserError with the list and line for a command in place of a path, which is
     never run, and for two utterances or speakers that would get the same name in the tree.
     """
-    beside = scp.with_name("utt2spk")
-    if utt2spk is None and not beside.is_file():
-        raise UsageError(f"--import_list {scp}: no {beside}; name it with --utt2spk FILE, lines UTTERANCE SPEAKER")
+    utt2spk = utt2spk or scp.with_name("utt2spk")
+    if not utt2spk.is_file():
+        raise UsageError(f"--import_list {scp}: no file {utt2spk}; add --utt2spk FILE, lines UTTERANCE SPEAKER")
     if scp.with_name("segments").is_file():
         console.warn(f"{scp.with_name('segments')}: not read; full recordings are imported")
-    utt2spk = utt2spk or beside
     speaker_of: dict[str, str] = {}
     for number, (name, speaker) in read_rows(utt2spk, "UTTERANCE SPEAKER"):
         if (other := speaker_of.setdefault(unicodedata.normalize("NFC", name), speaker)) != speaker:

@@ -14,7 +14,7 @@ from feat_extract.recording import RecordingError
 from system.console import UserError
 from system.files import TEMPORARY_SUFFIX, walk
 
-# Why a file is not imported, as import_report.csv says it.
+# Reasons for skipping a file, in import_report.csv.
 REPEATED = "same content as another"
 IN_TREE = "already in the tree under another name"
 TAKEN = "a damaged wav or another recording has its name"

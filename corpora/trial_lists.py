@@ -19,7 +19,7 @@ from system.files import replacing, utterances
 RETRIES = 2  # fewer than for archives, since not every server has the lists
 
 
-def find_fault(path: Path, published: int | None) -> str | None:
+def list_error(path: Path, published: int | None) -> str | None:
     """Return an error message for a trial list of a wrong form or another length than published, None otherwise."""
     try:
         found = len(read_trials(path).label)
@@ -35,7 +35,7 @@ def download_lists(server: Server, root: Path, published: bool) -> None:
     """
     lacking = {}
     for served, saved, count in TRIAL_LISTS:
-        check = functools.partial(find_fault, published=count if published else None)
+        check = functools.partial(list_error, published=count if published else None)
         try:
             download_files([Download(saved, check, served)], server, root, jobs=1, retries=RETRIES)
         except UserError as error:
@@ -45,14 +45,14 @@ def download_lists(server: Server, root: Path, published: bool) -> None:
         warn(f"trial lists not downloaded: {', '.join(lacking)} ({reason}); add a list with --trial_list FILE")
 
 
-def adopt_list(path: Path, root: Path) -> None:
+def copy_list(path: Path, root: Path) -> None:
     """Copy a trial list into `root`: a list of VoxCeleb's under its own name, any other one as the default list.
 
     UserError if its form or, for a list of VoxCeleb's, its length is wrong, or if another list has this name.
     """
     _, saved, published = next((row for row in TRIAL_LISTS if row[0] == path.name), (None, TRIALS_NAME, None))
-    if fault := find_fault(path, published):
-        raise UserError(fault)
+    if error := list_error(path, published):
+        raise UserError(error)
     target = root / saved
     if target.exists() and target.read_bytes() != path.read_bytes():
         raise UserError(f"{target}: another list exists; move it away first")
