@@ -19,7 +19,7 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
     """
     utt2spk = utt2spk or scp.with_name("utt2spk")
     if not utt2spk.is_file():
-        raise UsageError(f"--import_list {scp}: no file {utt2spk}; add --utt2spk FILE, lines UTTERANCE SPEAKER")
+        raise UsageError(f"{utt2spk}: no such list; add --utt2spk FILE, lines UTTERANCE SPEAKER")
     if scp.with_name("segments").is_file():
         console.warn(f"{scp.with_name('segments')}: not read; full recordings are imported")
     speaker_of: dict[str, str] = {}
