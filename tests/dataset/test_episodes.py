@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_episodes_with_any_number_of_workers(featur
 
 def test_other_seeds_epochs_and_indices_give_other_episodes(features: FeatureIndex) -> None:
     numbers = [(1, (1, 0)), (2, (1, 0)), (1, (1, 1)), (1, (2, 0))]
-    drawn = [TrainingEpisodes(features, **PAPER | {"seed": seed})[at].support for seed, at in numbers]
-    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+    supports = [TrainingEpisodes(features, **PAPER | {"seed": seed})[number].support for seed, number in numbers]
+    assert all(not torch.equal(a, b) for i, a in enumerate(supports) for b in supports[:i])
 
 
 def test_a_resumed_epoch_has_the_remaining_episodes() -> None:

@@ -246,7 +246,7 @@ def test_a_file_indexed_right_after_a_change_is_read_again(tree: Path) -> None:
 
 def test_a_file_too_large_for_a_feature_is_not_read(tree: Path) -> None:
     index = FeatureIndex([tree])
-    os.truncate(index.path(5), 256 * 2**20 + 1)  # a hole: it takes no room
+    os.truncate(index.path(5), 256 * 2**20 + 1)  # a sparse file, which takes no disk space
     for read in (lambda: read_feature(index.path(5)), lambda: locate(index.path(5))):
         with pytest.raises(UserError, match=f"{index.path(5).name}: not a feature file .larger than 256 MiB"):
             read()

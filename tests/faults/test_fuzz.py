@@ -1,6 +1,6 @@
-"""Readers of strangers' files, fed with damaged valid files and with made-up ones: UserError or a result, nothing else.
+"""Readers of files of other people: damaged and made-up files give a result or a UserError, nothing else.
 
-The cases are the same in every run. METASR_SOAK=1 tries more than 100,000.
+The cases are the same in every run. METASR_SOAK=1 tests more than 100,000.
 """
 
 import io
@@ -27,20 +27,20 @@ from dataset.trials import read_trials
 from feat_extract.audio import read_recording
 from system.console import UserError
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy's would be a second line on the screen
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # users would see NumPy's warnings
 FAMILY = 16
 fuzzed = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def cases(usual: int, in_soak: int) -> settings:
-    """Return the settings for so many cases, FAMILY of which are one example of hypothesis's."""
+    """Return the settings for a number of cases; one example of hypothesis contains FAMILY cases."""
     return settings(fuzzed, max_examples=soaked(usual, in_soak) // FAMILY)
 
 
 def damage(blob: bytes, rng: random.Random) -> bytes:
-    """Return a file with bytes changed, put in, taken out, repeated or cut off, at one to four places."""
+    """Return a file with bytes changed, inserted, removed, repeated or truncated at one to four positions."""
     for _ in range(rng.randint(1, 4)):
-        # Half of the places are in the first 400 bytes, where the structure is.
+        # Half of the positions are in the first 400 bytes, which contain the structure.
         at = rng.randrange(1 + rng.choice([len(blob), min(400, len(blob))]))
         stop, new = at + rng.randrange(40), rng.randbytes(rng.randrange(9))
         blob = rng.choice(
@@ -57,7 +57,7 @@ def damage(blob: bytes, rng: random.Random) -> bytes:
 
 
 def families(valid: list[bytes], made_up: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
-    """Return a strategy: a made-up file, and FAMILY - 1 damaged valid ones."""
+    """Return a strategy of lists of files: a made-up one, and FAMILY - 1 damaged valid ones."""
 
     def family(seed: int, first: bytes) -> list[bytes]:
         rng = random.Random(seed)
@@ -152,7 +152,7 @@ def recordings() -> list[bytes]:
 
 
 def headed(fields: tuple[int, ...], samples: bytes) -> bytes:
-    """Return a wav with a format chunk of one's choice."""
+    """Return a wav with the given format chunk."""
     kind, channels, rate, byte_rate, block, bits, size = fields
     head = struct.pack("<HHIIHH", kind, channels, rate, byte_rate, block, bits)
     return (

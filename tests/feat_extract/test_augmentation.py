@@ -14,7 +14,7 @@ from configure import TREES
 from dataset.episodes import Episode, TrainingEpisodes, episode_order
 from dataset.features import read_feature, write_feature
 from dataset.index import FeatureIndex, n_starts
-from feat_extract import augmentation, codecs
+from feat_extract import codecs
 from feat_extract.augmentation import KINDS, Augmentation, AugmentedCrops, mask
 from feat_extract.fbank import log_mel
 from feat_extract.noise_sources import (
@@ -38,7 +38,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four speakers of four utterances: whole seconds, ends within a frame, shorter than a crop, barely longer."""
+    """Four speakers with four utterances: 2.6 s, an end within a frame, one shorter than a crop, one little longer."""
     root = tmp_path_factory.mktemp("augmented")
     for s in range(4):
         for u, n_samples in enumerate((41_000, 40_123, 20_077, 33_001)):
@@ -115,15 +115,15 @@ def test_speed_changes_tempo_and_pitch_together() -> None:
     tone = np.sin(2 * np.pi * 400 * np.arange(32_000) / RATE).astype(np.float32)
     assert change_speed(tone, 10) is tone
     for tenths, factor in ((9, 0.9), (11, 1.1)):
-        played = change_speed(tone, tenths)
-        assert len(played) == pytest.approx(32_000 / factor, abs=2)
-        peak = np.argmax(np.abs(np.fft.rfft(played * np.hanning(len(played))))) * RATE / len(played)
+        changed = change_speed(tone, tenths)
+        assert len(changed) == pytest.approx(32_000 / factor, abs=2)
+        peak = np.argmax(np.abs(np.fft.rfft(changed * np.hanning(len(changed))))) * RATE / len(changed)
         assert peak == pytest.approx(400 * factor, abs=1)
 
 
 def test_specaugment_masks_consecutive_frames_and_consecutive_coefficients() -> None:
     frames = rng(1).normal(size=(200, 40)).astype(np.float32)
-    widths, bands, reached = set(), set(), set()
+    n_frames, n_coefficients, masked_coefficients = set(), set(), set()
     for seed in range(300):
         masked = mask(frames, rng(seed))
         at_mean = np.abs(masked - frames.mean(axis=0)) < 1e-6
@@ -133,15 +133,15 @@ def test_specaugment_masks_consecutive_frames_and_consecutive_coefficients() -> 
         rest = np.ones((200, 40), bool)
         rest[rows], rest[:, columns] = False, False
         assert np.array_equal(masked[rest], frames[rest])
-        widths.add(len(rows))
-        bands.add(len(columns))
-        reached |= {*columns}
-    assert widths == set(range(1, 11)) and bands == set(range(1, 9))  # WeSpeaker's
-    assert reached == set(range(40))
+        n_frames.add(len(rows))
+        n_coefficients.add(len(columns))
+        masked_coefficients |= {*columns}
+    assert n_frames == set(range(1, 11)) and n_coefficients == set(range(1, 9))  # as in WeSpeaker
+    assert masked_coefficients == set(range(40))
 
 
 def added_by(crops: AugmentedCrops, features: FeatureIndex, row: int, monkeypatch: pytest.MonkeyPatch) -> list:
-    """Return (speech, disturbed speech) of crops of a row."""
+    """Return (speech, speech with noise) of 60 crops of a row."""
     seen = []
 
     def spy(samples: np.ndarray, before: float) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_noise_is_added_with_the_default_probability_and_snrs(
 ) -> None:
     pairs = added_by(augmented(root, kind), index(root), 0, monkeypatch)
     ratios = [db(np.sum(a**2) / np.sum((b - a) ** 2)) for a, b in pairs if not np.array_equal(a, b)]
-    assert 24 <= len(ratios) <= 48  # 60 times 0.6, give or take three deviations
+    assert 24 <= len(ratios) <= 48  # 60 times 0.6, within three standard deviations
     assert low <= min(ratios) < low + 0.2 * (high - low) and high - 0.2 * (high - low) < max(ratios) <= high
 
 
@@ -188,7 +188,7 @@ def test_babble_is_three_to_seven_other_speakers_at_equal_power(tmp_path: Path) 
 
 def test_babble_is_the_speech_in_the_noise_folder(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "musan" / "speech" / "librivox" / "a.wav", 500)
-    sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None)  # which has speech alone
+    sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None)  # contains speech only
     assert peak_of(sources.babble([2], 20_000, rng())) == pytest.approx(500, abs=2)
 
 
@@ -201,39 +201,14 @@ def peak_of(samples: np.ndarray) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
 
 
-def test_the_folders_of_musan_give_noise_music_and_speech(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for folder, frequency in (("noise", 300), ("music", 700), ("speech", 1100)):
-        tone_file(tmp_path / "musan" / folder / "x" / "a.WAV", frequency)
-    sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None, ("noise", "music"))
-    assert set(sources.recorded) == {"noise", "music"}
-    assert [peak_of(draw(16_000, rng())) for draw in (sources.noise, sources.music)] == [300, 700]
-    crops = augmented(root, "noise", noise_dir=str(tmp_path / "musan"), prob=1, noise_snr=(1, 2), music_snr=(31, 32))
-    mixed: dict[int, set[int]] = {}
-
-    def note(samples: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-        mixed.setdefault(100 * round(peak_of(noise) / 100), set()).add(int(snr))
-        return samples
-
-    monkeypatch.setattr(augmentation, "mix", note)
-    draw = rng()
-    for _ in range(20):
-        crops.crop(0, 0, 100, 0, draw)
-    assert mixed == {300: {1}, 700: {31}}
-    tone_file(tmp_path / "own" / "fan.wav", 900, rate=44_100)  # a folder of one's own, short, of another rate
-    sources = NoiseSources(root, index(root), str(tmp_path / "own"), None)
-    assert set(sources.recorded) == {"noise"} and peak_of(sources.noise(64_000, rng())) == pytest.approx(900, abs=20)
-
-
 def test_synthetic_impulse_responses_cover_the_ranges_of_rt60_and_ratio(root: Path) -> None:
-    sources, draw = NoiseSources(root, index(root), None, None), rng()
-    rooms = [sources.impulse_response(draw) for _ in range(300)]
-    seconds = [len(room) / RATE for room in rooms]
-    ratios = [db(room[0] ** 2 / np.sum(room[1:] ** 2)) for room in rooms]
-    for found, least, greatest in ((seconds, 0.2, 0.8), (ratios, -5, 10)):
-        close = 0.05 * (greatest - least)
-        assert least - 1e-3 <= min(found) < least + close and greatest - close < max(found) <= greatest + 1e-3
+    sources, generator = NoiseSources(root, index(root), None, None), rng()
+    responses = [sources.impulse_response(generator) for _ in range(300)]
+    seconds = [len(response) / RATE for response in responses]
+    ratios = [db(response[0] ** 2 / np.sum(response[1:] ** 2)) for response in responses]
+    for found, low, high in ((seconds, 0.2, 0.8), (ratios, -5, 10)):
+        close = 0.05 * (high - low)
+        assert low - 1e-3 <= min(found) < low + close and high - close < max(found) <= high + 1e-3
 
 
 def test_recorded_impulse_responses_are_used(root: Path, tmp_path: Path) -> None:
@@ -248,32 +223,32 @@ def test_codecs_are_independent_of_noise_and_applied_after_it(root: Path, monkey
     mixed: list[int] = []
     plain, code, noise = codecs.transcode_at_random, codecs.transcode, NoiseSources.noise
 
-    def choose(samples: np.ndarray, name: str, draw: np.random.Generator) -> np.ndarray:
+    def choose(samples: np.ndarray, name: str, generator: np.random.Generator) -> np.ndarray:
         chosen.append(name)
-        return code(samples, name, draw)
+        return code(samples, name, generator)
 
-    def spy(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    def spy(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         given.append(samples.copy())
-        return plain(samples, draw)
+        return plain(samples, generator)
 
-    def sounding(sources: NoiseSources, n: int, draw: np.random.Generator) -> np.ndarray:
+    def mix(sources: NoiseSources, n: int, generator: np.random.Generator) -> np.ndarray:
         mixed.append(n)
-        return noise(sources, n, draw)
+        return noise(sources, n, generator)
 
     monkeypatch.setattr(codecs, "transcode", choose)
     monkeypatch.setattr(codecs, "transcode_at_random", spy)
-    monkeypatch.setattr(NoiseSources, "noise", sounding)
+    monkeypatch.setattr(NoiseSources, "noise", mix)
     crops = augmented(root, "noise", "codec", noise_snr=(0, 0))
     both = 0
     for seed in range(200):
         n_coded, n_noisy = len(given), len(mixed)
         crops.crop(0, 20, 100, 0, rng(seed))
         both += len(given) > n_coded and len(mixed) > n_noisy
-    assert 40 < len(given) < 81 and 99 < len(mixed) < 141  # 0.3 and 0.6 of 200, give or take three deviations
-    assert 18 < both < 54  # 0.18 of 200: the two are independent
+    assert 40 < len(given) < 81 and 99 < len(mixed) < 141  # 0.3 and 0.6 of 200, within three standard deviations
+    assert 18 < both < 54  # 0.18 of 200: codec and noise are independent
     assert set(chosen) == {"telephone", "mu-law", "opus", "mp3"} and len(chosen) == len(given)
     powers = sorted(float(np.mean(samples**2)) for samples in given)
-    assert powers[-1] > 1.8 * powers[0]  # noise at 0 dB doubles the power of what is coded
+    assert powers[-1] > 1.8 * powers[0]  # noise at 0 dB doubles the power
 
 
 def test_crops_without_a_codec_are_unchanged(root: Path) -> None:
@@ -294,7 +269,7 @@ def test_augmented_episodes_do_not_depend_on_the_loader_processes(root: Path, wo
     for i, episode in enumerate(loaded):
         again = TrainingEpisodes(index(root), **EPISODES, augmenter=augmented(root, *KINDS))[1, i]
         assert all(torch.equal(a, b) for a, b in zip(episode, again, strict=True))
-        assert torch.equal(episode.speaker % 4, plain[1, i].speaker)  # the same draw otherwise
+        assert torch.equal(episode.speaker % 4, plain[1, i].speaker)  # otherwise the same episode
         assert episode.query.shape == plain[1, i].query.shape
         assert not torch.equal(episode.support, plain[1, i].support)
 
@@ -327,13 +302,13 @@ def test_a_crop_at_another_speed_has_the_same_length_at_any_start(root: Path, sp
         for start in all_starts(features, row):
             crop = crops.crop(row, start, 200, speed, rng())
             assert crop.shape == (200, 40)
-            if features.n_frames(np.array([row]))[0] >= 220:  # enough for 1.1 times the speed: nothing is repeated
+            if features.n_frames(np.array([row]))[0] >= 220:  # enough for 1.1 times the speed without repetition
                 assert len(np.unique(crop, axis=0)) == 200
-    whole, _ = soundfile.read(root / TREES["vox2_dev"].wav / f"{features.name(0)}.wav", dtype="int16")
-    expected = log_mel(scipy.signal.resample_poly(whole.astype(np.float32), up, down))[:200]
+    utterance, _ = soundfile.read(root / TREES["vox2_dev"].wav / f"{features.name(0)}.wav", dtype="int16")
+    expected = log_mel(scipy.signal.resample_poly(utterance.astype(np.float32), up, down))[:200]
     difference = crops.crop(0, 0, 200, speed, rng()) - expected
-    kept = difference[:195, 3:34]  # where this voice has energy, up to the filter's end
-    assert np.abs(kept - np.median(kept, axis=0)).max() < 3  # samples stand at other fractions of a step
+    kept = difference[:195, 3:34]  # coefficients with energy in this voice, before the end of the filter
+    assert np.abs(kept - np.median(kept, axis=0)).max() < 3  # the samples are shifted by a fraction of a sample
 
 
 def test_missing_and_replaced_wavs_are_errors(tmp_path: Path) -> None:
@@ -350,7 +325,7 @@ def test_missing_and_replaced_wavs_are_errors(tmp_path: Path) -> None:
     (folder / "00000.WAV").unlink()
     with pytest.raises(UserError, match=r"id00001/v/00000.wav: no such wav"):
         augmented(tmp_path, "noise")
-    assert augmented(tmp_path, "specaugment").crop(3, 0, 200, 0, rng()).shape == (200, 40)  # needs no wavs
+    assert augmented(tmp_path, "specaugment").crop(3, 0, 200, 0, rng()).shape == (200, 40)  # specaugment needs no wavs
 
 
 TRAIN = "--backbone resnet18 --nb_class_train 3 --precision fp32 --lr 0.03".split()
@@ -368,8 +343,9 @@ def test_training_with_augmentation_resumes_exactly(tmp_path: Path) -> None:
     here("train.py", *again, "--max_epoch", 1, cwd=tmp_path)
     here("train.py", *again, "--max_epoch", 2, "--use_checkpoint", "True", cwd=tmp_path)
     files = [tmp_path / "saved_model" / f"baseline_00{n}" / "checkpoint_002.pth" for n in (0, 1)]
-    whole, resumed = (torch.load(file, weights_only=True)["state_dict"] for file in files)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole["weight"].shape == (12, 256)
+    uninterrupted, resumed = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    assert all(torch.equal(resumed[name], value) for name, value in uninterrupted.items())
+    assert resumed["weight"].shape == (12, 256)
     other = [*chosen, "--augment_prob", 0.5, "--n_folder", 1, "--max_epoch", 2]
     done = here("train.py", *other, "--use_checkpoint", "True", cwd=tmp_path)
     assert "--augment_prob 0.5 (was 0.6)" in done.stderr

@@ -39,7 +39,7 @@ def test_any_length_equals_python_speech_features(n_samples: int) -> None:
 def test_silence_is_at_the_floor() -> None:
     samples = voice(1, 1, seed=3)
     samples[:8000] = 0
-    assert_close(log_mel(samples), oracle(samples))  # the mean over time holds the floor
+    assert_close(log_mel(samples), oracle(samples))  # the mean over time depends on the floor
 
 
 def test_float_samples_on_the_int16_scale_give_the_same_features() -> None:

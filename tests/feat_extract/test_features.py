@@ -56,7 +56,7 @@ def test_files_of_the_official_code_are_read(tmp_path: Path, protocol: int) -> N
     assert b"numpy.core." in path.read_bytes()
     assert np.array_equal(read_feature(path), expected)
     where = locate(path)
-    assert where.n_frames == 3 and (where.offset > 0) == (protocol > 2)  # protocol 2 holds bytes as text
+    assert where.n_frames == 3 and (where.offset > 0) == (protocol > 2)  # protocol 2 stores bytes as text
     assert np.array_equal(read_frames(path, where, 1, 3), expected[1:])
 
 
@@ -148,8 +148,8 @@ def test_values_that_are_not_finite_are_errors(tmp_path: Path, value: float) -> 
 
 
 def test_every_truncation_is_an_error(tmp_path: Path) -> None:
-    write_feature(tmp_path / "whole.pkl", array(12), "id00001")
-    blob = (tmp_path / "whole.pkl").read_bytes()
+    write_feature(tmp_path / "complete.pkl", array(12), "id00001")
+    blob = (tmp_path / "complete.pkl").read_bytes()
     for size in [*range(0, 200), len(blob) - 1]:
         (tmp_path / "cut.pkl").write_bytes(blob[:size])
         with pytest.raises(UserError, match="cut.pkl"):

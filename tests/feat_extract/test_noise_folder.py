@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +38,23 @@ def features(root: Path) -> FeatureIndex:
 
 
 def tone(path: Path, frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int = 1) -> Path:
-    """Write a tone; where there are two channels, the second is weaker."""
+    """Write a tone; the second of two channels is weaker."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = 0.3 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
     soundfile.write(path, np.stack([samples, 0.5 * samples][:channels], axis=1), rate)
     return path
 
 
-def frequencies(draw: object, n_draws: int = 60) -> set[int]:
-    """Return the frequencies (Hz, to the next 100) of the strongest tones of what a method of NoiseSources returns."""
-    assert callable(draw)
+def frequencies(sample: Callable[[int, np.random.Generator], np.ndarray], n: int = 60) -> set[int]:
+    """Return the frequencies of the strongest tones (Hz, rounded to 100) in n random signals."""
     found, rng = set(), np.random.default_rng(0)
-    for _ in range(n_draws):
-        samples = draw(RATE, rng)
+    for _ in range(n):
+        samples = sample(RATE, rng)
         found.add(100 * round(int(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples) / 100))
     return found
 
 
-def rooms(sources: NoiseSources) -> set[int]:
+def impulse_responses(sources: NoiseSources) -> set[int]:
     return frequencies(lambda n, rng: sources.impulse_response(rng))
 
 
@@ -66,20 +67,19 @@ def test_recordings_of_any_format_are_decoded_once(
     tone(tmp_path / "car.mp3", 1500, rate=44_100)
     (tmp_path / "README").write_text("where this was recorded")
     NoiseSources(root, features, str(tmp_path), None)
-    told = capsys.readouterr().err
-    assert "decoding 3 recordings that are not 16 kHz mono 16-bit wavs" in told and "decoded_noise" in told
-    assert "skipped" not in told
+    warnings = capsys.readouterr().err
+    assert "decoding 3 recordings" in warnings and "decoded_noise" in warnings and "skipped" not in warnings
 
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(decoding, "decode", refuse)
-    sources = NoiseSources(root, features, str(tmp_path), None)  # the cache is used again, for crops too
+    sources = NoiseSources(root, features, str(tmp_path), None)  # reads the cache
     assert frequencies(sources.noise) == {300, 700, 1100, 1500} and not capsys.readouterr().err
     begin = time.process_time()
     for seed in range(50):
         sources.noise(32_000, np.random.default_rng(seed))
-    assert time.process_time() - begin < 0.5  # each would decode half a minute
+    assert time.process_time() - begin < 0.5  # without the cache each would decode half a minute
     monkeypatch.undo()
     tone(tmp_path / "wind.flac", 1900, rate=48_000)  # replaced
     assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300, 700, 1500, 1900}
@@ -104,9 +104,9 @@ def test_unusable_recordings_are_named_and_skipped(
     soundfile.write(tmp_path / "silent.flac", np.zeros(40_000), 44_100)
     soundfile.write(tmp_path / "constant.wav", np.full(40_000, 0.1), RATE)
     sources = NoiseSources(root, features, str(tmp_path), None)
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
-    assert "5 of 10 recordings are skipped: " in told and told.endswith(" and 2 more")
-    assert "constant.wav (silent (all samples are equal)), silent.wav (silent" in told
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert "5 of 10 recordings are skipped: " in warning and warning.endswith(" and 2 more")
+    assert "constant.wav (silent (all samples are equal)), silent.wav (silent" in warning
     assert frequencies(sources.noise) == {300}  # zeros would be 0 Hz
     for path in tmp_path.glob("good*"):
         path.unlink()
@@ -119,7 +119,7 @@ def test_silent_impulse_responses_are_refused(root: Path, features: FeatureIndex
     with pytest.raises(UserError, match=r"none of 1 recordings can be used: a.wav \(silent"):
         NoiseSources(root, features, None, str(tmp_path))
     tone(tmp_path / "b.flac", 500, rate=8000)
-    assert rooms(NoiseSources(root, features, None, str(tmp_path))) == {500}
+    assert impulse_responses(NoiseSources(root, features, None, str(tmp_path))) == {500}
 
 
 @pytest.mark.parametrize("folder", ["noise_dir", "rir_dir"])
@@ -143,7 +143,7 @@ def test_wrong_and_empty_folders_have_different_errors(
 
 
 def rirs_noises(folder: Path) -> Path:
-    """Write the layout of OpenSLR 28."""
+    """Write recordings in the layout of OpenSLR 28."""
     tone(folder / "pointsource_noises" / "noise-free-sound-0000.wav", 300)
     tone(folder / "simulated_rirs" / "smallroom" / "Room001" / "Room001-00001.wav", 700)
     tone(folder / "real_rirs_isotropic_noises" / "RVB2014_type1_rir_largeroom1_near_angla.wav", 1100, channels=2)
@@ -156,19 +156,19 @@ def test_the_folders_of_rirs_noises_give_impulse_responses_and_noise(
     root: Path, features: FeatureIndex, tmp_path: Path
 ) -> None:
     folder = rirs_noises(tmp_path / "RIRS_NOISES")
-    assert rooms(NoiseSources(root, features, None, str(folder))) == {700, 1100}
-    assert rooms(NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
+    assert impulse_responses(NoiseSources(root, features, None, str(folder))) == {700, 1100}
+    assert impulse_responses(NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
     assert frequencies(NoiseSources(root, features, str(folder), None).noise) == {300, 1500}
     with pytest.raises(UserError, match="pointsource_noises: contains noise, but no room impulse responses"):
         NoiseSources(root, features, None, str(folder / "pointsource_noises"))
     with pytest.raises(UserError, match="simulated_rirs: contains room impulse responses, but no noise"):
         NoiseSources(root, features, str(folder / "simulated_rirs"), None)
-    tone(tmp_path / "own" / "church_noise_free.wav", 900)  # of no layout: what the flag says
-    assert rooms(NoiseSources(root, features, None, str(tmp_path / "own"))) == {900}
+    tone(tmp_path / "own" / "church_noise_free.wav", 900)  # in no known layout: the flag gives the kind
+    assert impulse_responses(NoiseSources(root, features, None, str(tmp_path / "own"))) == {900}
 
 
 def musan(folder: Path) -> Path:
-    """Write the layout of OpenSLR 17."""
+    """Write recordings in the layout of OpenSLR 17."""
     for frequency, kind, corpus in ((300, "noise", "free-sound"), (700, "music", "fma"), (1100, "speech", "librivox")):
         tone(folder / kind / corpus / f"{kind}-{corpus}-0000.wav", frequency)
         (folder / kind / corpus / "LICENSE").write_text("public domain")
@@ -197,7 +197,7 @@ def test_speech_is_babble_from_any_folder_of_musan(root: Path, features: Feature
     folder = musan(tmp_path / "musan")
     for part in ("", "speech", "speech/librivox"):
         sources = NoiseSources(root, features, str(folder / part), None, ("speech",))
-        assert frequencies(lambda n, rng, sources=sources: sources.babble([0], n, rng), 5) == {1100}
+        assert frequencies(partial(sources.babble, [0]), 5) == {1100}
     with pytest.raises(UserError, match="speech: contains speech, but no noise or music; choose another folder"):
         AugmentedCrops(Augmentation(("noise",), noise_dir=str(folder / "speech")), root, features)
     with pytest.raises(UserError, match="speech: contains speech, but neither noise nor music for --augment noise"):
@@ -211,7 +211,7 @@ def test_the_innermost_folder_gives_the_kind(root: Path, features: FeatureIndex,
     tone(tmp_path / "own" / "speech" / "of radio" / "music" / "a.wav", 1100)
     sources = NoiseSources(root, features, str(tmp_path / "own"), None, ("music", "speech"))
     assert frequencies(sources.music, 5) == {1100}
-    assert frequencies(lambda n, rng: sources.babble([0], n, rng), 5) == {700}
+    assert frequencies(partial(sources.babble, [0]), 5) == {700}
 
 
 def test_parent_folders_outside_musan_are_ignored(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
@@ -234,16 +234,16 @@ def test_the_evaluators_use_noise_or_else_music_or_else_speech(
 ) -> None:
     sources = NoiseSources(root, features, str(musan(tmp_path / "musan") / part), None)
     tests = NoisyTests(features, sources, (np.array([0, 3]), np.array([1, 4])), 5.0, False, 1)
-    heard: list[np.ndarray] = []
+    added: list[np.ndarray] = []
 
     def note(samples: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-        heard.append(noise)
+        added.append(noise)
         return samples
 
     monkeypatch.setattr("evaluation.noise.mix", note)
     tests.crop(0, 0, 100)
     assert tests.kind == kind
-    assert np.argmax(np.abs(np.fft.rfft(heard[0]))) * RATE / len(heard[0]) == pytest.approx(frequency, abs=2)
+    assert np.argmax(np.abs(np.fft.rfft(added[0]))) * RATE / len(added[0]) == pytest.approx(frequency, abs=2)
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_unfinished_and_truncated_cache_files_are_decoded_again(
     unfinished.write_bytes(content[:1000])
     NoiseSources(root, features, str(tmp_path), None)
     assert decoded.read_bytes() == content and not unfinished.exists()
-    decoded.write_bytes(content[:20])  # by a disk that lost its end
+    decoded.write_bytes(content[:20])  # truncated
     assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300}
 
 

@@ -8,7 +8,7 @@ from feat_extract.fbank import log_mel
 from feat_extract.silence import trim_features, trim_samples
 
 RATE = 16000
-ROOM = np.random.default_rng(0).normal(0, 60, 10 * RATE)  # the noise of a room, 42 dB below the voice's loudest
+ROOM = np.random.default_rng(0).normal(0, 60, 10 * RATE)  # room noise, 42 dB below the loudest speech
 SPEECH = (voice(1, 2.5, 0) + ROOM[: int(2.5 * RATE)]).astype(np.int16)
 
 
