@@ -92,7 +92,7 @@ def begins(found: np.ndarray, expected: np.ndarray) -> bool:
     return 0 < len(found) < len(expected) and np.array_equal(found, expected[: len(found)])
 
 
-def upside_down(found: np.ndarray, expected: np.ndarray) -> bool:
+def equal_or_inverted(found: np.ndarray, expected: np.ndarray) -> bool:
     """Return whether samples are the expected ones or their negatives, except for a faint noise."""
     return bool(np.abs(np.corrcoef(found, expected)[0, 1]) > 0.999)
 
@@ -158,7 +158,7 @@ CASES = [
     Case("two channels out of phase, exactly or nearly, or with an offset",
          "the louder channel, with a remark",
          lambda: [stereo(FLOATS, -FLOATS), stereo(FLOATS, -FLOATS + 1e-3 * NOISE), stereo(FLOATS, -0.8 * FLOATS),
-                  stereo(FLOATS + 0.05, -FLOATS + 0.05)], upside_down, remark=CANCELLED),
+                  stereo(FLOATS + 0.05, -FLOATS + 0.05)], equal_or_inverted, remark=CANCELLED),
     Case("two channels with different voices, at the same time or in turn", "averaged, with a remark",
          lambda: [stereo(CLEAN, OTHER), stereo(np.r_[CLEAN, 0 * CLEAN], np.r_[0 * OTHER, OTHER])],
          lambda found, _: bool(found.any()), remark="two channels carry different sound.*--channel 1 or 2"),
