@@ -1,3 +1,5 @@
+"""dataprep.py --musan and --rirs."""
+
 import io
 import tarfile
 import zipfile
@@ -51,7 +53,7 @@ def test_noise_and_impulse_responses_are_downloaded_and_extracted_once(tmp_path:
         asked = len(mirror.requests)
         assert run(*command, "--delete_archives").returncode == 0 and run(*command).returncode == 0
         assert len(mirror.requests) == asked and not list(root.glob("*.gz")) and not list(root.glob("*.zip"))
-        for path in sorted((root / "musan").rglob("*"), reverse=True):  # lost later: fetched again
+        for path in sorted((root / "musan").rglob("*"), reverse=True):  # a lost folder is downloaded again
             path.unlink() if path.is_file() else path.rmdir()
         (root / "musan").rmdir()
         assert run(*command).returncode == 0 and found(root).keys() == content.keys() - {"musan/README"}
