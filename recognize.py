@@ -222,7 +222,7 @@ def embed(args: argparse.Namespace) -> None:
     if recordings:
         save_embeddings(args.output, recordings)
     output = str(args.output) if recordings else None
-    words = [f"{output}: {len(recordings)} embeddings of {EMBEDDING_SIZE} dimensions"] if recordings else []
+    words = [f"{output}: {len(recordings):,} embeddings of {EMBEDDING_SIZE} dimensions"] if recordings else []
     _print(args, {"output": output, "files": [result.as_json() for result in results]}, *words)
     _refuse_failed(results)
 

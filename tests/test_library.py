@@ -82,7 +82,7 @@ def test_threads_can_share_a_recognizer() -> None:
 
     def work(number: int) -> np.ndarray:
         mine = np.roll(np.arange(len(waves)), number).repeat(3)
-        found = np.stack([recognizer.embed(waves[at], 16000) for at in mine])
+        found = np.stack([recognizer.embed(waves[i], 16000) for i in mine])
         return found - expected[mine]
 
     assert np.abs(in_threads(work)).max() < 1e-6

@@ -35,8 +35,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, an enrolled speaker, good recordings, and files that are no recordings."""
     home = tmp_path_factory.mktemp("batches")
     write_checkpoint(home / "model.pth", 0)
-    for at, name in enumerate(["a.wav", "b.wav", "c.wav"], start=1):
-        write(home / name, at)
+    for i, name in enumerate(["a.wav", "b.wav", "c.wav"], start=1):
+        write(home / name, i)
     (home / "junk.wav").write_text("no sound")
     soundfile.write(home / "silent.wav", np.zeros(8000, np.int16), 16000)
     here("recognize.py", "enroll", *NETWORK, *VOICES, "Ana", "a.wav", cwd=home)
@@ -168,7 +168,7 @@ def test_enrolment_is_all_or_nothing(home: Path) -> None:
 def test_one_group_is_in_memory_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete group is embedded before more is read; groups change neither the order nor the embeddings."""
     recognizer, rng = Recognizer(home / "model.pth"), np.random.default_rng(0)
-    features = {str(at): rng.normal(3, 20, (30, 40)).astype(np.float32) for at in range(10)}
+    features = {str(i): rng.normal(3, 20, (30, 40)).astype(np.float32) for i in range(10)}
     read: list[str] = []
 
     def reader(file: str) -> Utterance:

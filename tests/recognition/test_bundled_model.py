@@ -22,7 +22,7 @@ def test_it_is_an_encoder_with_its_calibration() -> None:
 def test_it_separates_speakers(shared: Path) -> None:
     folder = shared / "corpus" / "vox1_test"
     speakers = sorted(path.name for path in folder.iterdir())[:6]
-    files = [sorted((folder / speaker).rglob("*.flac"))[at] for speaker in speakers for at in (0, -1)]
+    files = [sorted((folder / speaker).rglob("*.flac"))[i] for speaker in speakers for i in (0, -1)]
     recognizer, utterances = Recognizer(), [read_utterance(file) for file in files]
     embeddings, seconds = recognizer.embed_utterances(utterances), np.array([u.speech for u in utterances])
     llr = recognizer.llr(embeddings[:, None], embeddings, seconds[:, None], seconds)

@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, calibrated or not, and three recordings of each of three voices."""
     world = tmp_path_factory.mktemp("enrolment")
     rng = np.random.default_rng(0)
-    write_checkpoint(world / "calibrated.pth", 2, [voice(s, 0.9, at) for s in SPEAKERS.values() for at in range(3)])
+    write_checkpoint(world / "calibrated.pth", 2, [voice(s, 0.9, i) for s in SPEAKERS.values() for i in range(3)])
     (world / "plain.pth").write_bytes((world / "calibrated.pth").read_bytes())
     save_calibration(world / "calibrated.pth", sha256(world / "calibrated.pth"), CALIBRATION)
     for name, speaker in SPEAKERS.items():
@@ -60,7 +60,7 @@ def unit(*directions: np.ndarray) -> np.ndarray:
 
 
 def recordings(embeddings: np.ndarray, files: Iterable[str] = (), seconds: float = 1.0) -> list[EmbeddedRecording]:
-    names = [*files] or [f"{at}.wav" for at in range(len(embeddings))]
+    names = [*files] or [f"{i}.wav" for i in range(len(embeddings))]
     return [EmbeddedRecording(name, embedding, seconds) for name, embedding in zip(names, embeddings, strict=True)]
 
 
@@ -94,9 +94,7 @@ def test_another_speaker_can_match_better_although_both_match(recognizer: Recogn
     assert ratio(8 / 145**0.5, 1, 1) > 0
     assert kinds(find_mismatches(anna, between, [boris], recognizer)) == [("0.wav", "better_match", "Boris")]
     assert not find_mismatches(anna, recordings(unit(9 * ANNA + 8 * BORIS)), [boris], recognizer)
-    more = [
-        enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13)
-    ]  # the best of five is often better by chance
+    more = [enrolled(f"N{i}", unit(np.eye(256)[i])) for i in range(9, 13)]  # the best of five is often better by chance
     assert ratio(9 / 145**0.5, 1, 1) - ratio(8 / 145**0.5, 1, 1) < math.log(5)
     assert not find_mismatches(anna, between, [boris, *more], recognizer)
 
@@ -130,7 +128,7 @@ def test_a_first_recording_of_another_enrolled_speaker(recognizer: Recognizer) -
     score = 0.862
     assert math.log(3) < ratio(score, 1, 1) < math.log(5)
     new = recordings(unit(score * BORIS + (1 - score**2) ** 0.5 * ANNA))
-    others = [enrolled("Boris", unit(BORIS)), *(enrolled(f"N{at}", unit(np.eye(256)[at])) for at in range(9, 13))]
+    others = [enrolled("Boris", unit(BORIS)), *(enrolled(f"N{i}", unit(np.eye(256)[i])) for i in range(9, 13))]
     (warning,) = find_mismatches(nobody("Anna"), new, others[:3], recognizer)
     assert kinds([warning]) == [("0.wav", "better_match", "Boris")]
     assert warning.details["llr"] == pytest.approx(ratio(score, 1, 1), abs=1e-5)

@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("recognize")
     write_checkpoint(home / "model.pth", 0)
     write_checkpoint(home / "other.pth", 1)
-    spread = [voice(speaker, 0.9, at) for speaker in SPEAKERS for at in range(3)]
+    spread = [voice(speaker, 0.9, take) for speaker in SPEAKERS for take in range(3)]
     write_checkpoint(home / "calibrated.pth", 2, spread)
     save_calibration(home / "calibrated.pth", sha256(home / "calibrated.pth"), CALIBRATION)
     write_wavs(home / "data", "vox1_test", SPEAKERS, 3, seconds=0.9)
@@ -64,8 +64,8 @@ def wavs(home: Path) -> Path:
     return home / "data" / TREES["vox1_test"].wav
 
 
-def wav(home: Path, speaker: int, at: int) -> Path:
-    return wavs(home) / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
+def wav(home: Path, speaker: int, take: int) -> Path:
+    return wavs(home) / f"id{speaker:05d}" / f"video{take % 2}" / f"{take:05d}.wav"
 
 
 def run(
@@ -228,7 +228,7 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_two_simultaneous_enrolments_of_one_name_are_both_kept(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, PROJECT / "recognize.py", "enroll", "--checkpoint", "model.pth", "--voices", tmp_path]
-    clips = [wav(home, 30, at) for at in range(2)]
+    clips = [wav(home, 30, take) for take in range(2)]
     both = [subprocess.Popen([*map(str, [*command, "Ana", clip])], cwd=home) for clip in clips]
     assert [process.wait() for process in both] == [0, 0]
     (enrolled,) = recognize.speakers.load_speakers(tmp_path)
@@ -254,7 +254,7 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
     calibrated = "--checkpoint", home / "calibrated.pth"
     folder, names = ["--voices", tmp_path], ("Ana", "Ben", "Cleo")
     for name, files in zip(names, ([0, 1], [0], [0]), strict=True):
-        call(home, "enroll", *calibrated, *folder, name, *(wav(home, 30 + names.index(name), at) for at in files))
+        call(home, "enroll", *calibrated, *folder, name, *(wav(home, 30 + names.index(name), take) for take in files))
     clip = wav(home, 30, 2)
     capsys.readouterr()
     seen = {}
@@ -274,7 +274,7 @@ def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.Ca
         ranks = [entry["probability"] for entry in answer["ranking"]]
         assert ranks == sorted(ranks, reverse=True) and {entry["speaker"] for entry in answer["ranking"]} == set(names)
     assert seen[0.0001]["speaker"] is None and seen[0.9]["speaker"] is not None
-    speech = sum(read_utterance(wav(home, 30, at)).speech for at in (0, 1))
+    speech = sum(read_utterance(wav(home, 30, take)).speech for take in (0, 1))
     (ana,) = (entry for entry in seen[0.5]["ranking"] if entry["speaker"] == "Ana")  # by the speech of both recordings
     assert ana["llr"] == pytest.approx(ratio(ana["score"], speech, seen[0.5]["seconds"]), abs=1e-9)
     call(home, "identify", *calibrated, *folder, clip, "--prior", "0.0001")
@@ -296,8 +296,8 @@ def test_equal_probabilities_are_ranked_by_the_score(
     """The calibration gives every score the maximum LLR."""
     at_bound = Calibration(100.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (1.0, 2.0), 99, 99)
     flags = calibrated_copy(home, tmp_path, at_bound)
-    for name, at in (("A", 30), ("B", 31), ("C", 32)):
-        call(home, "enroll", *flags, name, wav(home, at, 0))
+    for name, speaker in (("A", 30), ("B", 31), ("C", 32)):
+        call(home, "enroll", *flags, name, wav(home, speaker, 0))
     capsys.readouterr()
     call(home, "identify", *flags, wav(home, 31, 1), "--json")
     (answer,) = json.loads(capsys.readouterr().out)["files"]
@@ -323,7 +323,7 @@ def test_speakers_are_ranked_by_probability_not_by_score(
 
 
 def test_a_prototype_is_the_mean_of_unit_length_embeddings(home: Path, tmp_path: Path) -> None:
-    files = [str(wav(home, 30, at)) for at in (0, 1)]
+    files = [str(wav(home, 30, take)) for take in (0, 1)]
     recognize.main(["enroll", "--checkpoint", str(home / "model.pth"), "--voices", str(tmp_path), "A", *files])
     (voice_,) = recognize.speakers.load_speakers(tmp_path)
     embeddings = Recognizer(home / "model.pth").embed_files(files)

@@ -203,8 +203,8 @@ print("equal")
 @pytest.mark.skipif(os.name != "posix", reason="other systems cannot fork")
 def test_forked_workers_that_load_the_recognizer_themselves(tmp_path: Path) -> None:
     """As described in docs/recognition.md: torch is imported before the fork, and the network loaded after it."""
-    for at, name in enumerate(("a.wav", "b.wav")):
-        (tmp_path / name).write_bytes(wav_of(voice(at, 1.5, 0)))
+    for i, name in enumerate(("a.wav", "b.wav")):
+        (tmp_path / name).write_bytes(wav_of(voice(i, 1.5, 0)))
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", WORKERS, str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)

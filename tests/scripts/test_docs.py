@@ -164,9 +164,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     write_lists(home, [trial.split() for trial in trials])
     disturbances = [f"data/{folder}/a.wav" for folder in ("musan/noise", "musan/music", "RIRS_NOISES/simulated_rirs")]
     own = [f"recordings/{split}/{speaker}/1.wav" for split in ("train", "test") for speaker in "123"]
-    for at, name in enumerate([*RECORDINGS, *own, *disturbances]):
+    for i, name in enumerate([*RECORDINGS, *own, *disturbances]):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(home / name, voice(at, 1.5, at), 16000)
+        soundfile.write(home / name, voice(i, 1.5, i), 16000)
     script("feat_extract/feature_extraction.py").main(["--save_path", str(home / "data"), "--num_workers", "1"])
     runs = ["--save_path", str(home / "data"), "--model_path", str(home / "runs")]
     script("train.py").main([*runs, "--nb_class_train", "3", "--max_epoch", "0"])
