@@ -1,4 +1,4 @@
-"""Converting m4a to wav inside the process (dataprep.py --convert), against spawning ffmpeg for every file.
+"""Compare the conversion from m4a to wav in the process (dataprep.py --convert) with one ffmpeg process per file.
 
     python -m benchmarks.decoding
     python -m benchmarks.decoding --folder DIR/voxceleb2/dev/wav --files 200
@@ -26,20 +26,22 @@ from system.files import utterances
 from system.workers import cpu_count, unordered_map
 
 PROJECT = Path(__file__).resolve().parent.parent
-BIT_RATE = 48000  # bits per second, near VoxCeleb2's
+BIT_RATE = 48000  # bit/s, similar to VoxCeleb2
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--folder", type=Path, help="of real m4a files, at any depth")
-    parser.add_argument("--files", type=console.integer(1), default=100, help="how many (100)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder of m4a files (default: synthetic files)")
+    parser.add_argument(
+        "--files", type=console.integer(1), default=100, metavar="N", help="number of files (default: 100)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
-    from benchmarks.decoding import in_process  # not this file's as a script, which worker processes do not run
+    from benchmarks.decoding import in_process  # workers import the module; they cannot find a function of __main__
 
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,24 +52,24 @@ def main(argv: list[str]) -> None:
         for index, file in enumerate(files):
             shutil.copy(file, tree / f"{index}.m4a")
         ways: timing.Ways = {
-            "dataprep.py --convert, the whole command": functools.partial(by_command, Path(scratch)),
-            f"in {cpu_count()} processes, their start included": lambda: list(unordered_map(in_process, jobs)),
+            "dataprep.py --convert, complete command": functools.partial(by_command, Path(scratch)),
+            f"in {cpu_count()} processes, including their start": lambda: list(unordered_map(in_process, jobs)),
             "in process, 1 core": lambda: list(map(in_process, jobs)),
         }
         if shutil.which("ffmpeg"):
             ways["ffmpeg spawned, one at a time"] = lambda: list(map(by_ffmpeg, jobs))
         else:
-            console.warn("ffmpeg is not installed, so there is nothing to compare with")
+            console.warn("ffmpeg is not installed; there is no comparison")
         timing.compare("m4a to wav", "files", len(jobs), ways, args)
 
 
 def in_process(job: tuple[Path, Path]) -> None:
-    """Convert as dataprep.py does."""
+    """Convert a file in this process."""
     write_wav(job[1], read_recording(job[0]).samples)
 
 
 def by_command(root: Path) -> None:
-    """Convert all m4a files below a data root as a user does."""
+    """Convert all m4a files in a data root with dataprep.py."""
     for wav in root.glob("**/video/*.wav"):
         wav.unlink()
     command = [sys.executable, "dataprep.py", "--save_path", str(root), "--convert"]
@@ -75,22 +77,22 @@ def by_command(root: Path) -> None:
 
 
 def by_ffmpeg(job: tuple[Path, Path]) -> None:
-    """Convert as the 2020 release does, but without a shell."""
+    """Convert a file with ffmpeg, as the official code does (but without a shell)."""
     m4a, wav = map(str, job)
     command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", m4a, "-ac", "1", "-ar", str(SAMPLE_RATE), wav]
     subprocess.run(command, check=True)
 
 
 def real_files(folder: Path, count: int) -> list[Path]:
-    """Return m4a files evenly out of a folder."""
+    """Return `count` of the m4a files in a folder, evenly spaced."""
     found = sorted(folder / f"{name}{suffix}" for name, suffix in utterances(folder, ".m4a").items())
     if len(found) < count:
-        raise UserError(f"--folder {folder}: holds {len(found)} m4a files, --files asks for {count}")
+        raise UserError(f"--folder {folder}: contains {len(found)} m4a files, fewer than --files {count}")
     return found[:: len(found) // count][:count]
 
 
 def synthetic_files(folder: Path, count: int) -> list[Path]:
-    """Write and return m4a files of buzzing noise."""
+    """Write m4a files of a modulated buzz with noise, and return them."""
     rng, files = np.random.default_rng(0), [folder / f"{index}.m4a" for index in range(count)]
     for file in files:
         time_axis = np.arange(int(rng.uniform(4, 8) * SAMPLE_RATE)) / SAMPLE_RATE

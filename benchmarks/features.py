@@ -1,10 +1,10 @@
-"""Log mel features, against python_speech_features (the 2020 release's), librosa and kaldi-native-fbank.
+"""Compare the feature extraction with python_speech_features (official code), librosa and kaldi-native-fbank.
 
-    python -m benchmarks.features               # computing alone, one core, noise in memory
-    python -m benchmarks.features --folder DIR  # whole commands over the wavs <speaker>/.../*.wav below a folder
+    python -m benchmarks.features               # computation only, one core, noise in memory
+    python -m benchmarks.features --folder DIR  # complete commands, wavs <speaker>/.../*.wav
 
-Whole commands are feat_extract/feature_extraction.py and benchmarks/release_features.py, each with its start, its
-reading and its writing. Needs requirements-dev.txt, and kaldi-native-fbank for the row of that name.
+The complete commands are feat_extract/feature_extraction.py and benchmarks/release_features.py, including their start,
+reading and writing. Needs requirements-dev.txt, and kaldi-native-fbank for the row of this name.
 """
 
 import argparse
@@ -37,8 +37,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--utterances", type=console.integer(1), default=20, help="of 8 s, VoxCeleb's mean (20)")
-    parser.add_argument("--folder", type=Path, help="of real recordings, 16 kHz 16-bit mono wavs")
+    parser.add_argument("--utterances", type=console.integer(1), default=20, metavar="N",
+                        help="number of utterances of 8 s, the mean of VoxCeleb (default: 20)")  # fmt: skip
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder of 16 kHz 16-bit mono wavs (default: noise)")
     return parser.parse_args(argv)
 
 
@@ -46,13 +47,13 @@ def main(argv: list[str]) -> None:
     """Measure and print."""
     args = parse_args(argv)
     if args.folder:
-        whole_commands(args.folder.resolve(), args.repeats)
+        complete_commands(args.folder.resolve(), args.repeats)
     else:
         in_memory(args)
 
 
 def in_memory(args: argparse.Namespace) -> None:
-    """Measure the computing alone, in seconds of audio per second."""
+    """Measure the computation, in seconds of audio per second."""
     rng = np.random.default_rng(0)
     utterances = [rng.integers(-3000, 3000, 8 * SAMPLE_RATE).astype(np.int16) for _ in range(args.utterances)]
     recipes: dict[str, Callable[[np.ndarray], np.ndarray]] = {"this project": log_mel}
@@ -65,16 +66,16 @@ def in_memory(args: argparse.Namespace) -> None:
 
 
 def all_of(recipe: Callable[[np.ndarray], np.ndarray], utterances: list[np.ndarray]) -> None:
-    """Extract the features of some utterances."""
+    """Extract the features of all utterances."""
     for samples in utterances:
         recipe(samples)
 
 
-def whole_commands(folder: Path, repeats: int) -> None:
-    """Measure the commands in turns: files per second, and per second of user and system time, all processes'."""
+def complete_commands(folder: Path, repeats: int) -> None:
+    """Measure the commands alternately: files per second of time, and of user and system time of all processes."""
     n_files = sum(1 for _ in folder.rglob("*.wav"))
     if not n_files:
-        raise UserError(f"--folder {folder}: holds no wav files")
+        raise UserError(f"--folder {folder}: contains no wavs")
     with tempfile.TemporaryDirectory() as scratch:
         tree = TREES["vox2_dev"]
         wavs, features = Path(scratch, tree.wav), Path(scratch, tree.feat)
@@ -84,25 +85,25 @@ def whole_commands(folder: Path, repeats: int) -> None:
         ways = {
             f"this project, {cpu_count()} processes": [*ours, str(cpu_count())],
             "this project, 1 process": [*ours, "1"],
-            "the release's recipe, 1 process": ["-m", "benchmarks.release_features", str(wavs), str(features)],
+            "official code, 1 process": ["-m", "benchmarks.release_features", str(wavs), str(features)],
         }
         rates: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
-        for at in console.progress(range(repeats + 1), desc="benchmark"):
+        for repeat in console.progress(range(repeats + 1), desc="benchmark"):
             for way, command in ways.items():
                 shutil.rmtree(features, ignore_errors=True)
                 wall, cpu = seconds_of([sys.executable, *command])
                 written = sum(1 for _ in features.rglob("*.pkl"))
                 if written != n_files:
                     raise UserError(f"{way}: wrote {written} of {n_files} features")
-                if at:  # the first round warms the disk's cache
+                if repeat:  # the first round fills the page cache
                     rates[way][0].append(n_files / wall)
                     rates[way][1].append(n_files / cpu)
-    for title, rate in (("features, whole commands", 0), ("features, whole commands, user and system time", 1)):
+    for title, rate in (("features, complete commands", 0), ("features, complete commands, user and system time", 1)):
         timing.tell(title, "files", {way: of_way[rate] for way, of_way in rates.items()}, n=n_files)
 
 
 def seconds_of(command: list[str]) -> tuple[float, float]:
-    """Return how long a command takes, and how much user and system time, on one thread a process."""
+    """Return the time of a command, and its user and system time, with one thread per process."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run(command, cwd=PROJECT, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -112,7 +113,7 @@ def seconds_of(command: list[str]) -> tuple[float, float]:
 
 
 def by_librosa(samples: np.ndarray) -> np.ndarray:
-    """Extract the like of it with librosa: its filters lie between FFT bins."""
+    """Extract similar features with librosa, whose filter edges are between FFT bins."""
     x = librosa.effects.preemphasis(samples.astype(np.float32))
     power = librosa.feature.melspectrogram(
         y=x, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WINDOW, hop_length=STEP, window="hamming", center=False,
@@ -123,7 +124,7 @@ def by_librosa(samples: np.ndarray) -> np.ndarray:
 
 
 def by_kaldi(samples: np.ndarray) -> np.ndarray:
-    """Extract the like of it with kaldi-native-fbank, read out frame by frame as its interface has it."""
+    """Extract similar features with kaldi-native-fbank, whose interface returns single frames."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.FbankOptions()
@@ -131,7 +132,7 @@ def by_kaldi(samples: np.ndarray) -> np.ndarray:
     fbank = kaldi_native_fbank.OnlineFbank(options)
     fbank.accept_waveform(SAMPLE_RATE, samples.astype(np.float32).tolist())
     fbank.input_finished()
-    features = np.stack([fbank.get_frame(at) for at in range(fbank.num_frames_ready)])
+    features = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
     return features - features.mean(axis=0)
 
 

@@ -1,9 +1,9 @@
-"""Starting up on a feature tree of VoxCeleb2's size: 1,092,009 utterances of 5,994 speakers, once it is indexed.
+"""Measure the time to open the index of a feature tree as large as VoxCeleb2: 1,092,009 utterances of 5,994 speakers.
 
     python -m benchmarks.index
 
-Makes the tree's folders (about 150,000, empty) and its index in a temporary folder, then opens the index in a new
-process each time and draws a first episode's utterances. Takes a minute or two, most of it making folders.
+Makes the folders of the tree (about 150,000, without files) and its index in a temporary folder. Each repeat opens the
+index in a new process and samples the utterances of an episode. Takes one to two minutes, mostly to make the folders.
 """
 
 import argparse
@@ -31,7 +31,7 @@ N_UTTERANCES, N_SPEAKERS, N_VIDEOS = 1_092_009, 5_994, 145_569
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--open", type=Path, metavar="TREE", help=argparse.SUPPRESS)  # what the new process does
+    parser.add_argument("--open", type=Path, metavar="TREE", help=argparse.SUPPRESS)  # the work of the new process
     return parser.parse_args(argv)
 
 
@@ -53,23 +53,23 @@ def main(argv: list[str]) -> None:
 
 
 def open_tree(tree: Path) -> None:
-    """Open the tree, draw an episode of the paper's, print the time and the peak memory of this process."""
+    """Open the tree and sample an episode of the paper; print the time and the peak memory of this process."""
     start = time.perf_counter()
     features = FeatureIndex([tree])
     episodes = TrainingEpisodes(features, n_way=100, n_shot=1, n_query=2, use_variable=True, seed=100)
     names = episodes.names((1, 0))
     seconds = time.perf_counter() - start
     assert len(features) == N_UTTERANCES and len(names) == 300
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # the kernel counts in KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux returns KiB
     print(json.dumps({"seconds": seconds, "megabytes": peak}))
 
 
 def write_tree(tree: Path) -> None:
-    """Make the folders of a tree and an index of as many utterances as VoxCeleb2 has."""
-    videos = [f"id{at % N_SPEAKERS:05d}/video{at // N_SPEAKERS:06d}" for at in range(N_VIDEOS)]
+    """Make the folders and the index of a tree with as many utterances as VoxCeleb2."""
+    videos = [f"id{i % N_SPEAKERS:05d}/video{i // N_SPEAKERS:06d}" for i in range(N_VIDEOS)]
     for video in console.progress(videos, desc="folders"):
         (tree / video).mkdir(parents=True)
-    names = np.array(sorted(f"{videos[at % N_VIDEOS]}/{at // N_VIDEOS:05d}".encode() for at in range(N_UTTERANCES)))
+    names = np.array(sorted(f"{videos[i % N_VIDEOS]}/{i // N_VIDEOS:05d}".encode() for i in range(N_UTTERANCES)))
     n_frames = np.random.default_rng(0).integers(400, 2000, N_UTTERANCES)
     columns = Location(0, 159, 4, 0, 0)._asdict() | {"n_frames": n_frames}
     folders = ["", *(f"id{speaker:05d}" for speaker in range(N_SPEAKERS)), *videos]

@@ -1,10 +1,11 @@
-"""Loading alone, in crops per second: what feeds the network, against unpickling whole float64 features in the loop.
+"""Measure the loading of training crops, and compare it with unpickling complete float64 features.
 
     python -m benchmarks.loading
 
-Episodes of the paper's size: 100 speakers, 1 support and 2 queries each. The files are in the page cache; on a disk
-that is not, reading a crop's own frames matters more. The second table is of augmentation, in processor time: a GPU
-that trains on N utterances a second keeps N divided by its figures cores busy. The third is of each codec alone.
+Episodes have the size of the paper: 100 speakers with 1 support utterance and 2 queries. The files are in the page
+cache; from a disk, it is a greater advantage to read only the frames of a crop. The second table has the crops per
+second of processor time with each augmentation: a GPU that trains on N utterances per second needs N divided by this
+number of cores. The third table has the windows per second through each codec.
 """
 
 import argparse
@@ -32,8 +33,8 @@ from system.workers import cpu_count
 
 N_WAY, N_SHOT, N_QUERY = 100, 1, 2
 SETTING: dict[str, Any] = {"n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY, "use_variable": True, "seed": 0}
-N_UTTERANCES = 30  # of a speaker, ten episodes together
-N_WAVS = 6  # of a speaker, two episodes together
+N_UTTERANCES = 30  # per speaker, for ten episodes
+N_WAVS = 6  # per speaker, for two episodes
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -46,13 +47,13 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         features = feature_tree(Path(scratch) / "feat", N_WAY, N_UTTERANCES)
-        release = write_float64(features, Path(scratch) / "float64")
+        float64_files = write_float64(features, Path(scratch) / "float64")
         episodes = TrainingEpisodes(features, **SETTING)
         ways = {
             f"this project, {cpu_count()} loader processes": lambda: load(episodes, cpu_count()),
             "this project, 1 loader process": lambda: load(episodes, 1),
-            "this project, in the loop": lambda: load(episodes, 0),
-            "plain recipe, in the loop": lambda: load_plainly(release, episodes.per_epoch),
+            "this project, in the training process": lambda: load(episodes, 0),
+            "plain recipe, in the training process": lambda: load_plainly(float64_files, episodes.per_epoch),
         }
         amount = episodes.per_epoch * N_WAY * (N_SHOT + N_QUERY)
         timing.compare("loading", "crops", amount, ways, args)
@@ -61,10 +62,10 @@ def main(argv: list[str]) -> None:
 
 
 def compare_augmentations(root: Path, args: argparse.Namespace) -> None:
-    """Measure and print what a core loads with each augmentation in every crop, and with all as train.py has them."""
+    """Measure and print the crops per second of one core with each augmentation, and with all at their defaults."""
     features = wavs_and_features(root, N_WAY, N_WAVS)
     settings = {f"{kind}, in every crop": Augmentation((kind,), prob=1, codec_prob=1) for kind in KINDS}
-    settings["all, as often as train.py's default"] = Augmentation(KINDS)
+    settings["all, with the default probabilities"] = Augmentation(KINDS)
     ways: timing.Ways = {}
     for name, setting in settings.items():
         augmented = TrainingEpisodes(features, **SETTING, augmenter=AugmentedCrops(setting, root, features))
@@ -76,7 +77,7 @@ def compare_augmentations(root: Path, args: argparse.Namespace) -> None:
 
 
 def compare_codecs(args: argparse.Namespace) -> None:
-    """Measure and print of how many training windows one core makes features through each codec."""
+    """Measure and print the training windows per second of one core through each codec, including the features."""
     rng, n = np.random.default_rng(0), 20
     windows = rng.normal(scale=2000, size=(n, n_samples_of(TRAIN_FRAMES))).astype(np.float32)
 
@@ -90,7 +91,7 @@ def compare_codecs(args: argparse.Namespace) -> None:
 
 
 def write_float64(features: FeatureIndex, folder: Path) -> list[Path]:
-    """Write the features as the 2020 release does, pickles of float64, and return their files."""
+    """Write the features as pickles of float64, as the official code does, and return the files."""
     folder.mkdir()
     files = [folder / f"{row}.pkl" for row in range(len(features))]
     for row, file in enumerate(files):
@@ -108,12 +109,12 @@ def load(episodes: TrainingEpisodes, num_workers: int) -> None:
 
 
 def load_plainly(files: list[Path], n_episodes: int) -> None:
-    """Load as many crops one after the other, each out of its whole pickle."""
+    """Load the same number of crops one after the other, each from its complete pickle."""
     rng = np.random.default_rng(0)
     for _ in range(n_episodes):
         crops = []
-        for at in rng.choice(len(files), N_WAY * (N_SHOT + N_QUERY)):
-            feat = pickle.loads(files[at].read_bytes())["feat"]
+        for i in rng.choice(len(files), N_WAY * (N_SHOT + N_QUERY)):
+            feat = pickle.loads(files[i].read_bytes())["feat"]
             start = rng.integers(len(feat) - TRAIN_FRAMES + 1)
             crops.append(torch.from_numpy(feat[start : start + TRAIN_FRAMES].T.astype(np.float32))[None])
         torch.stack(crops)

@@ -1,11 +1,11 @@
-"""Features small enough to travel to a machine with a GPU that takes 64 MiB and has neither audio libraries nor pytest.
+"""Pack features into an archive of up to 64 MiB, for a machine without the recordings and the audio libraries.
 
-    python -m benchmarks.pack_features pack --save_path DIR features.zip     # here
-    python -m benchmarks.pack_features unpack --save_path DIR features.zip   # there; needs NumPy only
+    python -m benchmarks.pack_features pack --save_path DIR features.zip
+    python -m benchmarks.pack_features unpack --save_path DIR features.zip  # needs NumPy only
 
-Packs the feature trees below --save_path and its trial list, speaker by speaker of the folders' names. float16 zips to
-73 bytes a frame, 182 MB for the seven hours of open speech; whole multiples of --step 2 (in the features' unit,
-20 log10 of an energy, whose standard deviation is 34) in 8 bits zip to 24, which fits.
+Packs the feature trees of the data root and its trial list. Features are rounded to multiples of --step, in their unit
+of 20 log10(energy), and stored in 8 bits. Their standard deviation is 34. With a step of 2 a frame takes 24 bytes in
+the archive; as float16 it takes 73, which makes 182 MB for the seven hours of open speech.
 """
 
 import argparse
@@ -29,9 +29,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
     parser.add_argument("action", choices=("pack", "unpack"))
-    parser.add_argument("file", type=Path, help="the archive")
-    parser.add_argument("--save_path", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
-    parser.add_argument("--step", type=console.positive, default=2.0, help="that features are rounded to (2)")
+    parser.add_argument("file", type=Path, help="archive")
+    parser.add_argument(
+        "--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)"
+    )
+    parser.add_argument("--step", type=console.positive, default=2.0, help="rounding step of the features (default: 2)")
     return parser.parse_args(argv)
 
 
@@ -46,14 +48,14 @@ def main(argv: list[str]) -> None:
     size = args.file.stat().st_size
     print(f"{args.file}: {size / 2**20:.1f} MiB")
     if size > LIMIT:
-        raise UserError(f"{args.file}: more than {LIMIT >> 20} MiB; a larger --step makes it smaller")
+        raise UserError(f"{args.file}: more than {LIMIT >> 20} MiB; increase --step")
 
 
 def pack(path: Path, root: Path, step: float) -> None:
-    """Write the archive: for each tree the utterances' names, their lengths, and all their frames (T, 40) int8."""
+    """Write the archive: the names and lengths of the utterances of each tree, and all frames (T, 40) int8."""
     trees = [name for name, tree in TREES.items() if is_folder(root / tree.feat)]
     if not trees:
-        raise UserError(f"{root}: holds no features; run feat_extract/feature_extraction.py")
+        raise UserError(f"{root}: contains no features; run feat_extract/feature_extraction.py")
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_BZIP2) as archive:
         if (root / TRIALS_NAME).exists():
             archive.write(root / TRIALS_NAME, TRIALS_NAME)
@@ -69,15 +71,15 @@ def pack(path: Path, root: Path, step: float) -> None:
 
 
 def _rounded(features: FeatureIndex, row: int, step: float) -> np.ndarray:
-    """Return an utterance in steps (T, 40) int8; UserError if its values go beyond 8 bits of them."""
+    """Return an utterance in steps (T, 40) int8; UserError if a value exceeds 127 steps."""
     steps = np.round(features.utterance(row) / step)
     if np.abs(steps).max() > 127:
-        raise UserError(f"{features.path(row)}: its values go beyond 127 steps; a larger --step takes them")
+        raise UserError(f"{features.path(row)}: a value exceeds 127 steps; increase --step")
     return steps.astype(np.int8)
 
 
 def unpack(path: Path, root: Path) -> None:
-    """Write the feature files and the trial list of an archive."""
+    """Write the feature files and the trial list of the archive."""
     with zipfile.ZipFile(path) as archive:
         if TRIALS_NAME in archive.namelist():
             root.mkdir(parents=True, exist_ok=True)

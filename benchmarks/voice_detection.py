@@ -1,10 +1,10 @@
-"""How often speech is called no voice, and other sounds a voice, by feat_extract/modulation.py.
+"""Measure the error rates of voice detection (feat_extract/modulation.py) on speech and on other sounds.
 
-    python -m benchmarks.voice_detection --folder DIR                # of speech: recordings at any depth
-    python -m benchmarks.voice_detection --folder DIR --noise_dir N  # and recordings without a voice, a folder a kind
+    python -m benchmarks.voice_detection --folder DIR                # recordings of speech
+    python -m benchmarks.voice_detection --folder DIR --noise_dir N  # and of sounds
 
-Speech is cut to 0.5, 1, 2 and 3 s, pauses excluded, and disturbed. The sounds are computed; those of --noise_dir
-are added. The table is followed by the same as JSON.
+Speech is trimmed, cut to 0.5, 1, 2 and 3 s, and tested with and without noise, reverberation and a telephone codec. The
+sounds are synthetic, and recorded in addition with --noise_dir. Each table is also printed as JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from system.console import UserError
 from system.files import files_below
 
 DURATIONS = 0.5, 1.0, 2.0, 3.0  # s
-VOICES = 6  # of babble
+N_SPEAKERS = 6  # of babble
 Random = np.random.Generator
 Sound = Callable[[int, Random], np.ndarray]  # samples (n,) of any scale
 
@@ -37,10 +37,15 @@ Sound = Callable[[int, Random], np.ndarray]  # samples (n,) of any scale
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="recordings of speech")
-    parser.add_argument("--noise_dir", type=Path, help="recordings without a voice, in a folder for each kind")
-    parser.add_argument("--recordings", type=console.integer(10), default=1000, help="of speech, at random (1000)")
-    parser.add_argument("--clips", type=console.integer(1), default=50, help="of each sound and duration (50)")
+    parser.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="folder of speech recordings (required)"
+    )
+    parser.add_argument("--noise_dir", type=Path, metavar="DIR",
+                        help="folder with a folder of recordings for each kind of sound (default: none)")  # fmt: skip
+    parser.add_argument("--recordings", type=console.integer(10), default=1000, metavar="N",
+                        help="number of random recordings of speech (default: 1000)")  # fmt: skip
+    parser.add_argument("--clips", type=console.integer(1), default=50, metavar="N",
+                        help="number of clips of each sound and duration (default: 50)")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -48,25 +53,25 @@ def main(argv: list[str]) -> None:
     """Measure and print."""
     args, rng = parse_args(argv), np.random.default_rng(0)
     speech = [trim_samples(samples) for _, samples in recordings(args.folder, args.recordings, rng)]
-    tell("speech without a voice found", spoken_clips(speech, rng), lambda modulation: modulation < MIN_MODULATION)
-    sounds = computed_clips(args.clips, rng)
-    tell("sounds with a voice found", sounds, lambda modulation: modulation >= MIN_MODULATION)
+    report("speech without a voice found", spoken_clips(speech, rng), lambda modulation: modulation < MIN_MODULATION)
+    sounds = synthetic_clips(args.clips, rng)
+    report("sounds with a voice found", sounds, lambda modulation: modulation >= MIN_MODULATION)
     if args.noise_dir:
         found = recorded_clips(recordings(args.noise_dir, sys.maxsize, rng), args.noise_dir, rng)
-        tell("recorded sounds with a voice found", found, lambda modulation: modulation >= MIN_MODULATION)
+        report("recorded sounds with a voice found", found, lambda modulation: modulation >= MIN_MODULATION)
 
 
 def recordings(folder: Path, n: int, rng: Random) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield up to n recordings below a folder, at random, and their samples (S,)."""
+    """Yield up to n random recordings in a folder, and their samples (S,)."""
     found = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UserError(f"{folder}: holds no recordings")
-    for at in console.progress(rng.permutation(len(found))[:n], desc="reading"):
-        yield found[at], read_recording(found[at]).samples
+        raise UserError(f"{folder}: contains no recordings")
+    for i in console.progress(rng.permutation(len(found))[:n], desc="reading"):
+        yield found[i], read_recording(found[i]).samples
 
 
-def tell(title: str, clips: Iterator[tuple[str, float, np.ndarray]], wrong: Callable[[float], bool]) -> None:
-    """Print the share of clips for which the measure is wrong, by kind and duration, as a table and as JSON."""
+def report(title: str, clips: Iterator[tuple[str, float, np.ndarray]], wrong: Callable[[float], bool]) -> None:
+    """Print the percentage of wrong decisions by kind and duration, as a table and as JSON."""
     errors: dict[str, dict[float, list[bool]]] = defaultdict(lambda: {duration: [] for duration in DURATIONS})
     for kind, duration, samples in clips:
         errors[kind][duration].append(wrong(spectral_modulation(trim_samples(samples))))
@@ -82,7 +87,7 @@ def tell(title: str, clips: Iterator[tuple[str, float, np.ndarray]], wrong: Call
 
 
 def spoken_clips(speech: list[np.ndarray], rng: Random) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Yield clips of speech, disturbed in several ways."""
+    """Yield clips of speech: clean, in noise, with reverberation, and through a telephone codec."""
     for samples in console.progress(speech, desc="speech"):
         for duration in DURATIONS:
             n = int(duration * SAMPLE_RATE)
@@ -90,20 +95,20 @@ def spoken_clips(speech: list[np.ndarray], rng: Random) -> Iterator[tuple[str, f
                 continue
             start = int(rng.integers(len(samples) - n + 1))
             clip = samples[start : start + n].astype(np.float64)
-            others = (np.resize(speech[rng.integers(len(speech))], n).astype(np.float64) for _ in range(VOICES))
-            babble = sum((voice / np.sqrt(1 + np.mean(voice**2)) for voice in others), np.zeros(n))
+            others = (np.resize(speech[rng.integers(len(speech))], n).astype(np.float64) for _ in range(N_SPEAKERS))
+            babble = sum((other / np.sqrt(1 + np.mean(other**2)) for other in others), np.zeros(n))
             noise = coloured_noise(n, rng.uniform(0, 2), rng)
-            room = synthetic_impulse_response(rng.uniform(0.2, 0.8), rng.uniform(-5, 10), rng)
+            response = synthetic_impulse_response(rng.uniform(0.2, 0.8), rng.uniform(-5, 10), rng)
             yield "clean", duration, clip.astype(np.int16)
             for snr in (10, 5):
                 yield f"babble, {snr} dB", duration, int16(mix(clip, babble, snr))
                 yield f"noise, {snr} dB", duration, int16(mix(clip, noise, snr))
-            yield "reverberation", duration, int16(reverberate(clip, room))
+            yield "reverberation", duration, int16(reverberate(clip, response))
             yield "telephone", duration, int16(transcode(clip, "telephone", rng))
 
 
-def computed_clips(n_clips: int, rng: Random) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Yield clips of every sound, at random levels."""
+def synthetic_clips(n_clips: int, rng: Random) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Yield clips of each synthetic sound at random levels."""
     for kind, sound in console.progress(SOUNDS.items(), desc="sounds"):
         for duration in DURATIONS:
             for _ in range(n_clips):
@@ -114,7 +119,7 @@ def computed_clips(n_clips: int, rng: Random) -> Iterator[tuple[str, float, np.n
 def recorded_clips(
     found: Iterator[tuple[Path, np.ndarray]], folder: Path, rng: Random
 ) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Yield up to 5 clips of each duration from every recording; the kind is its first folder."""
+    """Yield up to 5 clips of each duration from each recording; its first folder is the kind."""
     for path, samples in found:
         for duration in DURATIONS:
             n = int(duration * SAMPLE_RATE)
@@ -125,17 +130,17 @@ def recorded_clips(
 
 
 def int16(samples: np.ndarray) -> np.ndarray:
-    """Return samples on the int16 scale as integers, scaled down if they exceed it."""
+    """Return samples as int16, scaled down if they exceed the int16 scale."""
     return np.rint(samples * min(1, 32767 / np.abs(samples).max())).astype(np.int16)
 
 
 def sine(hz: float | np.ndarray, n: int) -> np.ndarray:
-    """Return n samples of a tone, of a fixed frequency or of one (n,) that changes."""
+    """Return n samples of a tone whose frequency is constant or an array (n,)."""
     return np.sin(2 * np.pi * np.cumsum(np.broadcast_to(hz, n)) / SAMPLE_RATE)
 
 
 def harmonics(hz: float, n: int, n_partials: int, rng: Random) -> np.ndarray:
-    """Return n samples of partials of a tone that fall by 6 dB an octave."""
+    """Return n samples of a harmonic tone whose partials fall by 6 dB per octave."""
     return sum((rng.uniform(0.3, 1) / k * sine(k * hz, n) for k in range(1, n_partials + 1)), np.zeros(n))
 
 
@@ -155,7 +160,7 @@ def fan(n: int, rng: Random) -> np.ndarray:
 
 
 def notes(n: int, rng: Random, hz: Callable[[], list[float]], gap: float) -> np.ndarray:
-    """Return n samples of notes of 0.1 to 0.3 s with several frequencies each, then a gap in seconds."""
+    """Return n samples of notes of 0.1 to 0.3 s with the frequencies of `hz()`, with gaps of `gap` seconds."""
     x, start, length = np.zeros(n), 0, int(rng.uniform(0.1, 0.3) * SAMPLE_RATE)
     while start < n:
         m = min(length, n - start)
@@ -177,7 +182,7 @@ def music(n: int, rng: Random) -> np.ndarray:
 
 
 def impulses(n: int, rng: Random, rate: float, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return n samples of short sounds, `rate` of them a second at random times, in faint noise."""
+    """Return n samples of short sounds at random times, `rate` per second, in faint noise."""
     x = np.zeros(n + SAMPLE_RATE)
     for start in rng.integers(0, n, max(1, rng.poisson(rate * n / SAMPLE_RATE))):
         sound = make()
@@ -186,18 +191,18 @@ def impulses(n: int, rng: Random, rate: float, make: Callable[[], np.ndarray]) -
 
 
 def decaying(sound: np.ndarray, samples: float, rng: Random) -> np.ndarray:
-    """Return a sound that fades with a time constant in samples, at a random level."""
+    """Return a sound at a random level that decays with a time constant in samples."""
     return rng.uniform(0.2, 1) * sound * np.exp(-np.arange(len(sound)) / samples)
 
 
 def typing(n: int, rng: Random) -> np.ndarray:
-    """Return n samples of the keys of one keyboard."""
+    """Return n samples of typing on a keyboard."""
     key = band_pass(rng)
     return impulses(n, rng, 8, lambda: decaying(key(1500, rng), rng.uniform(60, 250), rng))
 
 
 def dtmf(rng: Random) -> list[float]:
-    """Return the two frequencies of a random key of a telephone."""
+    """Return the two frequencies of a random telephone key."""
     return [rng.choice([697.0, 770, 852, 941]), rng.choice([1209.0, 1336, 1477])]
 
 

@@ -39,11 +39,11 @@ def test_what_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     feature = tmp_path / TREES["vox2_dev"].feat / "a" / "1.pkl"
     write_feature(feature, np.full((3, 40), 300.0), "a")
     command = ["pack", str(tmp_path / "f.zip"), "--save_path", str(tmp_path)]
-    with pytest.raises(UserError, match=r"1.pkl: its values go beyond 127 steps"):
+    with pytest.raises(UserError, match=r"1.pkl: .* 127 steps"):
         pack_features.main(command)
     assert not (tmp_path / "f.zip").exists()
     monkeypatch.setattr(pack_features, "LIMIT", 100)
-    with pytest.raises(UserError, match="a larger --step makes it smaller"):
+    with pytest.raises(UserError, match="--step"):
         pack_features.main([*command, "--step", "3"])
-    with pytest.raises(UserError, match="holds no features"):
+    with pytest.raises(UserError, match="contains no features"):
         pack_features.main(["pack", str(tmp_path / "f.zip"), "--save_path", str(tmp_path / "nothing")])
