@@ -5,7 +5,6 @@ import functools
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,41 +30,33 @@ NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker", "unreadable", "not audio
 RULES = "a depth (1, 2), or a regular expression: '([^/_-]+)[_-]' takes the text before the first _ or -"
 
 
-def speaker_finder(rule: str) -> Callable[[PurePosixPath], str | None]:
-    """Return a function that finds the speaker in a path relative to the imported folder, None if there is none.
+def speaker_pattern(rule: str) -> re.Pattern[str]:
+    """Return a pattern whose first group, or match if it has no group, is the speaker in a path of an imported folder.
 
-    The rule is the depth of the folder that names the speaker (1: the first), or a regular expression that is searched
-    in the path and whose first group, or match if it has no group, is the speaker. UsageError for any other rule.
+    The rule is the depth of the folder that names the speaker (1: the first), or a regular expression. UsageError for
+    any other rule.
     """
-    if rule.isdigit():
-        depth = int(rule)
-        return lambda path: path.parts[depth - 1] if 0 < depth < len(path.parts) else None
     try:
-        pattern = re.compile(rule)
-    except re.error as error:
+        return re.compile(rf"^(?:[^/]*/){{{int(rule) - 1}}}([^/]+)/" if rule.isdecimal() else rule)
+    except (re.error, OverflowError) as error:
         raise UsageError(f"--speaker_from '{rule}': neither a depth nor a regular expression ({error})") from None
-
-    def search(path: PurePosixPath) -> str | None:
-        found = pattern.search(path.as_posix())
-        return found and (found[1] if pattern.groups else found[0]) or None
-
-    return search
 
 
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
     """Return the files of a folder, each with its speaker and a wav <speaker>/<other folders>/<name>.wav below `tree`.
 
-    See speaker_finder for the rule. Blanks and punctuation become underscores. If a wav has this name already, the
+    See speaker_pattern for the rule. Blanks and punctuation become underscores. If a wav has this name already, the
     suffix of the file is added to the name. UserError if two speakers would get the same folder, and if no recording
     has a speaker.
     """
-    sources, speaker_of = find_recordings(folder, tree), speaker_finder(rule)
+    sources, pattern = find_recordings(folder, tree), speaker_pattern(rule)
     files: list[ImportedFile] = []
     speakers: dict[str, str] = {}
     taken: set[Path] = set()
     for source in sources:
         path = PurePosixPath(source.relative_to(folder).as_posix())
-        speaker = speaker_of(path) or ""
+        found = pattern.search(path.as_posix())
+        speaker = (found[1 if pattern.groups else 0] or "") if found else ""
         name = speaker_folder(speaker, speakers, folder)
         video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
         wav = tree / name / video / f"{clean(path.stem)}.wav"
@@ -165,17 +156,13 @@ def summary(files: list[ImportedFile]) -> str:
     kept = [file for file in files if not file.skipped]
     n_recordings = sum(file.skipped != NOT_AUDIO for file in files)
     speakers = Counter(file.speaker for file in kept)
-    hours, of_speech = (sum(seconds) / 3600 for seconds in ([f.seconds for f in kept], [f.speech for f in kept]))
-    lines = [
-        f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h, "
-        f"{of_speech:.2f} h of speech"
-    ]
+    hours, of_speech = sum(file.seconds for file in kept) / 3600, sum(file.speech for file in kept) / 3600
+    lines = [f"{n_recordings:,} recordings, {len(kept):,} imported: {len(speakers):,} speakers, {hours:.2f} h"]
+    lines[0] += f", {of_speech:.2f} h of speech"
     if speakers:
         counts = speakers.values()
-        lines.append(
-            f"utterances per speaker: minimum {min(counts)}, median {statistics.median(counts):g}, "
-            f"maximum {max(counts)}"
-        )
+        median = statistics.median(counts)
+        lines.append(f"utterances per speaker: minimum {min(counts)}, median {median:g}, maximum {max(counts)}")
     if len(speakers) == 1 < len(kept):
         lines.append(f"all recordings are from one speaker, {kept[0].speaker}; if not, use --speaker_from: {RULES}")
     reasons = Counter(file.skipped for file in files if file.skipped)
