@@ -1,62 +1,24 @@
-"""Decoding, LibriSpeech, imports and sampled trial lists."""
+"""LibriSpeech, imports and trial lists."""
 
 import csv
 import hashlib
 import io
 import itertools
 import shutil
-import subprocess
 import tarfile
-import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
-from archive_set import m4a, run, tone, tree, wav
-from hypothesis import given
-from hypothesis import strategies as st
+from archive_set import m4a, run, tone, tree
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
 from corpora.servers import Server
 from corpora.trial_lists import download_lists
 from corpora.voxceleb import PARTS
-from dataset.trial_sampling import sample_trials
-from feat_extract.audio import read_recording
-from system.console import UserError
-
-
-def differs_from_ffmpeg(path: Path) -> int:
-    """Return the largest difference between the samples of a file as decoded here and by ffmpeg."""
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    command = [ffmpeg, "-v", "error", "-nostdin", "-i", str(path), "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
-    expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
-    return np.abs(read_recording(path).samples.astype(int) - expected).max()  # other lengths do not broadcast
-
-
-@pytest.mark.parametrize("content", [wav(tone(1.3, 1)), m4a(tone(1.3, 1))], ids=["wav", "m4a"])
-def test_decoding_keeps_the_samples(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a").write_bytes(content)
-    found, spoken = read_recording(tmp_path / "a").samples, tone(1.3, 1)
-    assert found.dtype == np.int16 and len(found) >= len(spoken)
-    error = np.abs(found[: len(spoken)].astype(float) - spoken)
-    assert error.max() == 0 if content.startswith(b"RIFF") else np.sqrt((error**2).mean()) < 400
-
-
-def test_decoding_agrees_with_ffmpeg(tmp_path: Path) -> None:
-    stereo = np.stack([tone(2, 1, 44100), tone(2, 5, 44100)], axis=1)
-    (tmp_path / "stereo.m4a").write_bytes(m4a(np.ascontiguousarray(stereo), 44100))
-    (tmp_path / "mono.m4a").write_bytes(m4a(tone(2, 3)))
-    soundfile.write(tmp_path / "low.flac", tone(2, 4, 8000), 8000)
-    soundfile.write(tmp_path / "a.mp3", tone(2, 4, 22050), 22050)
-    assert all(differs_from_ffmpeg(path) <= 1 for path in tmp_path.iterdir())
-
-
-def test_decoding_of_real_speech_agrees_with_ffmpeg(shared: Path) -> None:
-    assert all(differs_from_ffmpeg(path) <= 1 for path in sorted((shared / "corpus/vox2_dev").rglob("*.m4a"))[::100])
 
 
 def librispeech(folder: Path, subset: str, speakers: Iterable[int], broken: bool = False) -> dict[str, np.ndarray]:
@@ -277,28 +239,6 @@ def test_wrong_lines_of_a_kaldi_list(tmp_path: Path, line: str, message: str) ->
     assert not (tmp_path / "ran").exists()
 
 
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 12), st.integers(0, 9))
-def test_sampled_trials(sizes: list[int], half: int, seed: int) -> None:
-    speakers = [[f"s{s}/v/{u}.wav" for u in range(size)] for s, size in enumerate(sizes)]
-    names = [name for speaker in speakers for name in speaker]
-    pairs = list(itertools.combinations(names, 2))
-    n_target = sum(a.split("/")[0] == b.split("/")[0] for a, b in pairs)
-    if min(n_target, len(pairs) - n_target) < half:
-        with pytest.raises(UserError, match="target trials"):
-            sample_trials(speakers, 2 * half, seed)
-        return
-    trials = sample_trials(speakers, 2 * half, seed)
-    assert [a.split("/")[0] == b.split("/")[0] for a, b in trials] == [True, False] * half
-    assert len({frozenset(trial) for trial in trials}) == 2 * half and all(len(set(trial)) == 2 for trial in trials)
-    assert trials == sample_trials(speakers, 2 * half, seed)
-
-
-def test_sampled_trials_are_even_over_speakers() -> None:
-    speakers = [[f"s{s}/v/{u}.wav" for u in range(5 + 10 * s)] for s in range(5)]
-    targets = [a.split("/")[0] for a, _ in sample_trials(speakers, 80, 0)[::2]]
-    assert sorted(targets) == sorted(f"s{s}" for s in range(5) for _ in range(8))
-
-
 def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Path) -> None:
     wav_tree = tmp_path / "root" / TREES["vox1_test"].wav
     wavs = {f"{speaker}/{name}" for speaker in "abc" for name in ("1.wav", "2.WAV", "v/1.wav")}
@@ -312,27 +252,6 @@ def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Pat
     assert {name for _, *sides in lines for name in sides} == wavs
     assert [label for label, *_ in lines] == ["1", "0"] * 9
     assert all((a[0] == b[0]) == (label == "1") for label, a, b in lines)
-
-
-def test_sampling_targets_of_a_speaker_with_many_utterances_takes_little_memory() -> None:
-    speakers = [[f"s{s}/v/{u}.wav" for u in range(4000)] for s in range(2)]  # 8 million pairs per speaker
-    tracemalloc.start()
-    trials = sample_trials(speakers, 200, 0)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 50e6 and len({name for pair in trials[::2] for name in pair}) > 180
-
-
-def test_sampling_trials_of_as_many_speakers_as_voxceleb2_takes_little_memory() -> None:
-    speakers = [[f"s{s:04d}/v/{u}.wav" for u in range(2)] for s in range(5994)]  # 18 million pairs of speakers
-    tracemalloc.start()
-    trials = sample_trials(speakers, 10_000, 0)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 50e6
-    couples = [tuple(sorted((a[:5], b[:5]))) for a, b in trials[1::2]]
-    assert len(set(couples)) == 5000 and all(a != b for a, b in couples)
-    assert 4500 < len({name for couple in couples for name in couple}) <= 5994  # over all of them
 
 
 def test_an_added_trial_list_is_checked(tmp_path: Path) -> None:
