@@ -1,27 +1,28 @@
-"""Reproduce the paper's comparison: its three settings, fixed and variable queries, several seeds, in one table.
+"""Reproduce the paper's comparison: train its three settings with several seeds,
+with queries of fixed and of variable length, and write one table.
 
     python reproduce.py --save_path DIR --output paper_table
     python reproduce.py --save_path DIR --output quick_table --quick
 
-Trains with train.py and scores with the evaluators: the EER of full, 5 s, 2 s and 1 s tests, and N-way 1-shot and
-5-shot identification. Writes OUTPUT/table.md and OUTPUT/table.csv: mean and standard deviation over the seeds, and the
-number of trials. Finished runs and scores are kept in OUTPUT, so the same command resumes an interrupted comparison.
---quick is for a CPU and a small corpus: fewer epochs, speakers and ways, and scores in bfloat16 where the processor
-supports it.
+Writes table.md and table.csv to --output: mean and standard deviation over the
+seeds of the EER on full, 5 s, 2 s and 1 s tests, and of the identification
+accuracy. Finished runs and scores are stored there, so the same command resumes
+an interrupted comparison. --quick is for a CPU and a small corpus.
 """
 
 import argparse
-import csv
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
+import pandas
+
 from model.checkpoint import checkpoint_path, run_folder
+from model.encoder import BACKBONES
 from system import console
 from system.compute import PRECISIONS
 from system.console import UserError
@@ -36,7 +37,7 @@ SETTINGS = {
     "prototypical + GC, fixed query": ["--use_variable", "False"],
     "prototypical + GC, variable query": [],
 }
-SOFTMAX_SPEAKERS = 2.56  # of a softmax batch, for each of an episode: 256 for 100, as in the paper
+SOFTMAX_SPEAKERS = 2.56  # speakers of a softmax batch for each speaker of an episode: 256 for 100, as in the paper
 TEST_LENGTHS = {"5 s": "500", "2 s": "200", "1 s": "100"}
 SHOTS = (1, 5)
 FULL_SIZE = {
@@ -48,21 +49,30 @@ QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "nb_episode
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
-    add = parser.add_argument
-    add("--save_path", required=True, help="root of the data")
-    add("--output", type=Path, required=True, metavar="DIR", help="folder of runs, results and table")
-    add("--data_type", choices=["vox1", "vox2"], default="vox2", help="what is trained on (vox2)")
-    add("--seeds", type=console.integer(0, 999), nargs="+", default=[100, 101, 102], help="one run each (100 101 102)")
-    add("--backbone", default="resnet34", help="resnet34, or another of train.py's")
-    add("--quick", action="store_true", help=f"other defaults: {QUICK}")
-    add("--max_epoch", type=console.integer(1), help=f"({FULL_SIZE['max_epoch']})")
-    add("--nb_class_train", type=console.integer(2), help=f"speakers of an episode ({FULL_SIZE['nb_class_train']})")
-    add("--ways", type=console.integer(2), nargs="+", help=f"of the identification ({FULL_SIZE['ways']})")
-    add("--nb_episode", type=console.integer(2), help=f"of the identification ({FULL_SIZE['nb_episode']})")
-    add("--precision", choices=PRECISIONS, help=f"of the scoring ({FULL_SIZE['precision']})")
+    data, training = parser.add_argument_group("data"), parser.add_argument_group("training").add_argument
+    scoring = parser.add_argument_group("scoring").add_argument
+
+    def default(name: str) -> str:
+        return f"(default: {FULL_SIZE[name]}; {QUICK[name]} with --quick)"
+
+    data.add_argument("--save_path", required=True, metavar="DIR", help="root of the data (required)")
+    data.add_argument("--data_type", choices=["vox1", "vox2"], default="vox2", help="training set (default: vox2)")
+    training("--seeds", type=console.integer(0, 999), nargs="+", default=[100, 101, 102], metavar="N",
+        help="random seeds, one run each (default: 100 101 102)")  # fmt: skip
+    training("--backbone", choices=list(BACKBONES), default="resnet34", metavar="NAME",
+        help=f"{', '.join(BACKBONES)} (default: resnet34)")  # fmt: skip
+    training("--max_epoch", type=console.integer(1), metavar="N", help=f"epochs {default('max_epoch')}")
+    training("--nb_class_train", type=console.integer(2), metavar="N",
+        help=f"speakers per episode {default('nb_class_train')}")  # fmt: skip
+    training("--quick", action="store_true", help="smaller default values of these flags and those of scoring")
+    scoring("--ways", type=console.integer(2), nargs="+", metavar="N",
+        help=f"numbers of speakers in identification {default('ways')}")  # fmt: skip
+    scoring("--nb_episode", type=console.integer(2), metavar="N", help=f"episodes {default('nb_episode')}")
+    scoring("--precision", choices=PRECISIONS, help=f"precision of the ResNet {default('precision')}")
+    parser.add_argument_group("output").add_argument("--output", type=Path, required=True, metavar="DIR",
+        help="folder of runs, results and table (required)")  # fmt: skip
     args = parser.parse_args(argv)
-    sizes = QUICK if args.quick else FULL_SIZE
-    for name, size in sizes.items():
+    for name, size in (QUICK if args.quick else FULL_SIZE).items():
         setattr(args, name, getattr(args, name) or size)
     return args
 
@@ -76,35 +86,35 @@ def main(argv: list[str]) -> None:
     measured = []
     for number, name, seed in console.progress(runs, unit="run", desc="comparison"):
         measured += [{"setting": name, "seed": seed, **row} for row in measure(args, number, name, seed)]
-        write_table(args, summarise(measured))  # after each run: the table so far
+        write_table(args, pandas.DataFrame(measured))  # after each run: the table so far
     print((args.output / "table.md").read_text())
 
 
 def check_same_sizes(args: argparse.Namespace) -> None:
-    """Store the sizes of the runs in the folder; UserError if its earlier runs have other sizes."""
+    """Store the sizes of the runs in the folder; UserError if earlier runs in it have other sizes."""
     sizes = {name: getattr(args, name) for name in ("save_path", "data_type", "backbone", *FULL_SIZE)}
     kept = args.output / "sizes.json"
     if kept.exists() and json.loads(kept.read_text()) != sizes:
-        raise UserError(f"{kept}: its runs were started with other flags; repeat those, or choose another --output")
+        raise UserError(f"{kept}: its runs have other flags; repeat these flags or choose another --output")
     with replacing(kept) as temporary:
         temporary.write_text(json.dumps(sizes))
 
 
 def measure(args: argparse.Namespace, number: int, name: str, seed: int) -> list[dict]:
-    """Train and score one setting with one seed; return a row of measure, value and trials for each figure."""
+    """Train and score one setting with one seed; return rows of measure, value and number of trials."""
     folder = 1000 * number + seed
     train(args, name, folder, seed)
     common = ["--n_folder", folder, "--cp_num", args.max_epoch, "--data_type", args.data_type, "--seed", 100, "--json"]
     common += ["--precision", args.precision]
     full = evaluate(args, folder, "full", ["EER_full.py", *common])
-    rows = [{"measure": "EER, whole", "value": full["eer"], "trials": full["n_trials"]}]
+    rows = [{"measure": "EER, full", "value": full["eer"], "trials": full["n_trials"]}]
     short = evaluate(args, folder, "short", ["EER_short.py", *common, "--test_length", *TEST_LENGTHS.values()])
     for length, result in zip(TEST_LENGTHS, short["lengths"], strict=True):
         rows.append({"measure": f"EER, {length}", "value": result["eer"], "trials": result["n_trials"]})
     flags = ["--nb_class_test", *args.ways, "--n_shot", *SHOTS, "--nb_episode", args.nb_episode]
     for result in evaluate(args, folder, "identification", ["identification.py", *common, *flags])["settings"]:
-        figure = f"{result['n_way']}-way {result['n_shot']}-shot accuracy"
-        rows.append({"measure": figure, "value": result["accuracy"], "trials": result["n_episodes"]})
+        name = f"{result['n_way']}-way {result['n_shot']}-shot accuracy"
+        rows.append({"measure": name, "value": result["accuracy"], "trials": result["n_episodes"]})
     return rows
 
 
@@ -121,7 +131,7 @@ def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
 
 
 def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) -> dict:
-    """Return an evaluator's result; it is stored, and computed once."""
+    """Return the result of an evaluator, which is stored and computed once."""
     kept = args.output / "results" / f"{folder:04d}_{name}.json"
     if not kept.exists():
         result = run_script(args, command).splitlines()[-1]
@@ -142,53 +152,34 @@ def run_script(args: argparse.Namespace, command: list) -> str:
     return done.stdout
 
 
-def summarise(measured: list[dict]) -> list[dict]:
-    """Return a row for each setting and measure: mean and standard deviation (None for one seed) over the seeds."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in measured:
-        groups.setdefault((row["setting"], row["measure"]), []).append(row)
-    return [
-        {
-            "setting": setting,
-            "measure": name,
-            "mean": statistics.mean(row["value"] for row in rows),
-            "deviation": statistics.stdev(row["value"] for row in rows) if len(rows) > 1 else None,
-            "seeds": len(rows),
-            "trials": rows[0]["trials"],
-        }
-        for (setting, name), rows in groups.items()
-    ]
+def write_table(args: argparse.Namespace, measured: pandas.DataFrame) -> None:
+    """Write table.csv, a row for each setting and measure, and table.md, a column for each setting.
 
-
-def write_table(args: argparse.Namespace, summary: list[dict]) -> None:
-    """Write table.csv, a row for each figure, and table.md, a row for each measure and a column for each setting."""
-    with replacing(args.output / "table.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, summary[0])
-        writer.writeheader()
-        writer.writerows(summary)
-    settings = list(dict.fromkeys(row["setting"] for row in summary))
-    cells = {(row["measure"], row["setting"]): row for row in summary}
+    `measured` has a row for each setting, seed and measure, with its value and number of trials.
+    """
+    groups = measured.groupby(["setting", "measure"], sort=False)
+    summary = groups["value"].agg(mean="mean", deviation="std", seeds="count").join(groups["trials"].first())
+    with replacing(args.output / "table.csv") as temporary:
+        summary.to_csv(temporary)
+    settings, names = (summary.index.unique(level) for level in ("setting", "measure"))
     lines = ["| | trials |" + "".join(f" {setting} |" for setting in settings), "|---" * (len(settings) + 2) + "|"]
-    for name in dict.fromkeys(row["measure"] for row in summary):
-        row = [cells.get((name, setting)) for setting in settings]
-        trials = next(cell["trials"] for cell in row if cell)
-        lines.append(f"| {name} (%) | {trials:,} |" + "".join(f" {_cell(cell)} |" for cell in row))
+    for name in names:
+        cells = [_cell(summary.loc[setting, name]) if (setting, name) in summary.index else "" for setting in settings]
+        trials = summary.xs(name, level="measure")["trials"].iloc[0]
+        lines.append(" | ".join([f"| {name} (%)", f"{trials:,}", *cells]) + " |")
     seeds = ", ".join(map(str, args.seeds))
     caption = (
         f"{'Mean and standard deviation over the seeds' if len(args.seeds) > 1 else 'One run each, seed'} {seeds}; "
         f"trials of an accuracy are episodes. {args.backbone} on {args.data_type}, {args.max_epoch} epochs, "
-        f"{args.nb_class_train} speakers in an episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} in a softmax "
+        f"{args.nb_class_train} speakers per episode ({round(SOFTMAX_SPEAKERS * args.nb_class_train)} per softmax "
         f"batch), scored with --precision {args.precision}; {platform.machine()}, {cpu_count()} cores."
     )
-    lines += ["", *textwrap.wrap(caption, 120)]
     with replacing(args.output / "table.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join([*lines, "", *textwrap.wrap(caption, 120)]) + "\n")
 
 
-def _cell(row: dict | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['mean']:.2f}" + (f" ± {row['deviation']:.2f}" if row["deviation"] is not None else "")
+def _cell(row: pandas.Series) -> str:
+    return f"{row['mean']:.2f}" + (f" ± {row['deviation']:.2f}" if row["seeds"] > 1 else "")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ def test_table_of_stubbed_runs_and_resuming(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(reproduce, "run_script", stub)
     flags = ["--save_path", "data", "--output", str(tmp_path), "--quick", "--seeds", "1", "3", "--ways", "5"]
     reproduce.main(flags)
-    table = pandas.read_csv(tmp_path / "table.csv").query("measure == 'EER, whole'")
+    table = pandas.read_csv(tmp_path / "table.csv").query("measure == 'EER, full'")
     assert table["setting"].tolist() == list(reproduce.SETTINGS)
     assert (table["mean"] == 7).all() and (table["seeds"] == 2).all() and (table["trials"] == 4000).all()
-    assert "| EER, whole (%) | 4,000 | 7.00 ± 1.41 |" in (tmp_path / "table.md").read_text()
+    assert "| EER, full (%) | 4,000 | 7.00 ± 1.41 |" in (tmp_path / "table.md").read_text()
     n_done = len(commands)
     reproduce.main(flags)
     assert len(commands) - n_done == 2 * len(reproduce.SETTINGS)  # no checkpoint was written, so training only
