@@ -1,12 +1,12 @@
 """Calibration: from a cosine score and the seconds of speech on both sides to a log-likelihood ratio (LLR).
 
-The LLR is the natural logarithm of how much likelier the score is if both sides are one speaker than if they are two.
-A cosine of 0.7 between five seconds and one second says less than 0.7 between two long recordings, so a logistic
-regression on the score, the logarithms of both durations and their products with the score gives the LLR (Brummer and
-du Preez, 2006, for calibration; quality measures as in VoxSRC systems). The score goes in as Fisher's z, the inverse
-hyperbolic tangent of the cosine: cosines crowd together near 1, and z spreads them evenly. A calibration is fitted on
-trials of speakers that the network was not trained on, and kept beside the checkpoint as
-checkpoint_EEE.calibration.json. Scores and seconds are those of speech without pauses, in the fit as in recognition.
+The LLR is the natural logarithm of the ratio of two probabilities of the score: if both sides are the same speaker, and
+if they are different speakers. Short speech makes a score less reliable, so the LLR comes from a logistic regression on
+the score, the logarithms of both durations, and their products with the score (Brummer and du Preez, 2006, for
+calibration; durations as quality measures, as in VoxSRC systems). The score is transformed to Fisher's z, the inverse
+hyperbolic tangent of the cosine, because differences between cosines near 1 are small. A calibration is fitted on
+trials of speakers that the network was not trained on, and stored next to the checkpoint as
+checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as it is in recognition.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from system.console import UserError
 from system.files import replacing
 
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
-MAX_COSINE = 0.999  # cosines beyond it are clipped to it: z is infinite at 1
+MAX_COSINE = 0.999  # larger cosines are clipped, because z is infinite at 1
 MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
-HALVES_SEED = 0  # of the speakers' two halves
-PENALTY = 0.002  # of half the squared standardised weights, against the trials' mean loss: see fit
+HALVES_SEED = 0  # of the split of the speakers into two halves
+PENALTY = 0.002  # weight of half the squared standardised coefficients, relative to the mean loss of a trial
 
 
 class ScoredTrials(NamedTuple):
@@ -182,34 +182,35 @@ def leave_one_set_out_llr(sets: Mapping[str, ScoredTrials]) -> dict[str, np.ndar
 
 
 def _features(score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> np.ndarray:
-    """Return what the regression sees (..., 5), in the order of FEATURES."""
+    """Return the input of the regression (..., 5), in the order of FEATURES."""
     z = np.arctanh(np.clip(score, -MAX_COSINE, MAX_COSINE))
     z, enrol, test = np.broadcast_arrays(z, np.log(enrol_seconds), np.log(test_seconds))
     return np.stack([z, enrol, test, z * enrol, z * test], axis=-1)
 
 
 def _check_fit(calibration: Calibration, trials: ScoredTrials) -> None:
-    """Raise UserError if the trials do not show how far the scores can be trusted."""
+    """Raise UserError if the trials do not support the calibration."""
     for values in (trials.scores, calibration.llr_of(trials)):
         if values[trials.labels].min() > values[~trials.labels].max():
             raise UserError(
-                f"calibration: {len(values):,} trials without a single error do not show how sure a score is; "
-                "give more or harder ones"
+                f"calibration: {len(values):,} trials without a single error do not show how reliable the scores are; "
+                "use more trials or more difficult ones"
             )
     for enrol in calibration.enrol_seconds:
         for test in calibration.test_seconds:
             if np.diff(calibration.llr(np.array([-1, 1]), enrol, test)) <= 0:
                 raise UserError(
-                    f"calibration: with {enrol:.2f} s enrolled and {test:.2f} s of test, higher scores do not mean "
-                    "likelier targets; are the labels reversed, or the test lengths too short for this network?"
+                    f"calibration: with {enrol:.2f} s enrolled and {test:.2f} s of test, higher scores do not indicate "
+                    "target trials; are the labels reversed, or the test lengths too short for this network?"
                 )
 
 
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
-    """Return the probability (..., S) that a recording is of each of S voices; 1 less their sum is that of none.
+    """Return the posterior probabilities (..., S) that a recording is of each of S enrolled speakers.
 
-    Bayes' rule on the LLRs (..., S) of the recording against each voice, with a prior probability (0..1, both excluded)
-    that it is of one of them, shared evenly. With one voice the question is: one speaker or two?
+    One minus their sum is the probability that it is of none of them. `llr` (..., S) are the LLRs of the recording with
+    each speaker. `prior`, 0..1 without the limits, is the prior probability that the recording is of an enrolled
+    speaker; the speakers share it equally.
     """
     none = np.full((*llr.shape[:-1], 1), math.log1p(-prior))
     log_joint = np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1)
@@ -217,7 +218,7 @@ def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
 
 
 def calibration_path(checkpoint: Path) -> Path:
-    """Return where the calibration of a checkpoint file is kept."""
+    """Return the path of the calibration of a checkpoint file."""
     return checkpoint.with_suffix(".calibration.json")
 
 
@@ -226,7 +227,7 @@ def save_calibration(
 ) -> None:
     """Write a calibration next to the checkpoint file of this SHA-256; in a read-only folder, only warn.
 
-    `leave_one_set_out`, the error rates on sets that were left out of the fit, is written too, for the reader.
+    `leave_one_set_out`, the error rates on sets that were not in the fit, is written for information.
     """
     path = calibration_path(checkpoint)
     content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": digest}
@@ -235,11 +236,14 @@ def save_calibration(
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        console.warn(f"{path}: the calibration could not be kept ({error.strerror})")
+        console.warn(f"{path}: the calibration could not be written ({error.strerror})")
 
 
 def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
-    """Return the calibration kept for the checkpoint file of this SHA-256; None, with a warning if another's is."""
+    """Return the calibration stored next to the checkpoint file of this SHA-256, None if there is none.
+
+    None with a warning if the file is damaged or belongs to another checkpoint.
+    """
     path = calibration_path(checkpoint)
     try:
         content = json.loads(path.read_text())
@@ -248,16 +252,16 @@ def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        console.warn(f"{path}: not a calibration; EER_short.py --calibrate True writes it anew")
+        console.warn(f"{path}: not a calibration; EER_short.py --calibrate True writes a new one")
         return None
     if owner != digest:
-        console.warn(f"{path}: of another checkpoint than the one beside it; EER_short.py --calibrate True fits one")
+        console.warn(f"{path}: belongs to another checkpoint; EER_short.py --calibrate True writes a new one")
         return None
     return calibration
 
 
 def _checked(content: dict) -> Calibration:
-    """Return the calibration that a file holds; ValueError, TypeError or KeyError if it holds none."""
+    """Return the calibration in the content of a file; ValueError, TypeError or KeyError if there is none."""
     weights = tuple(map(float, content["weights"]))
     (e0, e1), (t0, t1) = (map(float, content[name]) for name in ("enrol_seconds", "test_seconds"))
     counts = int(content["n_target"]), int(content["n_nontarget"])

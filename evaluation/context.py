@@ -1,4 +1,4 @@
-"""What an evaluation is about: a trained network, the features to evaluate it on, and the speakers that it has seen."""
+"""The context of an evaluation: a trained network, the features, and the speakers that were not in the training."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,9 +20,9 @@ class EvaluationContext(NamedTuple):
 
     checkpoint: Checkpoint
     path: Path  # of the checkpoint
-    encoder: Encoder  # prepared for inference on the device of `compute`
+    encoder: Encoder  # for inference on the device of `compute`
     features: FeatureIndex
-    unseen: np.ndarray  # (S,) those speakers of the features that the network was not trained on
+    unseen: np.ndarray  # (S,) numbers of the speakers of the features that the network was not trained on
     compute: Compute
 
 
@@ -36,8 +36,8 @@ def load_context(
 ) -> EvaluationContext:
     """Prepare a checkpoint, read from the file `path`, for evaluation on VoxCeleb1's features below the data root.
 
-    `data_type` (vox1 or vox2) is the training data of an official checkpoint, which does not list its speakers. With
-    `trim_silence` the utterances have no pauses. UserError if the features are missing or damaged.
+    `data_type` (vox1 or vox2) is the training data of an official checkpoint, which does not list its speakers.
+    UserError if the features are missing or damaged.
     """
     trees = [root / TREES[tree].feat for tree in EVALUATION_TREES]
     features = SpeechIndex(trees) if trim_silence else FeatureIndex(trees)
@@ -50,20 +50,20 @@ def load_context(
 
 
 def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.ndarray:
-    """Return those of the features' speakers (S,) int64 that are not among the names `trained_on`."""
+    """Return the numbers (S,) int64 of the speakers of the features whose names are not in `trained_on`."""
     names = set(trained_on)
     return np.array([s for s, name in enumerate(features.speakers) if name not in names], np.int64)
 
 
 def of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> np.ndarray:
-    """Return which trials (n,) bool have a speaker on either side that is not among the `unseen` (S,).
+    """Return a mask (n,) of the trials with a speaker, on either side, that is not among the `unseen` (S,).
 
-    The sides are the rows (n,) of enrolment and test in the features.
+    `sides` are the rows (n,) of enrolment and test in the features.
     """
     return ~np.logical_and(*(np.isin(features.speaker[rows], unseen) for rows in sides))
 
 
 def warn_of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> None:
-    """Warn if trials are `of_seen_speakers`: their error rate says little about other speakers."""
+    """Warn of trials of speakers that the network was trained on: their error rates are not valid for others."""
     if n_seen := of_seen_speakers(sides, features, unseen).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")

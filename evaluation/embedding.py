@@ -1,4 +1,4 @@
-"""Embedding many utterances and scoring trials: what all evaluators share."""
+"""Embedding of many utterances, and cosine scores of trials."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -16,17 +16,17 @@ from system.compute import Compute, without_tf32
 from system.console import UserError
 from system.loading import Loader
 
-BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames of a batch: enough to fill the device
+BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames per batch: enough to use the device fully
 MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
-SCORE_BLOCK = 4_096  # trials scored at a time: they stay in the cache
+SCORE_BLOCK = 4_096  # trials per block: they fit in the cache
 
 
 class Segments(NamedTuple):
-    """Stretches of utterances to embed, (n,) each."""
+    """Segments of utterances to embed, (n,) each."""
 
     row: np.ndarray  # in the feature index
-    start: np.ndarray  # frame
-    length: np.ndarray  # frames, at most MAX_FRAMES, as start is; past its end the utterance repeats
+    start: np.ndarray  # frame, at most MAX_FRAMES
+    length: np.ndarray  # frames, at most MAX_FRAMES; a segment that is longer than its utterance repeats the utterance
 
     @classmethod
     def full(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
@@ -34,28 +34,28 @@ class Segments(NamedTuple):
         return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
     def seconds(self, features: FeatureIndex) -> np.ndarray:
-        """Return how long the recording in each is (n,): no longer than its utterance, which a segment may repeat."""
+        """Return the seconds (n,) of each segment, at most those of its utterance."""
         return np.minimum(self.length, features.n_frames(self.row)) / FRAMES_PER_SECOND
 
 
 class Scores(NamedTuple):
     """The scores of n trials at one test length."""
 
-    length: str  # in words
-    enrol_seconds: np.ndarray  # (n,) of the enrolments: of speech if pauses are cut out, else of recording
-    test_seconds: np.ndarray  # (n,) of the test segments, no more than their utterances have
+    length: str  # of the test segments, as in the score file
+    enrol_seconds: np.ndarray  # (n,) of the enrolments: of speech if silence is trimmed, otherwise of the recordings
+    test_seconds: np.ndarray  # (n,) of the test segments, at most those of their utterances
     plain: np.ndarray  # (n,) cosines
-    normalised: np.ndarray | None  # (n,) as-norm
-    seconds: float  # of audio, each segment once
+    normalised: np.ndarray | None  # (n,) as-norm scores
+    seconds: float  # of audio, each segment counted once
     llr: np.ndarray | None = None  # (n,) log-likelihood ratios, NaN for trials that have none
-    snr: str = ""  # signal-to-noise ratio of the test side in words, where the evaluation is in noise
+    snr: str = ""  # signal-to-noise ratio of the tests as in the score file; "" without noise
 
 
 class Frames(Protocol):
-    """Whatever holds the features of utterances: a FeatureIndex, or recordings in memory."""
+    """A source of features of utterances: a FeatureIndex, or recordings in memory."""
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) float32 of utterance `row` from `start` on."""
+        """Return frames `start` to `start + length` (length, 40) float32 of utterance `row`."""
 
 
 class _SegmentData(Dataset):
@@ -66,16 +66,16 @@ class _SegmentData(Dataset):
         """Return positions (b,) and their segments (b, 1, 40, T), which have one length."""
         row, start, length = (column[batch].tolist() for column in self._segments)
         crops = [self._features.crop(*segment).T for segment in zip(row, start, length, strict=True)]
-        stacked = np.stack(crops, out=np.empty((len(batch), N_MELS, length[0]), np.float32))  # else in their order
+        stacked = np.stack(crops, out=np.empty((len(batch), N_MELS, length[0]), np.float32))  # contiguous
         return torch.tensor(batch), torch.from_numpy(stacked)[:, None]
 
 
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
-    The encoder, as Encoder.for_inference returns it for this device, stays as it is, so threads may share one.
-    Segments of equal length share a batch; none is padded, so the result does not depend on the batches. Ranks share
-    the batches and all return all embeddings. UserError if an embedding is not finite.
+    The encoder is one of Encoder.for_inference for this device; it is not changed, so threads may share it. The
+    segments of a batch have equal lengths and are not padded, so the result does not depend on the batches. Ranks share
+    the batches, and all of them return all embeddings. UserError if an embedding is not finite.
     """
     if encoder.training:
         raise ValueError("the encoder is in training mode; embed with Encoder.for_inference()")
@@ -97,12 +97,12 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
             bar.update(len(at))
     ranks.all_reduce_sum(embeddings)
     if not embeddings.isfinite().all():
-        raise UserError("the network's embeddings are not finite; is the checkpoint of a training that diverged?")
+        raise UserError("the embeddings of the network are not finite; did its training diverge?")
     return embeddings
 
 
 def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[int]]:
-    """Return batches of positions of equal length, of at most `batch_frames` frames together, longest first."""
+    """Return batches of indices of equal lengths, with at most `batch_frames` frames each, longest first."""
     order = np.argsort(-lengths, kind="stable")
     batches: list[list[int]] = []
     for run in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
@@ -112,7 +112,7 @@ def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[in
 
 
 def score(encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, compute: Compute) -> np.ndarray:
-    """Return the cosine scores (n,) float64 of n trials; each segment is embedded once, however often it occurs."""
+    """Return the cosine scores (n,) float64 of n trials; a segment that occurs several times is embedded once."""
     embeddings, (left, right) = embed_once(encoder, features, [enrol, test], compute)
     return cosine(embeddings, left, right)
 
@@ -120,14 +120,14 @@ def score(encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segme
 def embed_once(
     encoder: Encoder, features: FeatureIndex, sides: Sequence[Segments], compute: Compute
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the unit-length embeddings (m, 256) of the different segments among all sides, and each side's rows."""
+    """Return the unit-length embeddings (m, 256) of all different segments, and for each side its rows in them."""
     unique, at = unique_segments(sides)
     rows = torch.from_numpy(at).split([len(side.row) for side in sides])
     return F.normalize(embed(encoder, features, unique, compute), dim=1), list(rows)
 
 
 def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
-    """Return the products (n,) float64 of rows left and right (n,) of unit-length embeddings (m, D)."""
+    """Return the cosines (n,) float64 between rows left and right (n,) of unit-length embeddings (m, D)."""
     blocks = [
         torch.einsum("nd,nd->n", embeddings.index_select(0, a), embeddings.index_select(0, b))
         for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
@@ -136,10 +136,10 @@ def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
 
 
 def unique_segments(sides: Sequence[Segments]) -> tuple[Segments, np.ndarray]:
-    """Return the different segments among all sides, and for each of these, side by side, its position there.
+    """Return the different segments of all sides, and for each segment of the concatenated sides its index in them.
 
-    They are sorted by row, then start, then length. Any number of utterances fits the 64-bit keys that are compared:
-    windows (start and length) are numbered first, and there are no more of them than segments.
+    They are sorted by row, start and length. Windows (start and length) are numbered first, so that a key of 64 bits is
+    enough for any number of utterances.
     """
     row, start, length = (np.concatenate(columns).astype(np.int64) for columns in zip(*sides, strict=True))
     bits = MAX_FRAMES.bit_length()

@@ -1,4 +1,4 @@
-"""Error rates of verification and identification scores. Everything is returned, nothing printed."""
+"""Error rates of verification and identification scores."""
 
 import math
 from typing import NamedTuple
@@ -6,17 +6,17 @@ from typing import NamedTuple
 import numpy as np
 
 BOOTSTRAP_REPLICATES = 2000
-NEAR = 64  # thresholds on either side of FNR = FPR among which corners are searched before all are
+NEAR = 64  # thresholds on either side of FNR = FPR that are searched for corners first, because it is faster
 
 
 class Verification(NamedTuple):
-    """Error rates of a list of scored trials, as fractions."""
+    """Error rates of scored trials, as fractions."""
 
-    eer: float  # the release's: the false-positive rate where |FNR - FPR| is least
-    eer_interpolated: float  # where the lines between the ROC's points cross FNR = FPR
-    threshold: float  # score at the release's EER; a trial is accepted from there on
-    min_dcf_01: float  # normalised detection cost, P_target = 0.01, costs 1
-    min_dcf_001: float  # the same, P_target = 0.001
+    eer: float  # of the official code: the false-positive rate at the ROC corner where |FNR - FPR| is minimal
+    eer_interpolated: float  # FPR where the lines between the corners of the ROC cross FNR = FPR
+    threshold: float  # score at `eer`; trials with this score or a higher one are accepted
+    min_dcf_01: float  # normalised minimum detection cost for P_target = 0.01 and costs of 1
+    min_dcf_001: float  # the same for P_target = 0.001
 
 
 class Ranking(NamedTuple):
@@ -54,10 +54,10 @@ def accepted(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
-    """Return the numbers (c,) of the thresholds at the ROC's corners, as scikit-learn's roc_curve keeps them.
+    """Return the indices (c,) of the thresholds at the ROC's corners, which scikit-learn's roc_curve returns.
 
-    The arguments (k + 1,) are those that `accepted` returns. A threshold that accepts no further weight is no point of
-    the ROC. A point is no corner if the steps to it and from it are equal. The first and the last point are corners.
+    The arguments (k + 1,) are those that `accepted` returns. Thresholds that accept no further weight are not points of
+    the ROC. Points with equal steps before and after them are not corners. The first and the last point are corners.
     """
     steps = np.diff([targets, nontargets])
     points = np.flatnonzero(steps.any(axis=0))
@@ -68,14 +68,14 @@ def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
 
 
 def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
-    """Return the EER, as a fraction, and the number of its threshold; the arguments are those of `corners`.
+    """Return the EER, as a fraction, and the index of its threshold; the arguments are those of `corners`.
 
     The EER is the false-positive rate at the corner where |FNR - FPR| is minimal, as in the official code. FPR - FNR
-    rises along the ROC, so the corners on both sides of its zero suffice.
+    increases along the ROC, so the corners next to its zero are sufficient.
     """
     zero = int(np.searchsorted(nontargets / nontargets[-1] + targets / targets[-1], 1))
     begin, end = max(0, zero - NEAR), zero + NEAR
-    found = begin + corners(targets[begin:end], nontargets[begin:end])[1:-1]  # the ends need not be corners of all
+    found = begin + corners(targets[begin:end], nontargets[begin:end])[1:-1]  # the ends need not be corners of the ROC
     if not (len(found) and found[0] < zero <= found[-1]):
         found = corners(targets, nontargets)
     fpr, fnr = _rates(targets, nontargets, found)
@@ -84,14 +84,14 @@ def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
 
 
 def _rates(targets: np.ndarray, nontargets: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the false-positive and the false-negative rates (c,) at the thresholds numbered `at` (c,)."""
+    """Return the false-positive and the false-negative rates (c,) at the thresholds of indices `at` (c,)."""
     return nontargets[at] / nontargets[-1], 1 - targets[at] / targets[-1]
 
 
 def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
     """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
 
-    ValueError if a score is not finite or a kind of trial is missing.
+    ValueError if a score is not finite, or if there are no target or no non-target trials.
     """
     ranking = rank(scores, labels)
     weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
@@ -126,7 +126,7 @@ def eer_interval(
 
 
 def interval_95(replicates: np.ndarray) -> tuple[float, float]:
-    """Return the interval that holds the middle 95 % of a bootstrap's replicates (r,)."""
+    """Return the 2.5 and 97.5 percentiles of the replicates (r,) of a bootstrap."""
     low, high = np.percentile(replicates, [2.5, 97.5])
     return float(low), float(high)
 
@@ -136,12 +136,12 @@ def eer_replicates(
 ) -> np.ndarray:
     """Return the EERs (r,), as fractions, of a bootstrap over speakers.
 
-    Trials of one speaker are not independent, so speakers are resampled, not trials: a replicate samples as many
-    speakers as there are, with replacement, and a trial counts as often as its pair of speakers was sampled. Scores and
-    labels are those of `verification_metrics`, enrol_speaker and test_speaker (n,) the numbers of the two speakers. An
-    EER is that of `verification_metrics` on the list in which each trial is repeated so often; replicates without
-    trials of both kinds are left out. The samples depend on the speakers alone, so the replicates of two systems on the
-    same trials are paired: in their difference what is hard for both cancels.
+    Trials of one speaker are not independent, so speakers are resampled, not trials. A replicate samples as many
+    speakers as there are, with replacement. A target trial counts as often as its speaker was sampled, a non-target
+    trial as often as the product for its two speakers. The EER is that of `verification_metrics` on a list in which the
+    trials are repeated accordingly; replicates without target or non-target trials are skipped. Scores and labels are
+    those of `verification_metrics`; enrol_speaker and test_speaker (n,) are numbers of speakers. The samples depend on
+    the speakers only, so the replicates of two systems on the same trials are paired.
     """
     ranking = rank(scores, labels)
     present = np.unique([enrol_speaker, test_speaker])
@@ -163,22 +163,19 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def detection_cost(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> np.ndarray:
-    """Return the detection cost at false-positive and false-negative rates (...), normalised, costs 1."""
+    """Return the normalised detection cost, with costs of 1, at false-positive and false-negative rates (...)."""
     return (p_target * fnr + (1 - p_target) * fpr) / min(p_target, 1 - p_target)
 
 
 def cllr(llr: np.ndarray, labels: np.ndarray) -> float:
-    """Return the cost in bits of LLRs (n,), labels (n,) bool, kinds of equal weight (Brummer and du Preez, 2006)."""
+    """Return the Cllr in bits of LLRs (n,) with labels (n,) bool (Brummer and du Preez, 2006)."""
     costs = np.logaddexp(0, -llr[labels]).mean(), np.logaddexp(0, llr[~labels]).mean()
     return float(sum(costs) / (2 * math.log(2)))
 
 
 def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
-    """Return the least `cllr` that any rising function of the LLRs (n,), or of scores, reaches (isotonic regression).
-
-    Equal LLRs stay equal.
-    """
-    from scipy.optimize import isotonic_regression  # 39 MB, which recognition need not load
+    """Return the minimum `cllr` of all increasing functions of LLRs or scores (n,), by isotonic regression."""
+    from scipy.optimize import isotonic_regression  # 39 MB that recognition does not need
 
     _, at, count = np.unique(llr, return_inverse=True, return_counts=True)
     share = isotonic_regression(np.bincount(at, labels) / count, weights=count).x.clip(0, 1)
@@ -188,11 +185,11 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
 
 
 def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return how good those of the log-likelihood ratios (n,) are that are not NaN, as --json names it.
+    """Return the error rates of log-likelihood ratios (n,), without those that are NaN, for --json.
 
-    The EER, misses and false alarms are in percent, the latter two at LLR 0. cllr is in bits: 0 for LLRs that are sure
-    and right, 1 for those that say nothing, above for misleading ones; min_cllr is what perfect recalibration would
-    leave. dcf_P is the detection cost at P_target = P where Bayes' threshold decides, min_dcf_P that at the best one.
+    The EER, misses and false alarms (false acceptances) are in percent, the latter two at LLR 0. cllr is in bits: 0 is
+    perfect, 1 is an LLR that is always 0, and misleading LLRs have more; min_cllr is the minimum under perfect
+    calibration. dcf_P is the detection cost for P_target = P at Bayes' threshold, min_dcf_P at the best threshold.
     ValueError as in `verification_metrics`.
     """
     present = ~np.isnan(llr)
@@ -215,5 +212,5 @@ def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _rates_at(threshold: float, llr: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the shares (2,) of non-target trials from a threshold on and of target trials below it."""
+    """Return the false-positive and the false-negative rate (2,) at a threshold."""
     return np.array([(llr[~labels] >= threshold).mean(), (llr[labels] < threshold).mean()])

@@ -1,4 +1,4 @@
-"""Test utterances in noise and in rooms: what the evaluators embed in place of the clean ones."""
+"""Test utterances in noise and reverberation, which the evaluators embed instead of the clean ones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,37 +15,39 @@ from system.console import UserError
 
 @dataclasses.dataclass(frozen=True)
 class NoisyTests:
-    """The test sides of n trials in noise; where `embed` asks for a row it means a trial.
+    """The test utterances of n trials in noise, for `embed`: the row is the number of a trial.
 
-    What disturbs a trial depends on its number and the seed only: it is the same at every signal-to-noise ratio. The
-    recorded utterance is disturbed; frames that are pauses in the clean utterance are removed if the features are a
-    SpeechIndex. UserError where there are no voices for babble.
+    Noise and impulse response depend on the number of the trial and the seed only, so they are the same at every
+    signal-to-noise ratio. They are applied to the recorded utterance; if the features are a SpeechIndex, the frames
+    that are silence in the clean utterance are removed afterwards. UserError if there are no speakers for babble.
     """
 
     features: FeatureIndex
-    sources: NoiseSources  # for the recorded utterances; of noise or music if it has recordings of them, else of babble
+    sources: (
+        NoiseSources  # for the recorded utterances; of noise or music if it has recordings of them, otherwise of babble
+    )
     sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
-    reverb: bool  # whether each trial is in a room of its own
+    reverb: bool  # reverberation, with another impulse response for each trial
     seed: int
 
     def __post_init__(self) -> None:
         if self.snr is not None and not self.sources.recorded and len(self.features.speakers) < 3:
-            raise UserError("babble needs speakers besides a trial's own two; give recordings by --noise_dir")
+            raise UserError("babble needs a third speaker besides the two of a trial; use recordings of --noise_dir")
 
     @property
     def name(self) -> str:
-        """The signal-to-noise ratio in words: a number of dB, or `clean`."""
+        """The signal-to-noise ratio as in the score file: a number of dB, or `clean`."""
         return CLEAN if self.snr is None else f"{self.snr:g}"
 
     @property
     def kind(self) -> str:
-        """What disturbs the speech: noise, music, or babble of speakers on neither side of the trial."""
+        """The kind of noise: noise, music, or babble of speakers other than those of the trial."""
         return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), "babble")
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) of the test side of trial number `row` from frame `start` on."""
-        rng = np.random.default_rng([self.seed, 2, row])  # 2: not the trials' stream, nor that of the windows' starts
+        """Return frames `start` to `start + length` (length, 40) of the test utterance of trial number `row`."""
+        rng = np.random.default_rng([self.seed, 2, row])  # 2: differs from the streams of trials and window starts
 
         def disturb(samples: np.ndarray) -> np.ndarray:
             if self.reverb:

@@ -1,4 +1,4 @@
-"""Adaptive symmetric score normalisation (as-norm): a score relative to the scores of a cohort."""
+"""Adaptive symmetric score normalisation (as-norm): scores relative to scores with a cohort of other speakers."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,39 +14,33 @@ from system import ranks
 from system.compute import Compute
 from system.console import UsageError
 
-UTTERANCES_PER_SPEAKER = 10  # of a cohort speaker: bounds the work on large corpora
-LEAST_DEVIATION = 1e-6
-
-
-def as_norm(
-    cohort: torch.Tensor, size: int, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor
-) -> np.ndarray:
-    """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D).
-
-    The mean of the cohort (C, D), one mean of unit-length embeddings for each speaker, is subtracted from all first.
-    Each side of a trial then has its own impostors, the `size` (2..C) cohort speakers nearest to it. The score, less
-    the mean and over the deviation of a side's impostor scores, is averaged over both sides (Matejka et al.,
-    Interspeech 2017, s-norm with adaptive cohorts).
-    """
-    centre = cohort.mean(dim=0)
-    cohort, embeddings = (F.normalize(vectors - centre, dim=1) for vectors in (cohort, embeddings))
-    nearest = [(block @ cohort.T).topk(size).values for block in embeddings.split(SCORE_BLOCK)]
-    impostors = torch.cat(nearest).double()
-    mean, deviation = impostors.mean(dim=1), impostors.std(dim=1).clamp_min(LEAST_DEVIATION)
-    raw = torch.from_numpy(cosine(embeddings, left, right))
-    of_left, of_right = ((raw - mean[side]) / deviation[side] for side in (left, right))
-    return ((of_left + of_right) / 2).numpy()
+UTTERANCES_PER_SPEAKER = 10  # of the cohort: limits the work on large corpora
+MIN_DEVIATION = 1e-6
 
 
 class Cohort(NamedTuple):
-    """Other speakers that scores are normalised by."""
+    """Other speakers, relative to whom scores are normalised."""
 
-    means: torch.Tensor  # (C, D) of unit-length embeddings of each speaker
-    size: int  # number of the nearest speakers that normalise one side of a trial, 2..C
+    means: torch.Tensor  # (C, D), for each speaker the mean of unit-length embeddings
+    size: int  # number of speakers, 2..C, that normalise one side of a trial: the nearest ones
 
-    def normalise(self, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
-        """Return the scores (n,) of `as_norm` with this cohort."""
-        return as_norm(self.means, self.size, embeddings, left, right)
+
+def as_norm(cohort: Cohort, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+    """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D).
+
+    The mean of the cohort is subtracted from all embeddings. Then each side of a trial is scored with its nearest
+    speakers of the cohort. The mean of these scores is subtracted from the score of the trial, and the difference is
+    divided by their standard deviation. The result is the mean over both sides (Matejka et al., Interspeech 2017,
+    s-norm with adaptive cohorts).
+    """
+    centre = cohort.means.mean(dim=0)
+    means, embeddings = (F.normalize(vectors - centre, dim=1) for vectors in (cohort.means, embeddings))
+    nearest = [(block @ means.T).topk(cohort.size).values for block in embeddings.split(SCORE_BLOCK)]
+    impostors = torch.cat(nearest).double()
+    mean, deviation = impostors.mean(dim=1), impostors.std(dim=1).clamp_min(MIN_DEVIATION)
+    raw = torch.from_numpy(cosine(embeddings, left, right))
+    of_left, of_right = ((raw - mean[side]) / deviation[side] for side in (left, right))
+    return ((of_left + of_right) / 2).numpy()
 
 
 def load_cohort(
@@ -57,20 +51,19 @@ def load_cohort(
     compute: Compute,
     index: type[FeatureIndex] = FeatureIndex,
 ) -> Cohort:
-    """Return a cohort of the speakers of a feature tree that were trained on, of all if none are named.
+    """Return the cohort of the speakers of a feature tree whose names are in `trained_on`, or of all if it is empty.
 
-    Up to UTTERANCES_PER_SPEAKER of each are embedded, as the `index` of the tree returns them. The ranks share the
-    work, so all call this together. UsageError if there are fewer than `size` speakers.
+    Up to UTTERANCES_PER_SPEAKER of each are embedded; `index` is the class that reads the tree. The ranks share the
+    work, so all of them must call this. UsageError if there are fewer than `size` speakers.
     """
     with ranks.main_process_first():  # the other ranks read the index that the first one has written
         features = index([tree])
     speakers = [s for s, name in enumerate(features.speakers) if name in trained_on or not trained_on]
     if len(speakers) < size:
-        raise UsageError(f"--as_norm {size}: {tree} holds {len(speakers)} of the training speakers")
+        raise UsageError(f"--as_norm {size}: {tree} has only {len(speakers)} training speakers")
     rows = [
         features.first[s] + np.unique(np.linspace(0, features.count[s] - 1, UTTERANCES_PER_SPEAKER).astype(np.int64))
         for s in speakers
     ]
     embeddings = F.normalize(embed(encoder, features, Segments.full(features, np.concatenate(rows)), compute), dim=1)
-    cohort = torch.stack([of_speaker.mean(dim=0) for of_speaker in embeddings.split([len(r) for r in rows])])
-    return Cohort(cohort, size)
+    return Cohort(torch.stack([e.mean(dim=0) for e in embeddings.split([len(r) for r in rows])]), size)

@@ -1,17 +1,17 @@
-"""The score file, which --save_scores writes and --compare and plots.py read: a CSV row for each trial and test.
+"""The score file, which --save_scores writes and --compare and plots.py read: a CSV file with one row per trial.
 
-Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (if there are several test
+Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (with several test
 lengths), snr (in noise), score, score_as_norm (with --as_norm), enrol_seconds, test_seconds, llr (with a calibration;
 empty for trials that have none), enrol_speaker and test_speaker. The trials are repeated for each length and snr. The
-seconds are of speech if pauses were cut out, otherwise of the recording, and no more than the utterance has.
+seconds are of speech if silence was trimmed, otherwise of the recording, and at most those of the utterance.
 """
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 
 from configure import FRAMES_PER_SECOND
 from dataset.trials import REPEATING, SIDES, Trials
@@ -20,12 +20,10 @@ from evaluation.metrics import roc
 from system.console import UserError
 from system.files import read_lines, replacing
 
-if TYPE_CHECKING:
-    import pandas
-
-SCORES = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> what it adds to a system's name
-FULL, CLEAN = "full", "clean"  # a length of all frames, a signal-to-noise ratio without noise
-DRY = "dry"  # in place of a signal-to-noise ratio: no noise and no reverberation, where other tests have reverberation
+SCORES = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> suffix of the name of a system
+FULL = "full"  # in the column length: the full utterance
+CLEAN = "clean"  # in the column snr: without noise
+DRY = "dry"  # in the column snr: without noise and without reverberation, which the other tests have
 SECONDS = ("enrol_seconds", "test_seconds")
 SPEAKERS = ("enrol_speaker", "test_speaker")  # missing in the files of earlier versions
 TEXT = (*SIDES, *REPEATING, *SPEAKERS)
@@ -33,8 +31,6 @@ TEXT = (*SIDES, *REPEATING, *SPEAKERS)
 
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers: Sequence[np.ndarray]) -> None:
     """Write the scores of n trials in each test; `speakers` are the names (n,) of the speakers of both sides."""
-    import pandas  # 30 MB, which recognition need not load
-
     tables = []
     for of_test in scores:
         columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
@@ -51,10 +47,8 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers:
         pandas.concat(tables).to_csv(temporary, index=False, errors="surrogateescape")
 
 
-def read_scores(path: Path) -> "pandas.DataFrame":
-    """Read a score file, label as bool; UserError naming it if it is none or lacks a kind of trial."""
-    import pandas
-
+def read_scores(path: Path) -> pandas.DataFrame:
+    """Read a score file, label as bool; UserError naming the file if it is damaged or a kind of trial is missing."""
     text = dict.fromkeys(TEXT, str)
     lines = read_lines(path, "no such score file; --save_scores of the evaluators writes one")
     content = io.BytesIO("".join(lines).encode(errors="surrogateescape"))
@@ -65,16 +59,16 @@ def read_scores(path: Path) -> "pandas.DataFrame":
         table["label"] = table["label"].astype(int).astype(bool)
         numbers = table.columns.intersection([*SCORES, *SECONDS])
         table[numbers] = table[numbers].astype(np.float64)
-        roc(table["score"].to_numpy(), table["label"].to_numpy())  # refuses what has no error rate
+        roc(table["score"].to_numpy(), table["label"].to_numpy())  # ValueError if there is no error rate
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a file of scores as --save_scores writes it ({str(error).strip()})") from None
+        raise UserError(f"{path}: not a score file of --save_scores ({str(error).strip()})") from None
     if unnamed := [column for column in table.columns.intersection(SPEAKERS) if (table[column] == "").any()]:
-        raise UserError(f"{path}: rows without a name in column {unnamed[0]}; fill it in or remove the column")
+        raise UserError(f"{path}: no speaker in some rows of column {unnamed[0]}; add them or remove the column")
     return table
 
 
-def speakers_of(table: "pandas.DataFrame") -> np.ndarray | None:
-    """Return the numbers (2, n) of the speakers of both sides of n trials; None for a file without their columns."""
+def speakers_of(table: pandas.DataFrame) -> np.ndarray | None:
+    """Return the numbers (2, n) of the speakers of both sides of n trials; None if the file has no such columns."""
     if not set(SPEAKERS) <= set(table):
         return None
     _, numbers = np.unique([table[side] for side in SPEAKERS], return_inverse=True)
@@ -84,14 +78,14 @@ def speakers_of(table: "pandas.DataFrame") -> np.ndarray | None:
 def read_compared(
     path: Path, trials: Trials, enrol_seconds: np.ndarray, tests: Sequence[tuple[str, str, np.ndarray]]
 ) -> list[np.ndarray]:
-    """Return another system's scores (n,) in each test; UserError if the score file is not of these trials and tests.
+    """Return the scores (n,) of another system in each test; UserError if the file has other trials or tests.
 
-    `enrol_seconds` (n,) are those of the trials' enrolments; a test is its length in words, its signal-to-noise ratio
-    in words or "", and the seconds (n,) of its segments. Seconds are compared in frames.
+    `enrol_seconds` (n,) are those of the enrolments. A test is its length and its signal-to-noise ratio as in the score
+    file ("" without noise), and the seconds (n,) of its segments.
     """
     table, found = read_scores(path), []
     if missing := {"enrol", "test", *SECONDS} - set(table):
-        raise UserError(f"{path}: has no column {min(missing)}; --save_scores writes one")
+        raise UserError(f"{path}: no column {min(missing)}; --save_scores writes one")
     table = table.assign(snr=table.get("snr", ""), **_frames(*(table[column] for column in SECONDS)))
     for length, snr, test_seconds in tests:
         part = table[(table["snr"] == snr) & (table.get("length", length) == length)]
@@ -99,13 +93,13 @@ def read_compared(
         expected |= _frames(enrol_seconds, test_seconds)
         if not all(np.array_equal(part[column], values) for column, values in expected.items()):
             raise UserError(
-                f"{path}: does not hold the trials that are scored here, in this order, at test length {length}"
-                f"{f', SNR {snr}' if snr else ''}; score both by one --trials FILE"
+                f"{path}: not the same trials, in the same order, at test length {length}"
+                f"{f', SNR {snr}' if snr else ''}; score both systems with one --trials FILE"
             )
         found.append(part["score"].to_numpy())
     return found
 
 
 def _frames(*seconds: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns SECONDS in whole frames, which survive being written."""
+    """Return the columns SECONDS in frames, which are not changed by rounding in the file."""
     return {name: np.round(FRAMES_PER_SECOND * column) for name, column in zip(SECONDS, seconds, strict=True)}

@@ -1,4 +1,4 @@
-"""The trials of the short-utterance test: the list stored next to a checkpoint, and the windows of its test sides."""
+"""The trials of the short-utterance test, stored next to a checkpoint, and their test windows."""
 
 import hashlib
 import json
@@ -16,55 +16,56 @@ from system.files import replacing, sha256
 
 
 def stored_short_trials(path: Path, features: FeatureIndex, speakers: np.ndarray, seed: int) -> Trials:
-    """Return the short trials of the speakers (S,) that are kept at `path`, drawn and kept there if need be.
+    """Return the short trials of the speakers (S,) that are stored at `path`; sample and store them if there are none.
 
-    Beside the list stands a JSON file with the SHA-256 of the list and of the names of all utterances that it was drawn
-    from. A list drawn from other speakers or utterances is drawn anew, with a warning. UserError if the list at `path`
-    is not one that this function wrote, or was changed since: it is the user's and is not overwritten.
+    A JSON file next to the list has the SHA-256 of the list and of the names of all utterances that it was sampled
+    from. A list from other speakers or utterances is resampled, with a warning. UserError if the list at `path` was not
+    written by this function or was changed since: it belongs to the user and is not overwritten.
     """
     names = "\n".join(features.name(row) for row in rows_of(features, speakers).tolist())
-    drawn_from = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-    beside = path.with_suffix(".json")
+    sampled_from = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    record = path.with_suffix(".json")
     if path.exists():
-        kept = _read_kept(beside)
-        if kept.get("sha256") != sha256(path):
-            raise UserError(f"{path}: changed, or not drawn here; move it away to draw anew, or name it by --trials")
-        if kept.get("drawn_from") == drawn_from:
+        stored = _read_record(record)
+        if stored.get("sha256") != sha256(path):
+            raise UserError(f"{path}: edited, or not sampled here; move it to resample, or use it with --trials")
+        if stored.get("drawn_from") == sampled_from:
             return read_trials(path)
-        console.warn(f"{path}: was drawn from other speakers or utterances; drawn anew")
+        console.warn(f"{path}: was sampled from other speakers or utterances; resampled")
     trials = sample_short_trials(features, speakers, seed)
     digest = hashlib.sha256(list_content(trials)).hexdigest()
     try:
         path.unlink(missing_ok=True)
-        with replacing(beside) as temporary:  # before the list: killed between the two, the next run draws again
-            temporary.write_text(json.dumps({"sha256": digest, "drawn_from": drawn_from}) + "\n")
+        with replacing(
+            record
+        ) as temporary:  # before the list: if the process is killed between the two, the next one resamples
+            temporary.write_text(json.dumps({"sha256": digest, "drawn_from": sampled_from}) + "\n")
         write_trials(path, trials)
-    except OSError as error:  # a read-only disk, say: the trials can be scored all the same
-        console.warn(f"{path}: the drawn trials could not be kept ({error.strerror})")
+    except OSError as error:  # such as a read-only disk: the trials can be scored nevertheless
+        console.warn(f"{path}: the sampled trials could not be stored ({error.strerror})")
     return trials
 
 
-def _read_kept(path: Path) -> dict:
-    """Return what the JSON file beside a list of short trials says; nothing if it is missing or damaged."""
+def _read_record(path: Path) -> dict:
+    """Return the content of the JSON file next to a list of short trials; nothing if it is missing or damaged."""
     try:
-        kept = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def window_starts(n_frames: np.ndarray, length: int, seed: int) -> np.ndarray:
-    """Return where in test utterances of n_frames (n,) the trials' windows of `length` frames start, (n,).
+    """Return the start frames (n,) of windows of `length` frames in test utterances of `n_frames` (n,) frames.
 
-    The i-th start is uniform over all of its utterance, independent of the others, and depends on the seed, i and the
-    utterance's length only.
+    Each start is uniform over its utterance, and depends on the seed, the index and the length of the utterance only.
     """
-    fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: another stream than the trials' own draw
+    fraction = np.random.default_rng([seed, 1]).random(len(n_frames))  # 1: differs from the stream of the trials
     return (fraction * n_starts(n_frames, length)).astype(np.int64)
 
 
 def test_segments(features: FeatureIndex, rows: np.ndarray, length: int | str, seed: int) -> Segments:
-    """Return a random window of `length` frames of each of the utterances `rows` (n,); of all frames if FULL."""
+    """Return a random window of `length` frames of each of the utterances `rows` (n,); FULL is the full utterance."""
     if isinstance(length, str):  # FULL
         return Segments.full(features, rows)
     return Segments(rows, window_starts(features.n_frames(rows), length, seed), np.full(len(rows), length))

@@ -1,4 +1,4 @@
-"""Utterances without their pauses, as recognition hears them: what calibration is fitted on."""
+"""Utterances with trimmed silence, as in recognition: calibrations are fitted on them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,21 +9,21 @@ from dataset.index import FeatureIndex
 from feat_extract.silence import speech_frames, trim_features
 from system import console
 
-READERS = 16  # threads that read utterances: most of their time goes into waiting for the disk
+READERS = 16  # threads that read utterances: they wait for the disk most of the time
 
 
 class SpeechIndex(FeatureIndex):
-    """A FeatureIndex whose utterances have no pauses: lengths and frames are of speech.
+    """A FeatureIndex with trimmed silence: lengths and frames are of speech.
 
     Attributes:
-        recorded: the same utterances with their pauses.
+        recorded: the index of the same utterances with silence.
     """
 
     def __init__(self, trees: list[Path]):
         """Load the trees as FeatureIndex does."""
         self.recorded = FeatureIndex(trees)
         vars(self).update(vars(self.recorded))
-        self._n_speech = np.zeros(len(self), np.int64)  # frames of speech, 0 where not yet counted
+        self._n_speech = np.zeros(len(self), np.int64)  # frames of speech, 0 if not counted yet
 
     def n_frames(self, rows: np.ndarray) -> np.ndarray:
         """Return the frames of speech (n,) int64 of rows (n,); each utterance is read once."""
@@ -31,7 +31,7 @@ class SpeechIndex(FeatureIndex):
         readers = ThreadPoolExecutor(READERS)
         try:
             counts = readers.map(lambda row: len(self.utterance(row)), new.tolist())
-            bar = console.progress(counts, total=len(new), unit="file", desc="finding pauses")
+            bar = console.progress(counts, total=len(new), unit="file", desc="trimming silence")
             self._n_speech[new] = np.fromiter(bar, np.int64, len(new))
         finally:
             readers.shutdown(cancel_futures=True)
@@ -47,6 +47,6 @@ class SpeechIndex(FeatureIndex):
         return frames[(start + np.arange(length)) % len(frames)]
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames of speech (length, 40) of a row from `start` on, repeated end to end."""
+        """Return frames of speech `start` to `start + length` (length, 40) of a row; short utterances are repeated."""
         frames = self.utterance(row)
         return frames[(start + np.arange(length)) % len(frames)]

@@ -1,4 +1,4 @@
-"""Verification: find the utterances of a trial list, score its trials, and turn the scores into LLRs."""
+"""Verification: find the utterances of a trial list, score the trials, and compute LLRs of the scores."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from evaluation.calibration import Calibration, ScoredTrials, fit, split_half_ll
 from evaluation.context import EvaluationContext
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.noise import NoisyTests
-from evaluation.normalisation import Cohort
+from evaluation.normalisation import Cohort, as_norm
 from system.console import UserError
 
 Conditions = Mapping[str, NoisyTests | None]  # signal-to-noise ratio in words -> tests in noise; None: as recorded
@@ -23,40 +23,40 @@ UNDISTURBED: Conditions = {"": None}  # of an evaluation without noise
 
 
 class TrialSet(NamedTuple):
-    """Trials to score and the models that their speakers are enrolled as, of one utterance or of several each."""
+    """Trials to score, and the models on their left sides, which are enrolled by one utterance or by several."""
 
     trials: Trials
     enrolled: Segments  # (e,) of all models
-    model: np.ndarray  # (e,) the model of each segment; models are numbered from 0 and their segments are side by side
-    of_trial: np.ndarray  # (n,) the model of each trial
+    model: np.ndarray  # (e,) model of each segment, from 0, ascending
+    of_trial: np.ndarray  # (n,) model of each trial
     test: np.ndarray  # (n,) rows of the test utterances
 
     @property
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows (n,) of enrolment and test; a model counts as its first utterance."""
+        """The rows (n,) of enrolment and test; the row of a model is that of its first utterance."""
         return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
     @property
     def enrol_seconds(self) -> np.ndarray:
-        """The seconds (n,) of the utterances that the model of each trial is enrolled by."""
+        """The seconds (n,) of all utterances that enrol the model of a trial."""
         return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
 
     @property
     def same_utterance(self) -> np.ndarray:
-        """Which trials (n,) bool have a test utterance that the model of the trial is enrolled by."""
+        """A mask (n,) of the trials whose test utterance also enrols their model."""
         n_rows = 1 + max(self.enrolled.row.max(initial=0), self.test.max(initial=0))
         return np.isin(self.of_trial * n_rows + self.test, self.model * n_rows + self.enrolled.row)
 
     def where(self, kept: np.ndarray) -> "TrialSet":
-        """Return the trials that `kept` (n,) bool is true for; models without any trial stay enrolled."""
+        """Return the trials for which `kept` (n,) bool is true; models without a trial stay enrolled."""
         return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
 
 
 def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Sequence[str]] | None = None) -> TrialSet:
     """Find the utterances of trials in the features.
 
-    The left sides of the trials are utterances or, with `models`, models of several utterances each. UserError naming
-    a model or an utterance that is missing.
+    The left sides of the trials are utterances or, with `models`, names of models with their utterances. UserError
+    naming a model or an utterance that is missing.
     """
     models = models or {name: [name] for name in trials.enrol}
     used = sorted(set(trials.enrol))
@@ -77,7 +77,7 @@ def score_trials(
     cohort: Cohort | None = None,
     conditions: Conditions = UNDISTURBED,
 ) -> list[Scores]:
-    """Return the scores of n trials at each length in each noise condition.
+    """Return the scores of n trials at each length and in each noise condition.
 
     `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. Without noise a
     segment is embedded once for all trials; in noise it is embedded for each trial, because each has its own noise.
@@ -95,7 +95,7 @@ def score_trials(
             enrol_seconds,
             tests[length].seconds(features),
             cosine(embeddings, left, right),
-            cohort.normalise(embeddings, left, right) if cohort else None,
+            as_norm(cohort, embeddings, left, right) if cohort else None,
             float(unique_segments([trial_set.enrolled, tests[length]])[0].seconds(features).sum()),
             snr=snr,
         )
@@ -112,7 +112,7 @@ def score_trials(
 
 
 def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
-    """Return the unit-length means (m, D) of the embeddings (e, D) of each model; `model` (e,) numbers them."""
+    """Return for each model the unit-length mean (m, D) of its embeddings (e, D); `model` (e,) are their models."""
     if len(model) == model[-1] + 1:
         return embeddings
     sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
@@ -143,5 +143,5 @@ def calibrate(
 
 
 def add_llr(scores: Sequence[Scores], calibration: Calibration) -> list[Scores]:
-    """Return the scores with the LLRs that a calibration gives them."""
+    """Return the scores with their LLRs by a calibration."""
     return [s._replace(llr=calibration.llr(s.plain, s.enrol_seconds, s.test_seconds)) for s in scores]

@@ -168,8 +168,8 @@ def test_trials_that_support_no_calibration_are_refused() -> None:
     trials, _ = drawn(2000, 6)
     for spoilt, message in (
         (trials._replace(scores=np.where(trials.labels, 0.8, 0.1) + trials.scores / 100), "without a single error"),
-        (trials._replace(scores=-trials.scores), "higher scores do not mean likelier targets"),
-        (trials._replace(scores=np.zeros(2000)), "higher scores do not mean likelier targets"),
+        (trials._replace(scores=-trials.scores), "higher scores do not indicate target trials"),
+        (trials._replace(scores=np.zeros(2000)), "higher scores do not indicate target trials"),
         (trials.where(trials.labels), "1000 target and 0 non-target trials"),
         (part(trials, slice(119)), "60 target and 59 non-target trials in one; it needs 60 of each"),
         (part(trials, slice(0)), "0 target and 0 non-target trials"),
@@ -186,7 +186,7 @@ def test_scores_that_tell_nothing_at_one_of_the_durations_are_refused(side: str,
     trials, _ = drawn(4000, 7)
     seconds = getattr(trials, f"{side}_seconds")
     short = seconds < np.quantile(seconds, 0.35)
-    with pytest.raises(UserError, match=f"{message}.*higher scores do not mean likelier"):
+    with pytest.raises(UserError, match=f"{message}.*higher scores do not indicate"):
         fit_one(trials._replace(scores=np.where(short, -trials.scores, trials.scores)))
 
 
@@ -220,7 +220,7 @@ def test_kept_and_read_again(checkpoint: Path, capsys: pytest.CaptureFixture[str
     assert content["sets"] == ["phones", "calls"] and content["target_speakers"] == [40, 40]
     assert content["leave_one_set_out"]["mean"]["cllr"] == 0.4
     assert load_calibration(checkpoint, "0" * 64) is None
-    assert "checkpoint_007.calibration.json: of another checkpoint" in capsys.readouterr().err
+    assert "checkpoint_007.calibration.json: belongs to another checkpoint" in capsys.readouterr().err
     for spoilt in (
         "[1]",
         "{",
@@ -246,7 +246,7 @@ def test_a_read_only_folder_only_warns(
 
     monkeypatch.setattr(calibration, "replacing", refuse)
     save_calibration(checkpoint, "3f" * 32, Calibration(0.0, (1.0,) * 5, (1.0, 2.0), (1.0, 2.0), 100, 100))
-    assert "007.calibration.json: the calibration could not be kept (Permission denied)" in capsys.readouterr().err
+    assert "007.calibration.json: the calibration could not be written (Permission denied)" in capsys.readouterr().err
 
 
 def test_a_file_of_an_earlier_version_is_read(checkpoint: Path) -> None:

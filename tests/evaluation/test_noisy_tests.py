@@ -125,7 +125,7 @@ def test_a_noise_folder_takes_the_place_of_babble(tests: Make, heard: list[np.nd
 
 def test_babble_needs_a_third_speaker(root: Path, features: FeatureIndex) -> None:
     two = FeatureIndex([root / TREES["vox1_dev"].feat])
-    with pytest.raises(UserError, match="babble needs speakers besides"):
+    with pytest.raises(UserError, match="babble needs a third speaker"):
         NoisyTests(two, NoiseSources(root, two, None, None), SIDES, 5.0, False, 1)
 
 

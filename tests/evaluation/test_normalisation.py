@@ -15,7 +15,7 @@ import EER_short
 from configure import TREES
 from dataset.features import read_feature, write_feature
 from evaluation.metrics import verification_metrics
-from evaluation.normalisation import as_norm, load_cohort
+from evaluation.normalisation import Cohort, as_norm, load_cohort
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system.compute import inference
@@ -26,7 +26,7 @@ def test_as_norm_is_what_its_definition_says() -> None:
     generator = torch.Generator().manual_seed(0)
     cohort, embeddings = (torch.randn(n, 8, generator=generator) for n in (7, 5))
     left, right = torch.tensor([0, 1, 4]), torch.tensor([2, 3, 4])
-    scores = as_norm(cohort, 3, embeddings, left, right)
+    scores = as_norm(Cohort(cohort, 3), embeddings, left, right)
     for a, b, score in zip(left, right, scores, strict=True):
         sides = [embeddings[a] - cohort.mean(0), embeddings[b] - cohort.mean(0)]
         raw, expected = float(F.cosine_similarity(sides[0], sides[1], dim=0)), 0.0
@@ -95,5 +95,5 @@ def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: s
 
 
 def test_a_cohort_larger_than_the_data_is_refused(home: Path) -> None:
-    with pytest.raises(UsageError, match="--as_norm 5: .* holds 4 of the training speakers"):
+    with pytest.raises(UsageError, match="--as_norm 5: .* 4 training speakers"):
         run_short(home, "--test_length", 30, "--as_norm", 5)

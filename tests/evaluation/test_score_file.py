@@ -128,7 +128,7 @@ def test_a_file_without_speakers_is_drawn_and_said_to_have_no_interval(
 def test_a_speaker_without_a_name_is_refused(tmp_path: Path) -> None:
     labels, speaker = np.array([1, 0, 1, 0]), np.array(["a", "b", "", "c"])
     path = curve(tmp_path / "s.csv", np.arange(4.0), labels, speaker, speaker)
-    with pytest.raises(UserError, match="s.csv: rows without a name in column enrol_speaker"):
+    with pytest.raises(UserError, match="s.csv: no speaker in some rows of column enrol_speaker"):
         read_scores(path)
 
 
@@ -156,7 +156,7 @@ def test_every_reader_finds_what_was_written(tmp_path: Path, tests: list[str], l
         for found, written in zip(read_trials(path, blind=True), trials, strict=True):
             np.testing.assert_array_equal(found, written)
     if not labelled:
-        with pytest.raises(UserError, match="s.csv: not a file of scores"):
+        with pytest.raises(UserError, match="s.csv: not a score file"):
             read_scores(path)
         return
     compared = read_compared(path, trials, seconds[0], [(s.length, s.snr, seconds[1]) for s in scores])

@@ -49,13 +49,13 @@ def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
     features = FeatureIndex([tree])
     stored_short_trials(path, features, np.arange(4), seed=3)
     fewer = stored_short_trials(path, features, np.array([1, 2, 3]), seed=3)  # the first was trained on, say
-    assert "short_trials_seed3.txt: was drawn from other speakers or utterances; drawn anew" in capsys.readouterr().err
+    assert "short_trials_seed3.txt: was sampled from other speakers" in capsys.readouterr().err
     assert not any(name.startswith("id00000") for name in {*fewer.enrol, *fewer.test})
     assert same(stored_short_trials(path, features, np.array([1, 2, 3]), seed=3), fewer)
     assert not capsys.readouterr().err
     write_features(tree, n_speakers=4, n_utterances=5)
     more = stored_short_trials(path, FeatureIndex([tree]), np.array([1, 2, 3]), seed=3)
-    assert "drawn anew" in capsys.readouterr().err and any(name.endswith("00004.wav") for name in more.test)
+    assert "resampled" in capsys.readouterr().err and any(name.endswith("00004.wav") for name in more.test)
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -91,7 +91,7 @@ def test_a_list_that_is_not_ours_is_never_overwritten(features: FeatureIndex, tm
         elif beside != "as it was":
             path.with_suffix(".json").write_text(beside)
         changed = path.read_bytes()
-        with pytest.raises(UserError, match="kept.txt: changed, or not drawn here; move it away .* --trials"):
+        with pytest.raises(UserError, match="kept.txt: edited, or not sampled here.* --trials"):
             stored_short_trials(path, features, np.arange(5), seed=3)
         assert path.read_bytes() == changed
 
@@ -107,7 +107,9 @@ def test_trials_that_cannot_be_kept_are_scored_all_the_same(
     trials = stored_short_trials(tmp_path / "kept.txt", features, np.arange(5), seed=3)
     assert same(trials, sample_short_trials(features, np.arange(5), seed=3)) and not list(tmp_path.iterdir())
     error = capsys.readouterr().err
-    assert f"kept.txt: the drawn trials could not be kept ({os.strerror(number)})" in error and error.count("\n") == 1
+    assert (
+        f"kept.txt: the sampled trials could not be stored ({os.strerror(number)})" in error and error.count("\n") == 1
+    )
 
 
 def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:

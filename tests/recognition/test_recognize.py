@@ -178,7 +178,7 @@ def test_a_calibration_belongs_to_its_checkpoint(home: Path, capsys: pytest.Capt
     assert Recognizer(home / "calibrated.pth").calibration == CALIBRATION
     kept = (home / "calibrated.calibration.json").read_text()
     (home / "other.calibration.json").write_text(kept)
-    assert Recognizer(home / "other.pth").calibration is None and "of another checkpoint" in capsys.readouterr().err
+    assert Recognizer(home / "other.pth").calibration is None and "another checkpoint" in capsys.readouterr().err
     (home / "other.calibration.json").unlink()
 
 
