@@ -143,12 +143,15 @@ def changing(folder: Path) -> Iterator[None]:
         yield
 
 
-def load_speaker(path: Path) -> Speaker:
-    """Read a speaker's file without running any code of it; UserError naming the file if it is not one."""
+def load_speaker(path: Path, digest: str | None = None) -> Speaker:
+    """Read a speaker's file without running any code of it; UserError naming the file if it is not one.
+
+    With `digest`, the SHA-256 of a checkpoint, it is also a UserError if another checkpoint embedded the recordings.
+    """
     try:
         with np.load(path, allow_pickle=False) as content:
             embeddings, files, seconds = (content[name] for name in ("embeddings", "files", "seconds"))
-            digest = str(content["checkpoint"])
+            owner = str(content["checkpoint"])
         n = len(files)
         shapes = n > 0 and files.shape == seconds.shape == (n,) and embeddings.shape == (n, EMBEDDING_SIZE)
         types = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
@@ -156,63 +159,41 @@ def load_speaker(path: Path) -> Speaker:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):
         raise UserError(f"{path}: not a file of an enrolled speaker; remove it and enrol the speaker again") from None
+    if digest not in (None, owner):
+        raise UserError(
+            f"{path}: enrolled with another checkpoint (SHA-256 {owner[:12]}, not {digest[:12]}); use that checkpoint, "
+            "or remove the speaker and enrol it again"
+        )
     recordings = zip(files.tolist(), embeddings, seconds.tolist(), strict=True)
-    return Speaker(_name_of(path), tuple(EmbeddedRecording(*recording) for recording in recordings), digest)
+    return Speaker(_name_of(path), tuple(EmbeddedRecording(*recording) for recording in recordings), owner)
 
 
 def find_speaker(folder: Path, name: str, digest: str) -> Speaker:
-    """Return a speaker, without recordings if not enrolled yet; UserError as for speaker_path and check_digest.
-
-    `digest` is the SHA-256 of the checkpoint.
-    """
+    """Return a speaker, without recordings if not enrolled yet; UserError as for speaker_path and load_speaker."""
     path = speaker_path(folder, name)
-    speaker = load_speaker(path) if path.exists() else Speaker(_name_of(path), (), digest)
-    check_digest(speaker, digest)
-    return speaker
+    return load_speaker(path, digest) if path.exists() else Speaker(_name_of(path), (), digest)
 
 
 def load_speakers(folder: Path, digest: str | None = None) -> list[Speaker]:
-    """Return the speakers of a folder, sorted by name; UserError if there are none.
-
-    With `digest`, the SHA-256 of a checkpoint, it is also a UserError if a speaker was enrolled with another one.
-    """
+    """Return the speakers of a folder, sorted by name; UserError if there are none, and as for load_speaker."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; 'recognize.py enroll' creates it")
-    speakers = [load_speaker(path) for path in _files(folder).values()]
+    speakers = [load_speaker(path, digest) for path in _files(folder).values()]
     if not speakers:
         raise UserError(f"{folder}: contains no enrolled speakers; 'recognize.py enroll' adds them")
-    for speaker in speakers:
-        check_digest(speaker, digest or speaker.digest)
     return speakers
 
 
 def load_others(folder: Path, name: str, digest: str) -> tuple[list[Speaker], list[str]]:
-    """Return the speakers of a folder except the one of this name, and an error message for each unusable file.
-
-    A file is unusable if it is damaged, or if its speaker was enrolled with another checkpoint than that of `digest`.
-    """
+    """Return the speakers of a folder except the one of this name, and the errors of those that cannot be loaded."""
     others: list[Speaker] = []
     errors: list[str] = []
     for other, path in _files(folder).items():
-        if other == name:
-            continue
         try:
-            speaker = load_speaker(path)
-            check_digest(speaker, digest)
+            others += [load_speaker(path, digest)] if other != name else []
         except UserError as error:
             errors.append(str(error))
-        else:
-            others.append(speaker)
     return others, errors
-
-
-def check_digest(speaker: Speaker, digest: str) -> None:
-    """Raise UserError unless the speaker was enrolled with the checkpoint of this SHA-256."""
-    if speaker.digest != digest:
-        raise UserError(
-            f"speaker '{speaker.name}': enrolled with another checkpoint (SHA-256 {speaker.digest[:12]}, not "
-            f"{digest[:12]}); use that checkpoint, or remove the speaker and enrol it again"
-        )
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -193,7 +193,8 @@ def test_enroll_warns_of_what_it_cannot_compare(home: Path) -> None:
     printed, warnings = enroll(home, "Boris", "boris1.wav")
     assert [w["warning"] for w in printed["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
     assert (
-        "Eve.npz: not a file of an enrolled" in warnings[0] and "'Old': enrolled with another checkpoint" in warnings[1]
+        "Eve.npz: not a file of an enrolled" in warnings[0]
+        and "Old.npz: enrolled with another checkpoint" in warnings[1]
     )
 
 
