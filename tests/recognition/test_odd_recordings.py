@@ -106,5 +106,5 @@ def test_file_names_of_any_bytes_on_an_ascii_terminal(
 def test_an_empty_file_is_a_one_line_error(home: Path) -> None:
     (home / "empty.mp3").touch()
     flags = ["--checkpoint", "model.pth", "--threshold", "0"]
-    done = run_script("recognize.py", "compare", *flags, "empty.mp3", "anna.wav", cwd=home, check=1)
+    done = here("recognize.py", "compare", *flags, "empty.mp3", "anna.wav", cwd=home, check=1)
     assert done.stderr == "recognize.py: empty.mp3: no readable audio (the file is empty)\n"
