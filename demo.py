@@ -84,39 +84,43 @@ def run(script: str, *flags: str) -> None:
         raise UserError(f"{script} failed with status {status}")
 
 
+def systems(features: FeatureIndex) -> dict[str, Callable[[Segments], Tensor]]:
+    """Return the systems by name, as functions of n segments that return their embeddings (n, D)."""
+    compute = inference()
+
+    def network(encoder: Encoder) -> Callable[[Segments], Tensor]:
+        return lambda segments: embed(encoder.for_inference(compute.device), features, segments, compute)
+
+    torch.manual_seed(100)
+    return {
+        "untrained network": network(Encoder(BACKBONE)),
+        "MFCC statistics": lambda segments: mfcc_statistics(features, segments),
+        "trained here": network(newest_checkpoint(RUN)[1].encoder()),
+        "bundled model": network(load_checkpoint(BUNDLED_MODEL).encoder()),
+    }
+
+
 def evaluate() -> dict[str, list[float]]:
     """Write the score file of each system; return its EER in percent at each length, and its accuracy in percent.
 
     All systems have the same trials and test segments. A test segment is the middle of an utterance, and is embedded
     once for all trials.
     """
-    features, compute = FeatureIndex([ROOT / TREES["vox1_test"].feat]), inference()
-    trials, rows = read_trials(ROOT / TRIALS_NAME), np.arange(len(features))
+    features = FeatureIndex([ROOT / TREES["vox1_test"].feat])
+    trials, rows, results = read_trials(ROOT / TRIALS_NAME), np.arange(len(features)), {}
     enrol, test = features.rows(trials.enrol), features.rows(trials.test)
     speakers = [np.array(features.speakers, object)[features.speaker[side]] for side in (enrol, test)]
     n_frames, segments = features.n_frames(rows), []
     for length in LENGTHS:
         lengths = n_frames if length == "full" else np.full_like(rows, int(length))
         segments.append(Segments(rows, (n_frames - lengths) // 2, lengths))
-
-    def network(encoder: Encoder) -> Callable[[Segments], Tensor]:
-        return lambda segments: embed(encoder.for_inference(compute.device), features, segments, compute)
-
-    torch.manual_seed(100)
-    systems = {
-        "untrained network": network(Encoder(BACKBONE)),
-        "MFCC statistics": lambda segments: mfcc_statistics(features, segments),
-        "trained here": network(newest_checkpoint(RUN)[1].encoder()),
-        "bundled model": network(load_checkpoint(BUNDLED_MODEL).encoder()),
-    }
-    results = {}
-    for name, system in systems.items():
+    seconds = [of_length.seconds(features) for of_length in segments]
+    for name, system in systems(features).items():
         print(f"\n{name}: embedding {len(LENGTHS) * len(rows)} segments", flush=True)
         embeddings, scores = [normalize(system(of_length), dim=1) for of_length in segments], []
-        for length, tested, of_length in zip(LENGTHS, embeddings, segments, strict=True):
+        for length, tested, of_length in zip(LENGTHS, embeddings, seconds, strict=True):
             cosines = (embeddings[0][enrol] * tested[test]).sum(dim=1).double().numpy()
-            seconds = [s.seconds(features) for s in (segments[0], of_length)]
-            scores.append(Scores(length, seconds[0][enrol], seconds[1][test], cosines, None, float(seconds[1].sum())))
+            scores.append(Scores(length, seconds[0][enrol], of_length[test], cosines, None, float(of_length.sum())))
         write_scores(ROOT / f"{name}.csv", trials, scores, speakers)
         eers = [100 * verification_metrics(of_length.plain, trials.label).eer for of_length in scores]
         results[name] = [*eers, identify(torch.stack(embeddings), len(features.speakers))]
