@@ -24,16 +24,16 @@ def add_augmentation_arguments(parser: Parser) -> None:
     add("--augment_prob", type=positive, default=default.prob, metavar="P",
         help=f"probability of noise, music, babble or reverb in a crop (default: {default.prob})")  # fmt: skip
     for flag in SNR_FLAGS:
-        least, greatest = getattr(default, flag[2:])
-        add(flag, type=float, nargs=2, default=[least, greatest], metavar=("MIN", "MAX"),
-            help=f"signal-to-noise ratio of {flag[2:-4]} in dB (default: {least:g} {greatest:g})")  # fmt: skip
+        low, high = getattr(default, flag[2:])
+        add(flag, type=float, nargs=2, default=[low, high], metavar=("MIN", "MAX"),
+            help=f"signal-to-noise ratio of {flag[2:-4]} in dB (default: {low:g} {high:g})")  # fmt: skip
     add("--noise_dir", metavar="DIR",
         help="folder of noise, music and speech, such as MUSAN (default: synthetic noise)")  # fmt: skip
     add("--rir_dir", metavar="DIR",
         help="folder of room impulse responses, such as RIRS_NOISES (default: synthetic reverberation)")  # fmt: skip
     for flag, kinds in USED_BY.items():
         parser.works_if(flag, partial(_chooses, kinds), f"without --augment {' or '.join(sorted(kinds))}")
-    parser.works_if("music_snr", lambda args: args.noise_dir, "without --noise_dir, which may hold music")
+    parser.works_if("music_snr", lambda args: args.noise_dir, "without --noise_dir")
 
 
 def choose_augmentation(args: Namespace) -> Augmentation:
@@ -44,9 +44,9 @@ def choose_augmentation(args: Namespace) -> Augmentation:
     if args.augment_prob > 1:
         raise UsageError(f"--augment_prob {args.augment_prob:g}: a probability, so at most 1")
     for flag in SNR_FLAGS:
-        least, greatest = getattr(args, flag[2:])
-        if not -MAX_SNR <= least <= greatest <= MAX_SNR:
-            raise UsageError(f"{flag} {least:g} {greatest:g}: the least first, both from -{MAX_SNR} to {MAX_SNR} dB")
+        low, high = getattr(args, flag[2:])
+        if not -MAX_SNR <= low <= high <= MAX_SNR:
+            raise UsageError(f"{flag} {low:g} {high:g}: give minimum and maximum, from -{MAX_SNR} to {MAX_SNR} dB")
     for folder in filter(None, (args.noise_dir, args.rir_dir)):
         check_recordings(Path(folder))
     noise_snr, music_snr, babble_snr = (tuple(getattr(args, flag[2:])) for flag in SNR_FLAGS)

@@ -133,7 +133,7 @@ def _parse(blob: bytes, path: Path) -> StoredArray:
     """Return the feature array of a pickle; UserError naming the file if it contains anything else."""
     try:
         return load_feature(blob)
-    except MemoryError:  # the machine's, which says nothing about the file
+    except MemoryError:  # the file may be intact
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "

@@ -46,7 +46,7 @@ class StoredArray(NamedTuple):
 def load_feature(blob: bytes) -> StoredArray:
     """Return the array of a feature pickle.
 
-    UnpicklingError says what another pickle contains; a damaged one can raise any exception.
+    UnpicklingError for a pickle with other content; a damaged one can raise any exception.
     """
     offsets = _check_operations(blob)
     match _Unpickler(io.BytesIO(blob)).load():

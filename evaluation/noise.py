@@ -9,7 +9,7 @@ from dataset.index import FeatureIndex
 from evaluation.score_file import CLEAN
 from evaluation.speech import SpeechIndex
 from feat_extract.noise_folder import MUSIC, NOISE
-from feat_extract.noise_sources import NoiseSources, mix, reverberate
+from feat_extract.noise_sources import BABBLE, NoiseSources, mix, reverberate
 from system.console import UserError
 
 
@@ -43,7 +43,7 @@ class NoisyTests:
     @property
     def kind(self) -> str:
         """The kind of noise: noise, music, or babble of speakers other than those of the trial."""
-        return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), "babble")
+        return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), BABBLE)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
         """Return frames `start` to `start + length` (length, 40) of the test utterance of trial number `row`."""
@@ -54,14 +54,8 @@ class NoisyTests:
                 samples = reverberate(samples, self.sources.impulse_response(rng))
             if self.snr is None:
                 return samples
-            if self.kind == NOISE:
-                noise = self.sources.noise(len(samples), rng)
-            elif self.kind == MUSIC:
-                noise = self.sources.music(len(samples), rng)
-            else:
-                speakers = [self.features.speaker[side[row]] for side in self.sides]
-                noise = self.sources.babble(speakers, len(samples), rng)
-            return mix(samples, noise, self.snr)
+            speakers = [self.features.speaker[side[row]] for side in self.sides]
+            return mix(samples, self.sources.noise(self.kind, len(samples), rng, excluded=speakers), self.snr)
 
         utterance = int(self.sides[1][row])
         if not isinstance(self.features, SpeechIndex):

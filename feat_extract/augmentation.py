@@ -18,7 +18,7 @@ import numpy as np
 
 from dataset.index import FeatureIndex
 from feat_extract.noise_folder import MUSIC, NOISE, SPEECH
-from feat_extract.noise_sources import NoiseSources, mix, reverberate
+from feat_extract.noise_sources import BABBLE, NoiseSources, mix, reverberate
 from system.console import UserError
 
 KINDS = ("noise", "reverb", "babble", "codec", "speed", "specaugment")
@@ -59,7 +59,7 @@ class AugmentedCrops:
                 kinds = kinds - {NOISE} | {NOISE, MUSIC} & self._sources.recorded.keys()
                 if kinds.isdisjoint((NOISE, MUSIC)):
                     raise UserError(f"{noise_dir}: contains speech, but neither noise nor music for --augment noise")
-        self._noises = [kind for kind in (NOISE, "babble", "reverb", MUSIC) if kind in kinds]
+        self._noises = [kind for kind in (NOISE, BABBLE, "reverb", MUSIC) if kind in kinds]
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
@@ -87,17 +87,11 @@ class AugmentedCrops:
 
     def _add_noise(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
         """Return samples (S,) of a row with a random one of the chosen kinds of noise, or with reverberation."""
-        match self._noises[rng.integers(len(self._noises))]:
-            case "noise":
-                noise, snr = sources.noise(len(samples), rng), self._augmentation.noise_snr
-            case "music":
-                noise, snr = sources.music(len(samples), rng), self._augmentation.music_snr
-            case "babble":
-                speaker = self._features.speaker[row]
-                noise, snr = sources.babble([speaker], len(samples), rng), self._augmentation.babble_snr
-            case _:
-                return reverberate(samples, sources.impulse_response(rng))
-        return mix(samples, noise, rng.uniform(*snr))
+        kind = self._noises[rng.integers(len(self._noises))]
+        if kind == "reverb":
+            return reverberate(samples, sources.impulse_response(rng))
+        noise = sources.noise(kind, len(samples), rng, excluded=[self._features.speaker[row]])
+        return mix(samples, noise, rng.uniform(*getattr(self._augmentation, f"{kind}_snr")))
 
 
 def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -45,7 +45,7 @@ def transcode_at_random(samples: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def transcode(samples: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Return samples (S,), encoded and decoded by one of the CODECS, as whole numbers (S,) float32.
+    """Return samples (S,), encoded and decoded by one of the CODECS, as integers (S,) of type float32.
 
     The samples are floats at 16 kHz on the int16 scale; samples beyond the int16 scale are first scaled down. The bit
     rate is random. UserError if FFmpeg's libraries were built without the codec.

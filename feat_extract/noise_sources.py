@@ -12,9 +12,10 @@ from configure import SAMPLE_RATE, TREES
 from dataset.index import FeatureIndex
 from feat_extract.audio import read_samples
 from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
-from feat_extract.noise_folder import MUSIC, NOISE, RIR, SPEECH, Recorded, recordings
+from feat_extract.noise_folder import NOISE, RIR, SPEECH, Recorded, recordings
 from system.console import UserError
 
+BABBLE = "babble"
 MAX_SNR = 100  # dB; the range of 16-bit samples is 96 dB
 N_SPEAKERS = 3, 7  # of babble, as in voxceleb_trainer
 RT60 = 0.2, 0.8  # s
@@ -137,20 +138,18 @@ class NoiseSources:
             )
         return samples.astype(np.float32)
 
-    def noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of recorded noise; of coloured noise, white to brown, if there are no recordings."""
-        if NOISE in self.recorded:
-            return _random_segment(self.recorded[NOISE], n, rng)
+    def noise(self, kind: str, n: int, rng: np.random.Generator, excluded: Collection[int] = ()) -> np.ndarray:
+        """Return n samples of a kind: NOISE, MUSIC or BABBLE.
+
+        NOISE without recordings is coloured noise, from white to brown. BABBLE is 3 to 7 speakers at equal power;
+        `excluded` are speakers of the features that are not among them.
+        """
+        if kind == BABBLE:
+            speakers = [self._other_speech(excluded, n, rng) for _ in range(rng.integers(*N_SPEAKERS, endpoint=True))]
+            return np.sum([speech / max(_rms(speech), 1e-9) for speech in speakers], axis=0)
+        if kind in self.recorded:
+            return _random_segment(self.recorded[kind], n, rng)
         return coloured_noise(n, rng.uniform(0, 2), rng)
-
-    def music(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of recorded music."""
-        return _random_segment(self.recorded[MUSIC], n, rng)
-
-    def babble(self, excluded: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of 3 to 7 speakers at equal power, without the `excluded` speakers of the features."""
-        speakers = [self._other_speech(excluded, n, rng) for _ in range(rng.integers(*N_SPEAKERS, endpoint=True))]
-        return np.sum([speech / max(_rms(speech), 1e-9) for speech in speakers], axis=0)
 
     def _other_speech(self, excluded: Collection[int], n: int, rng: np.random.Generator) -> np.ndarray:
         if SPEECH in self.recorded:

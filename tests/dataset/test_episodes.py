@@ -140,5 +140,5 @@ def test_speakers_with_too_few_utterances_are_excluded(tmp_path: Path) -> None:
 def test_utterances_are_sampled_uniformly(features: FeatureIndex) -> None:
     rng, eligible = np.random.default_rng(0), np.arange(10)
     rows = np.concatenate([sample_utterances(features, eligible, 5, 2, rng)[1].ravel() for _ in range(2000)])
-    counts = np.bincount(rows, minlength=50)  # 20,000 draws over 50 utterances
+    counts = np.bincount(rows, minlength=50)  # 20,000 samples of 50 utterances
     assert counts.min() > 320 and counts.max() < 480

@@ -140,5 +140,5 @@ def test_window_starts_are_independent_and_uniform() -> None:
     starts = window_starts(np.full(60_000, 299), 100, seed=1)  # 200 possible starts
     counts = np.bincount(starts, minlength=200)
     assert len(counts) == 200 and stats.chisquare(counts).pvalue > 1e-3
-    follow = np.histogram2d(starts[:-1], starts[1:], bins=8)[0].ravel()  # a trial says nothing about the next
+    follow = np.histogram2d(starts[:-1], starts[1:], bins=8)[0].ravel()  # consecutive trials
     assert stats.chisquare(follow).pvalue > 1e-3

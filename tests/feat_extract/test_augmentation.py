@@ -177,7 +177,7 @@ def test_babble_is_three_to_seven_other_speakers_at_equal_power(tmp_path: Path) 
             write_utterance(tmp_path, s, u, samples.astype(np.int16))
     sources, found, numbers = NoiseSources(tmp_path, index(tmp_path), None, None), set(), set()
     for seed in range(200):
-        amplitudes = np.abs(np.fft.rfft(sources.babble([2], 16_000, rng(seed))))  # a bin is 1 Hz
+        amplitudes = np.abs(np.fft.rfft(sources.noise("babble", 16_000, rng(seed), excluded=[2])))  # a bin is 1 Hz
         frequencies = np.flatnonzero(amplitudes > 1000)
         found |= {*frequencies}
         if np.allclose(amplitudes[frequencies], 16_000 / 2**0.5, rtol=0.01):  # no utterance was sampled twice
@@ -189,7 +189,7 @@ def test_babble_is_three_to_seven_other_speakers_at_equal_power(tmp_path: Path) 
 def test_babble_is_the_speech_in_the_noise_folder(root: Path, tmp_path: Path) -> None:
     tone_file(tmp_path / "musan" / "speech" / "librivox" / "a.wav", 500)
     sources = NoiseSources(root, index(root), str(tmp_path / "musan"), None)  # contains speech only
-    assert peak_of(sources.babble([2], 20_000, rng())) == pytest.approx(500, abs=2)
+    assert peak_of(sources.noise("babble", 20_000, rng())) == pytest.approx(500, abs=2)
 
 
 def tone_file(path: Path, frequency: float, n: int = 48_000, rate: int = RATE) -> None:
@@ -231,9 +231,9 @@ def test_codecs_are_independent_of_noise_and_applied_after_it(root: Path, monkey
         given.append(samples.copy())
         return plain(samples, generator)
 
-    def mix(sources: NoiseSources, n: int, generator: np.random.Generator) -> np.ndarray:
+    def mix(sources: NoiseSources, kind: str, n: int, generator: np.random.Generator, excluded: list) -> np.ndarray:
         mixed.append(n)
-        return noise(sources, n, generator)
+        return noise(sources, kind, n, generator, excluded)
 
     monkeypatch.setattr(codecs, "transcode", choose)
     monkeypatch.setattr(codecs, "transcode_at_random", spy)

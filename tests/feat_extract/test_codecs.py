@@ -28,7 +28,7 @@ def test_mu_law_adds_the_quantisation_noise_of_g711() -> None:
     added = transcode(speech, "mu-law", rng()).astype(float) - transcode(speech, "telephone", rng())
     expected = scipy.signal.resample_poly(mu_law(at_8_khz) - at_8_khz, 2, 1)
     inside = slice(1000, -1000)
-    assert np.corrcoef(added[inside], expected[inside])[0, 1] > 0.85  # but for what is next to 4 kHz
+    assert np.corrcoef(added[inside], expected[inside])[0, 1] > 0.85  # except near 4 kHz
     assert np.std(added[inside]) == pytest.approx(np.std(expected[inside]), rel=0.1)
 
 

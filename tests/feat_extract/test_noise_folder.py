@@ -1,8 +1,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +43,14 @@ def tone(path: Path, frequency: float, seconds: float = 2.0, rate: int = RATE, c
     return path
 
 
-def frequencies(sample: Callable[[int, np.random.Generator], np.ndarray], n: int = 60) -> set[int]:
-    """Return the frequencies of the strongest tones (Hz, rounded to 100) in n random signals."""
-    found, rng = set(), np.random.default_rng(0)
-    for _ in range(n):
-        samples = sample(RATE, rng)
-        found.add(100 * round(int(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples) / 100))
-    return found
-
-
-def impulse_responses(sources: NoiseSources) -> set[int]:
-    return frequencies(lambda n, rng: sources.impulse_response(rng))
+def frequencies(sources: NoiseSources, kind: str, n: int = 60) -> set[int]:
+    """Return the frequencies of the strongest tones (Hz, rounded to 100) in n random signals of a kind."""
+    rng = np.random.default_rng(0)
+    if kind == "reverb":
+        signals = [sources.impulse_response(rng) for _ in range(n)]
+    else:
+        signals = [sources.noise(kind, RATE, rng) for _ in range(n)]
+    return {100 * round(int(np.argmax(np.abs(np.fft.rfft(s)))) * RATE / len(s) / 100) for s in signals}
 
 
 def test_recordings_of_any_format_are_decoded_once(
@@ -75,20 +70,21 @@ def test_recordings_of_any_format_are_decoded_once(
 
     monkeypatch.setattr(decoding, "decode", refuse)
     sources = NoiseSources(root, features, str(tmp_path), None)  # reads the cache
-    assert frequencies(sources.noise) == {300, 700, 1100, 1500} and not capsys.readouterr().err
+    assert frequencies(sources, "noise") == {300, 700, 1100, 1500} and not capsys.readouterr().err
     begin = time.process_time()
     for seed in range(50):
-        sources.noise(32_000, np.random.default_rng(seed))
+        sources.noise("noise", 32_000, np.random.default_rng(seed))
     assert time.process_time() - begin < 0.5  # without the cache each would decode half a minute
     monkeypatch.undo()
     tone(tmp_path / "wind.flac", 1900, rate=48_000)  # replaced
-    assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300, 700, 1500, 1900}
+    sources = NoiseSources(root, features, str(tmp_path), None)
+    assert frequencies(sources, "noise") == {300, 700, 1500, 1900}
 
 
 def test_decoded_noise_equals_the_recording(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, 40_000).astype(np.int16)
     soundfile.write(tmp_path / "noise.flac", samples, RATE, subtype="PCM_16")
-    noise = NoiseSources(root, features, str(tmp_path), None).noise(8000, np.random.default_rng(1))
+    noise = NoiseSources(root, features, str(tmp_path), None).noise("noise", 8000, np.random.default_rng(1))
     starts = [start for start in range(32_001) if np.array_equal(samples[start : start + 8000], noise)]
     assert len(starts) == 1
 
@@ -107,7 +103,7 @@ def test_unusable_recordings_are_named_and_skipped(
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert "5 of 10 recordings are skipped: " in warning and warning.endswith(" and 2 more")
     assert "constant.wav (silent (all samples are equal)), silent.wav (silent" in warning
-    assert frequencies(sources.noise) == {300}  # zeros would be 0 Hz
+    assert frequencies(sources, "noise") == {300}  # zeros would be 0 Hz
     for path in tmp_path.glob("good*"):
         path.unlink()
     with pytest.raises(UserError, match=r"none of 5 recordings can be used: constant.wav \(silent"):
@@ -119,7 +115,7 @@ def test_silent_impulse_responses_are_refused(root: Path, features: FeatureIndex
     with pytest.raises(UserError, match=r"none of 1 recordings can be used: a.wav \(silent"):
         NoiseSources(root, features, None, str(tmp_path))
     tone(tmp_path / "b.flac", 500, rate=8000)
-    assert impulse_responses(NoiseSources(root, features, None, str(tmp_path))) == {500}
+    assert frequencies(NoiseSources(root, features, None, str(tmp_path)), "reverb") == {500}
 
 
 @pytest.mark.parametrize("folder", ["noise_dir", "rir_dir"])
@@ -156,15 +152,16 @@ def test_the_folders_of_rirs_noises_give_impulse_responses_and_noise(
     root: Path, features: FeatureIndex, tmp_path: Path
 ) -> None:
     folder = rirs_noises(tmp_path / "RIRS_NOISES")
-    assert impulse_responses(NoiseSources(root, features, None, str(folder))) == {700, 1100}
-    assert impulse_responses(NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))) == {700}
-    assert frequencies(NoiseSources(root, features, str(folder), None).noise) == {300, 1500}
+    assert frequencies(NoiseSources(root, features, None, str(folder)), "reverb") == {700, 1100}
+    small_rooms = NoiseSources(root, features, None, str(folder / "simulated_rirs" / "smallroom"))
+    assert frequencies(small_rooms, "reverb") == {700}
+    assert frequencies(NoiseSources(root, features, str(folder), None), "noise") == {300, 1500}
     with pytest.raises(UserError, match="pointsource_noises: contains noise, but no room impulse responses"):
         NoiseSources(root, features, None, str(folder / "pointsource_noises"))
     with pytest.raises(UserError, match="simulated_rirs: contains room impulse responses, but no noise"):
         NoiseSources(root, features, str(folder / "simulated_rirs"), None)
     tone(tmp_path / "own" / "church_noise_free.wav", 900)  # in no known layout: the flag gives the kind
-    assert impulse_responses(NoiseSources(root, features, None, str(tmp_path / "own"))) == {900}
+    assert frequencies(NoiseSources(root, features, None, str(tmp_path / "own")), "reverb") == {900}
 
 
 def musan(folder: Path) -> Path:
@@ -197,7 +194,7 @@ def test_speech_is_babble_from_any_folder_of_musan(root: Path, features: Feature
     folder = musan(tmp_path / "musan")
     for part in ("", "speech", "speech/librivox"):
         sources = NoiseSources(root, features, str(folder / part), None, ("speech",))
-        assert frequencies(partial(sources.babble, [0]), 5) == {1100}
+        assert frequencies(sources, "babble", 5) == {1100}
     with pytest.raises(UserError, match="speech: contains speech, but no noise or music; choose another folder"):
         AugmentedCrops(Augmentation(("noise",), noise_dir=str(folder / "speech")), root, features)
     with pytest.raises(UserError, match="speech: contains speech, but neither noise nor music for --augment noise"):
@@ -210,13 +207,13 @@ def test_the_innermost_folder_gives_the_kind(root: Path, features: FeatureIndex,
     tone(tmp_path / "own" / "music" / "of radio" / "speech" / "a.wav", 700)
     tone(tmp_path / "own" / "speech" / "of radio" / "music" / "a.wav", 1100)
     sources = NoiseSources(root, features, str(tmp_path / "own"), None, ("music", "speech"))
-    assert frequencies(sources.music, 5) == {1100}
-    assert frequencies(partial(sources.babble, [0]), 5) == {700}
+    assert frequencies(sources, "music", 5) == {1100}
+    assert frequencies(sources, "babble", 5) == {700}
 
 
 def test_parent_folders_outside_musan_are_ignored(root: Path, features: FeatureIndex, tmp_path: Path) -> None:
     tone(tmp_path / "speech" / "music" / "own" / "fan.wav", 900)
-    assert frequencies(NoiseSources(root, features, str(tmp_path / "speech" / "music" / "own"), None).noise) == {900}
+    assert frequencies(NoiseSources(root, features, str(tmp_path / "speech" / "music" / "own"), None), "noise") == {900}
 
 
 @pytest.mark.parametrize(
@@ -268,7 +265,7 @@ def test_unfinished_and_truncated_cache_files_are_decoded_again(
     NoiseSources(root, features, str(tmp_path), None)
     assert decoded.read_bytes() == content and not unfinished.exists()
     decoded.write_bytes(content[:20])  # truncated
-    assert frequencies(NoiseSources(root, features, str(tmp_path), None).noise) == {300}
+    assert frequencies(NoiseSources(root, features, str(tmp_path), None), "noise") == {300}
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_features_are_trimmed_as_computed_by_hand() -> None:
     loud, soft, silent = 5.0, -74.0, -76.0
     levels = [silent] * 3 + [loud] * 2 + [silent] * 10 + [soft] + [silent] * 14 + [loud] + [silent] * 12
     features = np.repeat(np.array(levels, np.float32)[:, None], 40, axis=1)
-    features += np.linspace(-50, 50, 40, dtype=np.float32)  # equal in all frames, whatever the coefficients' levels
+    features += np.linspace(-50, 50, 40, dtype=np.float32)  # another level for each coefficient
     kept = np.r_[3:26, 30]
     assert np.array_equal(trim_features(features), features[kept])
     assert np.array_equal(trim_features(features[kept]), features[kept])

