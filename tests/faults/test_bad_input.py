@@ -273,10 +273,10 @@ def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_count
     assert "scored: 3 trials" in outcome.stdout
 
 
-def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) -> None:
+def test_a_damaged_or_hostile_index_is_rebuilt(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     stored = home / f"{TEST}.index.npz"
-    sound = in_process(importlib.import_module("EER_full").main, FULL, home)
+    intact = in_process(importlib.import_module("EER_full").main, FULL, home)
     table = dict(np.load(stored))
     hostile: list[dict[str, Any]] = [
         table | {"location": -table["location"]},
@@ -296,7 +296,7 @@ def test_a_damaged_or_hostile_index_is_made_anew(world: Path, tmp_path: Path) ->
         else:
             put(stored, content)
         outcome = in_process(importlib.import_module("EER_full").main, FULL, home)
-        assert (outcome.status, outcome.stdout, outcome.stderr) == (0, sound.stdout, "")
+        assert (outcome.status, outcome.stdout, outcome.stderr) == (0, intact.stdout, "")
 
 
 def test_lengths_of_one_frame_work(world: Path, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_lengths_of_one_frame_work(world: Path, tmp_path: Path) -> None:
 
 
 def write_bad_recordings(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Write recordings into a folder; return what is to be told of the bad ones and which can be converted."""
+    """Write recordings into a folder; return the error of each unusable one, and the names of the usable ones."""
     folder.mkdir(parents=True)
     good = np.random.default_rng(0).normal(0, 0.1, 16000)
     bad = {"silent": good * 0, "nan": good * np.nan, "empty": good[:0], "huge": good * 1e30}
@@ -318,7 +318,7 @@ def write_bad_recordings(folder: Path) -> tuple[dict[str, str], list[str]]:
     soundfile.write(folder / "slow.wav", good, 2)
     soundfile.write(folder / "cut.wav", good, 16000)
     (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:9000])
-    (folder / "junk.wav").write_text("this is no recording")
+    (folder / "junk.wav").write_text("text")
     (folder / "nothing.wav").write_bytes(b"")
     (folder / "line\nend.wav").write_bytes(b"")
     converted = {"rate": (8000, "PCM_16"), "deep": (16000, "PCM_24"), "flat": (16000, "PCM_U8")}
@@ -326,32 +326,31 @@ def write_bad_recordings(folder: Path) -> tuple[dict[str, str], list[str]]:
     for name, (rate, subtype) in converted.items():
         soundfile.write(folder / f"{name}.wav", good[:rate], rate, subtype=subtype)
     soundfile.write(folder / "stereo.wav", np.stack([good, good], axis=1), 16000)
-    told = {"silent": "silent", "nan": "NaN", "empty": "no samples", "huge": "full scale", "slow": "rate 2 Hz"}
-    told |= {"cut": "truncated", "junk": "no readable audio", "nothing": "no readable", "line\nend": "no readable"}
-    return told, [*converted, "stereo"]
+    errors = {"silent": "silent", "nan": "NaN", "empty": "no samples", "huge": "full scale", "slow": "rate 2 Hz"}
+    errors |= {"cut": "truncated", "junk": "no readable audio", "nothing": "no readable", "line\nend": "no readable"}
+    return errors, [*converted, "stereo"]
 
 
-def test_extraction_goes_on_past_bad_files_and_lists_them(tmp_path: Path) -> None:
+def test_extraction_skips_and_lists_unusable_wavs(tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(1), 2)
     wavs, features = (tmp_path / "data" / folder / "id00009" / "v" for folder in TREES["vox2_dev"])
-    told, converted = write_bad_recordings(wavs)
-    if os.name == "posix":
-        (wavs / os.fsdecode(b"no-utf8-\xff.wav")).write_bytes(b"")
-        told[os.fsdecode(b"no-utf8-\xff")] = "no readable"
+    errors, converted = write_bad_recordings(wavs)
+    (wavs / os.fsdecode(b"no-utf8-\xff.wav")).write_bytes(b"")
+    errors[os.fsdecode(b"no-utf8-\xff")] = "no readable"
     outcome = in_process(
         importlib.import_module("feat_extract.feature_extraction").main, ["--num_workers", "1"], tmp_path
     )
-    assert outcome.status == 1 and f"7 files written, 0 existed already, {len(told)} failed" in outcome.stdout
-    counted, listed = outcome.stderr.splitlines()
-    assert "5 wavs were not 16 kHz 16-bit mono" in counted and "feature_errors.csv" in listed
+    assert outcome.status == 1 and f"7 files written, 0 existed already, {len(errors)} failed" in outcome.stdout
+    converted_warning, failed_warning = outcome.stderr.splitlines()
+    assert "5 wavs were not 16 kHz 16-bit mono" in converted_warning and "feature_errors.csv" in failed_warning
     with open(tmp_path / "data" / "feature_errors.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         reasons = {Path(row["file"]).stem: row["error"] for row in csv.DictReader(file)}
-    assert set(reasons) == set(told) and all(word in reasons[name] for name, word in told.items())
+    assert set(reasons) == set(errors) and all(word in reasons[name] for name, word in errors.items())
     assert all(len(read_feature(features / f"{name}.pkl")) == 99 for name in converted)
     assert len(files_of(features)) == len(converted)
 
 
-def test_files_that_may_not_be_read_are_told(world: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_errors(world: Path, tmp_path: Path) -> None:
     home = copy_world(world, tmp_path / "home")
     for path, script, argv in (
         (FEATURE, "EER_full", FULL),
