@@ -23,7 +23,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
 
 
 def speaker_and_utterance(crops: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Read off what `write_features` wrote: the speaker and utterance that each crop (K, W, 1, 40, T) is of."""
+    """Return the speaker and utterance of each crop (K, W, 1, 40, T), which `write_features` wrote into its frames."""
     code = crops[:, :, 0, 1, 0].numpy().astype(int)
     return code // 1000, code % 1000 // 100
 
@@ -110,7 +110,7 @@ def test_a_resumed_epoch_has_the_remaining_episodes() -> None:
 
 def test_an_epoch_has_as_many_episodes_as_in_the_official_code(features: FeatureIndex) -> None:
     assert TrainingEpisodes(features, **PAPER).per_epoch == 50 // (3 * 8)
-    assert TrainingEpisodes(features, **PAPER | {"n_way": 5, "n_query": 4}).per_epoch == 2  # none is left of 50
+    assert TrainingEpisodes(features, **PAPER | {"n_way": 5, "n_query": 4}).per_epoch == 2  # of 25 utterances each
 
 
 def test_names_are_those_of_the_utterances_in_the_episode(features: FeatureIndex) -> None:

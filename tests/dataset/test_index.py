@@ -22,7 +22,7 @@ from system.console import UserError
 
 
 def settle(tree: Path) -> None:
-    """Date all files and folders back, as they are a while after extraction."""
+    """Set the times of all files and folders back by a minute, so that they are reliable."""
     past = time.time() - 60
     for path in (tree, *tree.rglob("*")):
         os.utime(path, (past, past))
@@ -87,10 +87,10 @@ def test_utterances_in_two_trees_count_once(tmp_path: Path, tree: Path, capsys: 
         assert index.path(row) == alone.path(row) and np.array_equal(index.utterance(row), alone.utterance(row))
     assert index.n_frames(np.arange(14)).tolist() == [*alone.n_frames(np.arange(12)), 230, 231]
     assert index.speakers_of(tree) == {"id00000", "id00001", "id00002"}
-    assert index.speakers_of(dev) == {"id00001", "id00007"}  # a model that was trained on dev has seen both
+    assert index.speakers_of(dev) == {"id00001", "id00007"}  # a model trained on dev was trained on both speakers
     trials = sample_short_trials(index, np.arange(4), seed=1)
     assert (trials.enrol != trials.test).all()
-    write_features(dev, n_speakers=1, n_utterances=1, n_frames=400, first=1)  # another recording of one name
+    write_features(dev, n_speakers=1, n_utterances=1, n_frames=400, first=1)  # another recording with the same name
     other_way = FeatureIndex([dev, tree, tmp_path / "absent"])
     assert "; 1 have another length" in capsys.readouterr().err
     assert other_way.n_frames(other_way.rows(["id00001/v0/00000"])) == 400 and len(other_way) == 14
@@ -188,7 +188,7 @@ def test_a_tree_without_features_is_an_error(tmp_path: Path) -> None:
 
 
 def replace(path: Path, n_frames: int, value: float) -> np.ndarray:
-    """Write another utterance over a file, as cp and rsync --inplace do: its folder's time stays as it was."""
+    """Overwrite a file with another utterance, as cp and rsync --inplace do; the time of its folder does not change."""
     feat = np.full((n_frames, 40), value, np.float32)
     feat[:, 0] = np.arange(n_frames)
     before = path.parent.stat().st_mtime_ns
@@ -207,7 +207,7 @@ def test_files_replaced_in_place_are_read_again(tree: Path, monkeypatch: pytest.
     for row, feat in feats.items():
         assert np.array_equal(index.utterance(row), feat)
         assert np.array_equal(index.crop(row, 100, 200), feat[(100 + np.arange(200)) % len(feat)])
-    assert np.array_equal(FeatureIndex([tree]).crop(0, 300, 200), feats[0][300:])  # without asking for lengths first
+    assert np.array_equal(FeatureIndex([tree]).crop(0, 300, 200), feats[0][300:])  # before any length was read
 
 
 def test_episodes_of_replaced_files_are_those_of_a_new_tree(tree: Path, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_file_indexed_right_after_a_change_is_read_again(tree: Path) -> None:
     stamp = path.stat().st_mtime_ns
     FeatureIndex([tree])
     path.write_bytes(path.read_bytes().replace(feat.tobytes(), (feat + 1).tobytes()))
-    path.write_bytes(pickle.dumps({"label": "id00001", "feat": feat + 1}, protocol=4))  # same size, frames elsewhere
+    path.write_bytes(pickle.dumps({"label": "id00001", "feat": feat + 1}, protocol=4))  # same size, other offset
     os.utime(path, ns=(stamp, stamp))  # as on a file system with coarse time stamps
     index = FeatureIndex([tree])
     assert np.array_equal(index.crop(int(index.rows(["id00001/v0/00000"])[0]), 0, 230), feat + 1)

@@ -49,6 +49,6 @@ def test_sampling_trials_of_as_many_speakers_as_voxceleb2_takes_little_memory() 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50e6
-    couples = [tuple(sorted((a[:5], b[:5]))) for a, b in trials[1::2]]
-    assert len(set(couples)) == 5000 and all(a != b for a, b in couples)
-    assert 4500 < len({name for couple in couples for name in couple}) <= 5994  # over all of them
+    pairs = [tuple(sorted((a[:5], b[:5]))) for a, b in trials[1::2]]
+    assert len(set(pairs)) == 5000 and all(a != b for a, b in pairs)
+    assert 4500 < len({name for pair in pairs for name in pair}) <= 5994  # over all of them

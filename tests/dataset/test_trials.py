@@ -98,7 +98,7 @@ def test_names_may_look_like_numbers_or_missing_values(tmp_path: Path) -> None:
 def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureIndex:
     tree = tmp_path_factory.mktemp("trials") / "feat"
     write_features(tree, n_speakers=5, n_utterances=4)
-    write_features(tree, n_speakers=1, n_utterances=1, first=8)  # can enrol, but has no second utterance
+    write_features(tree, n_speakers=1, n_utterances=1, first=8)  # one utterance only
     return FeatureIndex([tree])
 
 
@@ -122,7 +122,7 @@ def test_nontarget_test_utterances_are_uniform_over_utterances(tmp_path: Path) -
     trials = sample_short_trials(features, np.arange(12), seed=0)
     others = [t for e, t in zip(trials.enrol, trials.test, strict=True) if not e.startswith("id00000")]
     of_first = sum(name.startswith("id00000") for name in others)
-    # Each of the 11 sees 100 utterances of others, 90 of them the first speaker's: 90 %, not a speaker's 1 in 11.
+    # For each of the 11, the other speakers have 100 utterances, 90 of them of the first speaker: 90 %, not 1 / 11.
     assert len(others) == 1100 and of_first / 1100 == pytest.approx(0.9, abs=0.03)
     of_rest = [t for e, t in zip(trials.enrol, trials.test, strict=True) if not t.startswith("id00000")]
     assert {name.split("/")[0] for name in of_rest} == {f"id{s:05d}" for s in range(1, 12)}

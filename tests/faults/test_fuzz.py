@@ -220,7 +220,7 @@ def test_pickle_bombs_take_neither_memory_nor_time(tmp_path: Path, name: str) ->
 def test_a_wav_whose_header_states_hours_takes_no_memory(tmp_path: Path) -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
-        out.setparams((2, 2, 1, 0, "NONE", ""))  # 1 Hz: a conversion would multiply it by 16,000
+        out.setparams((2, 2, 1, 0, "NONE", ""))  # at 1 Hz, resampling would multiply the size by 16,000
         out.writeframes(b"\1\0" * 100_000)
     (tmp_path / "slow.wav").write_bytes(file.getvalue())
     with pytest.raises(UserError, match="sampling rate 1 Hz"):

@@ -1,4 +1,4 @@
-"""The one reader of recordings."""
+"""Reading recordings of any format."""
 
 import io
 import os
@@ -121,14 +121,14 @@ def test_rate_and_channels_may_change_within_a_file(tmp_path: Path) -> None:
     (tmp_path / "more.aac").write_bytes(b"".join(encoded("adts", "aac", layout=layout) for layout in ("stereo", "5.1")))
     assert len(read_recording(tmp_path / "more.aac").samples) == pytest.approx(2 * len(CLEAN), abs=4000)
     both = sound(FLOATS, format="OGG") + sound(np.stack([FLOATS] * 2, axis=1), format="OGG")
-    (tmp_path / "chained.ogg").write_bytes(both)  # Ogg allows one stream after another, FFmpeg no other channels
+    (tmp_path / "chained.ogg").write_bytes(both)  # FFmpeg cannot decode the second stream
     samples, _, remarks = read_recording(tmp_path / "chained.ogg")
     assert near(samples, CLEAN) and remarks[0].startswith("only its first part could be decoded (")
 
 
 @pytest.mark.slow
 def test_an_hour_in_stereo_takes_little_memory(tmp_path: Path) -> None:
-    """Ten minutes at 48 kHz must not take more than a sixth of an hour's 500 MB beyond what the libraries take."""
+    """Ten minutes at 48 kHz take at most 500 / 6 MB more than the libraries, and an hour therefore at most 500 MB."""
     code = "import sys; from pathlib import Path; from feat_extract.audio import read_recording; "
     code += "samples = read_recording(Path(sys.argv[1])).samples; "
     code += "assert abs(len(samples) - int(sys.argv[2])) < 100"
@@ -136,7 +136,7 @@ def test_an_hour_in_stereo_takes_little_memory(tmp_path: Path) -> None:
     for n in (1, 250):
         with open(tmp_path / "a.wav", "wb") as file:
             file.write(riff(b"", n * block.nbytes, channels=2, rate=48000))
-            file.truncate(44 + n * block.nbytes)  # zeros but for the end, hardly anything on the disk
+            file.truncate(44 + n * block.nbytes)  # a sparse file: zeros except for the end
             file.seek(44 + (n - 1) * block.nbytes)
             file.write(block.tobytes())
         used.append(peak_memory(code, tmp_path / "a.wav", n * len(CLEAN)))

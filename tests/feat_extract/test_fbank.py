@@ -50,7 +50,7 @@ def test_float_samples_on_the_int16_scale_give_the_same_features() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("peak", [1.0, 0.01, 1.3])  # decoded MP3s exceed full scale a little
 def test_floats_of_another_scale_are_refused(dtype: type, peak: float) -> None:
-    samples = voice(2, 1, seed=0) / 8000 * peak  # the voice's peak is 8000
+    samples = voice(2, 1, seed=0) / 8000 * peak  # the peak of the voice is 8000
     with pytest.raises(ValueError, match="not on the int16 scale.*multiply floats within -1..1 by 32768"):
         log_mel(samples.astype(dtype))
     log_mel(32768 * samples)
@@ -59,8 +59,8 @@ def test_floats_of_another_scale_are_refused(dtype: type, peak: float) -> None:
 @pytest.mark.parametrize(
     "samples",
     [
-        voice(2, 1, seed=0).astype(np.int32) << 16,  # as soundfile and SciPy read 32-bit wavs
-        (voice(2, 1, seed=0) // 256 + 128).astype(np.uint8),  # as SciPy reads 8-bit wavs
+        voice(2, 1, seed=0).astype(np.int32) << 16,  # 32-bit wavs read by soundfile or SciPy
+        (voice(2, 1, seed=0) // 256 + 128).astype(np.uint8),  # 8-bit wavs read by SciPy
         np.array([100, np.nan, 100]),
         np.array([100, np.inf, 100]),
     ],

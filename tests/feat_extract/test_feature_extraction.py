@@ -1,4 +1,4 @@
-"""feature_extraction.py on a tree that a killed run has left."""
+"""feature_extraction.py after a killed run."""
 
 from pathlib import Path
 

@@ -49,7 +49,7 @@ def test_every_protocol_and_float_type_is_read(
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_files_of_the_official_code_are_read(tmp_path: Path, protocol: int) -> None:
-    # golden/numpy_1_features.npz: pickle.dumps under NumPy 1.26, whose arrays name numpy.core.multiarray.
+    # golden/numpy_1_features.npz contains pickles of NumPy 1.26, which refer to numpy.core.multiarray.
     path = tmp_path / "x.pkl"
     path.write_bytes(np.load(GOLDEN / "numpy_1_features.npz")[f"protocol{protocol}"].tobytes())
     expected = (np.arange(120).reshape(3, 40) / 7 - 8).astype(np.float32)
@@ -65,7 +65,7 @@ def test_a_crop_of_our_files_reads_only_its_frames(tmp_path: Path) -> None:
     write_feature(path, array(5000), "id1")
     where = locate(path)
     assert where.offset > 0
-    with open(path, "r+b") as file:  # wreck everything but frames 100..299, in a file that still looks the same
+    with open(path, "r+b") as file:  # overwrite everything except frames 100..299
         file.write(b"\xff" * (where.offset + 100 * 160))
         file.seek(where.offset + 300 * 160)
         file.write(b"\xff" * (where.size - file.tell()))

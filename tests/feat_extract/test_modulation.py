@@ -1,4 +1,4 @@
-"""spectral_modulation: steady sounds on one side, changing spectra and synthesised speech on the other."""
+"""spectral_modulation of steady sounds, of changing spectra and of synthetic speech."""
 
 from collections.abc import Callable
 
@@ -19,14 +19,14 @@ def tone(hz: float, n: int) -> np.ndarray:
 
 
 def fan(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Brown noise, a resonance and hum, whose level changes slowly."""
+    """Return brown noise with a resonance and hum; the level changes slowly."""
     resonance = scipy.signal.butter(2, [500, 900], "bandpass", fs=RATE, output="sos")
     x = coloured_noise(n, 1.5, rng) / 0.02 + scipy.signal.sosfilt(resonance, rng.normal(size=n)) + tone(100, n)
     return x * (1 + 0.4 * tone(0.7, n))
 
 
 def beeps(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A busy tone in faint noise: it changes only in level."""
+    """Return a busy tone in faint noise: only its level changes."""
     return (tone(440, n) + tone(480, n)) * (np.arange(n) // 4000 % 2 == 0) + 0.002 * rng.normal(size=n)
 
 
@@ -48,7 +48,7 @@ def scaled(x: np.ndarray, peak: float = 8000) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """Four seconds of a synthesiser's voice."""
+    """Four seconds of a speech synthesiser."""
     pytest.importorskip("espeakng_loader")
     text = "The boy was there when the sun rose; a rod is used to catch pink salmon. Kick the ball straight."
     with demo.synthesiser("en", demo.random_variant(np.random.default_rng(3))) as speak:
@@ -74,10 +74,10 @@ def test_speech_is_above_the_threshold(speech: np.ndarray, seconds: float) -> No
 
 
 def test_the_modulation_of_a_known_change() -> None:
-    # Noise that is 8 dB stronger below 1.78 kHz, between the 20th and the 21st of the 40 mel bands, in every other
-    # quarter of a second, and 8 dB stronger above it in the others. Relative to their mean the bands change between +4
-    # and -4 dB: a standard deviation of 4 dB. Each step is a ramp of about 6.5 frames, the window and the average over
-    # 5; three ramps in a second of 98 frames leave sqrt(1 - 2/3 * 19.5/98) of that, 3.7 dB, to which the noise adds.
+    # The noise is 8 dB stronger below 1.78 kHz (between mel bands 20 and 21 of 40) in one quarter of a second, and 8 dB
+    # stronger above 1.78 kHz in the next. Relative to their mean, the bands change between +4 and -4 dB: a standard
+    # deviation of 4 dB. The window and the average over 5 frames turn each step into a ramp of about 6.5 frames. With
+    # three ramps per second (98 frames), sqrt(1 - 2/3 * 19.5/98) of it is left: 3.7 dB. The noise adds a little.
     rng, n, quarter = np.random.default_rng(0), 8 * RATE, RATE // 4
     spectrum, hz = np.fft.rfft(coloured_noise(n, 2, rng)), np.fft.rfftfreq(n, 1 / RATE)
     gain = 10 ** (8 / 20)

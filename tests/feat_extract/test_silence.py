@@ -1,4 +1,4 @@
-"""Pauses are cut out of recordings, and nothing else is."""
+"""Silence is trimmed from samples and features; speech and room noise are kept."""
 
 import numpy as np
 import pytest
@@ -44,14 +44,14 @@ def test_room_noise_and_short_pauses_are_kept() -> None:
 
 
 def test_faint_speech_is_kept() -> None:
-    faint = np.concatenate([SPEECH / 250, SPEECH / 1500, SPEECH / 250]).astype(np.int16)  # up to 32, and up to 5
+    faint = np.concatenate([SPEECH / 250, SPEECH / 1500, SPEECH / 250]).astype(np.int16)  # peaks of 32 and 5
     assert len(faint) - len(trim_samples(faint)) < 0.1 * RATE
     for samples in ([1], [0, 0, 1, 0], np.ones(100), np.ones(RATE)):
         assert trim_samples(np.array(samples, np.int16)).any()
 
 
 def test_features_are_trimmed_as_computed_by_hand() -> None:
-    """Features are 20 log10(energy): 79 below the loudest are 39.5 dB, 81 are 40.5 dB."""
+    """Features are 20 log10(energy): 79 below the loudest is 39.5 dB, 81 is 40.5 dB."""
     loud, soft, silent = 5.0, -74.0, -76.0
     levels = [silent] * 3 + [loud] * 2 + [silent] * 10 + [soft] + [silent] * 14 + [loud] + [silent] * 12
     features = np.repeat(np.array(levels, np.float32)[:, None], 40, axis=1)
@@ -84,7 +84,7 @@ def test_the_loudest_25_ms_are_found_at_any_position() -> None:
 
 @pytest.mark.slow
 def test_an_hour_takes_little_memory() -> None:
-    """The samples of an hour of speech are 115 MB, the result as many; the work adds less than one more copy."""
+    """The samples of an hour take 115 MB and the result as many; trimming needs less than one more copy."""
     code = "import numpy as np; from feat_extract.silence import trim_samples; "
     code += "x = np.tile(np.random.default_rng(0).integers(-9999, 9999, 16000).astype(np.int16), 3600); "
     code += "assert len(trim_samples(x)) > 3599 * 16000"
