@@ -60,13 +60,8 @@ def main(argv: list[str]) -> None:
             console.warn(f"no installed font has the letters {lacking}, boxes replace them; install one such as Noto")
         with replacing(args.output) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # one of matplotlib for each such letter
-            figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=_no_date(suffix))
+            figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight")
     print(f"{args.output}: {args.picture}")
-
-
-def _no_date(suffix: str) -> dict:
-    """Return the metadata that leave the date out of a file, so that equal data give equal files."""
-    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
 
 
 def _named(text: str) -> tuple[str, Path]:

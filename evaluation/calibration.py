@@ -163,10 +163,10 @@ def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
         raise UserError(f"calibration: {len(speakers)} speakers in {name} cannot be split into halves of two or more")
     first = np.random.default_rng(HALVES_SEED).permutation(speakers)[: len(speakers) // 2]
     enrol_in_first, test_in_first = np.isin(trials.enrol_speaker, first), np.isin(trials.test_speaker, first)
-    halves = enrol_in_first & test_in_first, ~enrol_in_first & ~test_in_first
+    halves = {name: enrol_in_first & test_in_first, f"{name}, other half": ~enrol_in_first & ~test_in_first}
     llr = np.full(len(trials.scores), np.nan)
-    for fitted_on, measured_on in (halves, halves[::-1]):
-        llr[measured_on] = fit({name: trials.where(fitted_on)}).llr_of(trials.where(measured_on))
+    for half, ratios in leave_one_set_out_llr({half: trials.where(kept) for half, kept in halves.items()}).items():
+        llr[halves[half]] = ratios
     return llr
 
 

@@ -25,7 +25,7 @@ FULL = "full"  # in the column length: the full utterance
 CLEAN = "clean"  # in the column snr: without noise
 DRY = "dry"  # in the column snr: without noise and without reverberation, which the other tests have
 SECONDS = ("enrol_seconds", "test_seconds")
-SPEAKERS = ("enrol_speaker", "test_speaker")  # missing in the files of earlier versions
+SPEAKERS = ("enrol_speaker", "test_speaker")
 TEXT = (*SIDES, *REPEATING, *SPEAKERS)
 
 
@@ -67,10 +67,8 @@ def read_scores(path: Path) -> pandas.DataFrame:
     return table
 
 
-def speakers_of(table: pandas.DataFrame) -> np.ndarray | None:
-    """Return the numbers (2, n) of the speakers of both sides of n trials; None if the file has no such columns."""
-    if not set(SPEAKERS) <= set(table):
-        return None
+def speakers_of(table: pandas.DataFrame) -> np.ndarray:
+    """Return the numbers (2, n) of the speakers of both sides of the trials of a score file."""
     _, numbers = np.unique([table[side] for side in SPEAKERS], return_inverse=True)
     return numbers.reshape(2, -1)
 

@@ -14,7 +14,6 @@ from matplotlib.text import Text
 STYLE: Any = {  # of matplotlib.rc_context
     "font.size": 10,
     "pdf.fonttype": 42,  # letters as TrueType fonts, which publishers demand
-    "svg.hashsalt": "meta-sr",  # equal data, equal file
 }
 # Okabe and Ito's palette without yellow, which is hardly visible on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -13,7 +13,6 @@ from configure import FRAMES_PER_SECOND
 from evaluation.metrics import detection_cost, eer_interval, llr_rates, roc, verification_metrics
 from evaluation.score_file import CLEAN, DRY, FULL, SCORES, SPEAKERS, read_scores, speakers_of
 from plotting.style import COLOURS, add_legend, new_figure, styles
-from system import console
 from system.console import UserError
 
 DET_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)  # percent
@@ -89,15 +88,13 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
     """Draw the EER against the test length, with 95 % intervals by bootstrap over speakers.
 
     In noise there is one curve per signal-to-noise ratio or, if there is one length, one curve against the ratio.
-    Files without the columns of the speakers have no intervals; the legend and a warning say so.
     """
     systems = read_systems(inputs)
     for system in systems:
-        if "length" not in system.table:
-            raise UserError(f"{system.name}: no column 'length'; EER_short.py with several test lengths writes one")
-        if system.name in inputs and speakers_of(system.table) is None:
-            columns = " and ".join(SPEAKERS)
-            console.warn(f"{system.name}: no interval without columns {columns}; score again with --save_scores")
+        if missing := [column for column in ("length", *SPEAKERS) if column not in system.table]:
+            raise UserError(
+                f"{system.name}: no column '{missing[0]}'; EER_short.py with several test lengths writes it"
+            )
     lengths = {length for system in systems for length in system.table["length"]}
     if len(lengths) == 1 and all("snr" in system.table for system in systems):
         axis, label = "snr", "signal-to-noise ratio (dB)"
@@ -108,13 +105,12 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
     gap = min(0.08, 0.8 / len(systems))  # between the intervals at one length
     for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
         parts = _parts(system, axis)
-        eer, low, high = 100 * np.array([_eer(of_value) for _, of_value in parts]).T
-        places = np.array([values.index(value) for value, _ in parts])
-        shifted = places + gap * (at - (len(systems) - 1) / 2)
-        known = np.isfinite(low).all()
-        axes.plot(shifted, eer, label=f"{system.name}{'' if known else ' (no interval)'}", **look)
-        if known:  # the EER may be outside of its interval, so the bars are drawn around the interval's middle
-            axes.errorbar(shifted, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
+        eer = [100 * verification_metrics(*_scored(table)).eer for _, table in parts]
+        low, high = 100 * np.array([eer_interval(*_scored(table), *speakers_of(table)) for _, table in parts]).T
+        x = [values.index(value) + gap * (at - (len(systems) - 1) / 2) for value, _ in parts]
+        axes.plot(x, eer, label=system.name, **look)
+        # The EER may be outside of its interval, so the bars are drawn around the middle of the interval.
+        axes.errorbar(x, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
     axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
     axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
     add_legend(figure, axes, "bars: 95 % intervals", fontsize=9)
@@ -143,13 +139,6 @@ def _tick(value: str, axis: str) -> str:
     if value == FULL:
         return FULL
     return f"{int(value) / FRAMES_PER_SECOND:g}" if axis == "length" else value
-
-
-def _eer(table: pandas.DataFrame) -> tuple[float, float, float]:
-    """Return EER and its interval, as fractions, of the trials of one length; NaN if the speakers are unknown."""
-    trials, speakers = _scored(table), speakers_of(table)
-    interval = (np.nan, np.nan) if speakers is None else eer_interval(*trials, *speakers)
-    return verification_metrics(*trials).eer, *interval
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:

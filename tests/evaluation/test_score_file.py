@@ -1,4 +1,4 @@
-"""The score file: the speakers of both sides for lists of every form, and files of earlier versions."""
+"""The score file: the speakers of both sides for lists of every form."""
 
 import warnings
 from pathlib import Path
@@ -7,7 +7,6 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import present
 
 import EER_short
 from configure import TREES
@@ -112,31 +111,21 @@ def test_an_interval_that_misses_the_eer_is_drawn_as_it_is(tmp_path: Path) -> No
     assert axes.lines[0].get_ydata() == [0]
 
 
-def test_a_file_without_speakers_is_drawn_and_said_to_have_no_interval(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = scored(home, [f"{int(a[:7] == b[:7])} {a}.wav {b}.wav" for a, b in PAIRS])
-    pandas.read_csv(path).drop(columns=["enrol_speaker", "test_speaker"]).to_csv(tmp_path / "old.csv", index=False)
-    capsys.readouterr()
-    (axes,) = draw_length({"new": path, "old": tmp_path / "old.csv"}).axes
-    legend = [text.get_text() for text in present(axes.get_legend()).get_texts()]
-    assert legend == ["new", "old (no interval)"] and len(axes.collections) == 1
-    told = "old: no interval without columns enrol_speaker and test_speaker; score again with --save_scores\n"
-    assert capsys.readouterr().err == told
-
-
-def test_a_speaker_without_a_name_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_speakers_has_no_length_curve(tmp_path: Path) -> None:
     labels, speaker = np.array([1, 0, 1, 0]), np.array(["a", "b", "", "c"])
     path = curve(tmp_path / "s.csv", np.arange(4.0), labels, speaker, speaker)
-    with pytest.raises(UserError, match="s.csv: no speaker in some rows of column enrol_speaker"):
+    with pytest.raises(UserError, match="s.csv: .* enrol_speaker"):
         read_scores(path)
+    pandas.read_csv(path).drop(columns=["enrol_speaker", "test_speaker"]).to_csv(path, index=False)
+    with pytest.raises(UserError, match="curve: no column 'enrol_speaker'"):
+        draw_length({"curve": path})
+    assert [system.name for system in read_systems({"s": path})] == ["s"]  # other pictures do not need them
 
 
 def test_names_of_speakers_are_text(tmp_path: Path) -> None:
     speakers = np.array(["7", "007", "NA", "None"])
     path = curve(tmp_path / "s.csv", np.arange(4.0), np.array([1, 0, 1, 0]), speakers, speakers[::-1])
-    numbers = speakers_of(read_scores(path))
-    assert numbers is not None and numbers.tolist() == [[1, 0, 2, 3], [3, 2, 0, 1]]  # in the order of the names
+    assert speakers_of(read_scores(path)).tolist() == [[1, 0, 2, 3], [3, 2, 0, 1]]  # in the order of the names
 
 
 @pytest.mark.parametrize("labelled", [True, False])
