@@ -4,10 +4,10 @@
     python plots.py length curve.csv -o length.svg
     python plots.py training saved_model/baseline_000 -o run.png
 
-The inputs of det, scores, calibration and length are files of --save_scores,
-those of training are folders of runs, and that of embeddings is a folder of
-enrolled speakers. NAME=PATH sets the name in the legend. As-norm scores and
-LLRs in a file are drawn as further systems. docs/evaluation.md has examples.
+det, scores, calibration and length read files of --save_scores. training reads
+folders of runs, and embeddings reads a folder of enrolled speakers. NAME=PATH
+sets the name in the legend. As-norm scores and LLRs in a file are drawn as
+further systems. docs/evaluation.md has examples.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     training("--max_epoch", type=console.integer(1), metavar="N", help=f"epochs {default('max_epoch')}")
     training("--nb_class_train", type=console.integer(2), metavar="N",
         help=f"speakers per episode {default('nb_class_train')}")  # fmt: skip
-    training("--quick", action="store_true", help="smaller default values of these flags and those of scoring")
+    training("--quick", action="store_true", help="smaller default values of the flags of training and scoring")
     scoring("--ways", type=console.integer(2), nargs="+", metavar="N",
         help=f"numbers of speakers in identification {default('ways')}")  # fmt: skip
     scoring("--nb_episode", type=console.integer(2), metavar="N", help=f"episodes {default('nb_episode')}")
@@ -93,10 +93,10 @@ def main(argv: list[str]) -> None:
 def check_same_sizes(args: argparse.Namespace) -> None:
     """Store the sizes of the runs in the folder; UserError if earlier runs in it have other sizes."""
     sizes = {name: getattr(args, name) for name in ("save_path", "data_type", "backbone", *FULL_SIZE)}
-    kept = args.output / "sizes.json"
-    if kept.exists() and json.loads(kept.read_text()) != sizes:
-        raise UserError(f"{kept}: its runs have other flags; repeat these flags or choose another --output")
-    with replacing(kept) as temporary:
+    path = args.output / "sizes.json"
+    if path.exists() and json.loads(path.read_text()) != sizes:
+        raise UserError(f"{path}: its runs have other flags; repeat these flags or choose another --output")
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(sizes))
 
 
@@ -132,12 +132,12 @@ def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
 
 def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) -> dict:
     """Return the result of an evaluator, which is stored and computed once."""
-    kept = args.output / "results" / f"{folder:04d}_{name}.json"
-    if not kept.exists():
+    path = args.output / "results" / f"{folder:04d}_{name}.json"
+    if not path.exists():
         result = run_script(args, command).splitlines()[-1]
-        with replacing(kept) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(result)
-    return json.loads(kept.read_text())
+    return json.loads(path.read_text())
 
 
 def run_script(args: argparse.Namespace, command: list) -> str:

@@ -144,8 +144,8 @@ def verify(
 ) -> None:
     """Score n trials, calibrate, summarise, print, write --save_scores, and `publish` the result for --json.
 
-    `tests` and `conditions` are those of `score_trials`. UserError if the trials do not support --calibrate; their
-    scores are reported and written nevertheless.
+    `score_trials` explains `tests` and `conditions`. UserError if the trials do not support --calibrate; their scores
+    are reported and written nevertheless.
     """
     trials, features = trial_set.trials, context.features
     speakers = [features.speaker[rows] for rows in trial_set.sides]
@@ -215,10 +215,10 @@ def with_llr(
     context: EvaluationContext,
     args: argparse.Namespace,
 ) -> list[Scores]:
-    """Return the scores with LLRs if there is a calibration, and print what it covers.
+    """Return the scores with LLRs if the checkpoint has a calibration, and print the ranges of the calibration.
 
-    The calibration is the file next to the checkpoint or, with --calibrate True, is fitted here and written to that
-    file. Labels and speakers are those of `calibrate`. UserError if the trials do not support a calibration.
+    The calibration is read from the file next to the checkpoint or, with --calibrate True, fitted and written to this
+    file. `calibrate` explains labels and speakers. UserError if the trials do not support a calibration.
     """
     path, digest = context.path, context.checkpoint.digest
     if args.calibrate:
@@ -231,7 +231,7 @@ def with_llr(
         if stored is None:
             return scores
         if not args.trim_silence:
-            console.warn(f"{calibration_path(path)}: fitted on trimmed silence; --trim_silence True scores like that")
+            console.warn(f"{calibration_path(path)}: fitted with trimmed silence; use --trim_silence True for its LLRs")
         calibration, scores = stored, add_llr(scores, stored)
     print(report.calibration_line(calibration, calibration_path(path)))
     return scores

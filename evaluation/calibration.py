@@ -6,7 +6,7 @@ the score, the logarithms of both durations, and their products with the score (
 calibration; durations as quality measures, as in VoxSRC systems). The score is transformed to Fisher's z, the inverse
 hyperbolic tangent of the cosine, because differences between cosines near 1 are small. A calibration is fitted on
 trials of speakers that the network was not trained on, and stored next to the checkpoint as
-checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as it is in recognition.
+checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as in recognition.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class ScoredTrials(NamedTuple):
     test_speaker: np.ndarray
 
     def where(self, kept: np.ndarray) -> "ScoredTrials":
-        """Return the trials for which `kept` (n,) bool is true."""
+        """Return the trials for which the mask `kept` (n,) is true."""
         return ScoredTrials(*(column[kept] for column in self))
 
     @classmethod
@@ -69,12 +69,12 @@ class Calibration:
     def bounds(self) -> tuple[float, float]:
         """The minimum and the maximum LLR: -log(S + 1) of S speakers with target trials, log(S + 1) with non-target.
 
-        By Laplace's rule of succession, an event that was not observed in S independent observations still has a
+        By Laplace's rule of succession, an event that did not occur in S independent observations can still have a
         probability of about 1 / (S + 1), so S observations support no larger ratio. Trials that share a speaker are
-        not independent, so speakers are counted, not trials. Sets have equal weight in the fit, which gives the
-        speakers of a small set more weight each: K sets count as K times the harmonic mean of their numbers of
-        speakers (the effective sample size of Kish, 1965; for one set, its number of speakers). Files of earlier
-        versions do not contain the number of speakers; for them the trials are counted.
+        not independent, so speakers are counted, not trials. All sets have equal weight in the fit, so each speaker of
+        a small set has more weight. Therefore K sets count as K times the harmonic mean of their numbers of speakers
+        (the effective sample size of Kish, 1965); one set counts as its number of speakers. Files of earlier versions
+        do not contain numbers of speakers; for these files the trials are counted.
         """
         return (
             -math.log1p(_effective_number(self.target_speakers) or self.n_target),
@@ -139,9 +139,9 @@ def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
 
 
 def trial_weights(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the weights (n,) of the trials of all sets in the fit, with a mean of 1; `labels` are those of each set.
+    """Return the weights (n,) of all trials in the fit, with a mean of 1; `labels` has the labels of each set.
 
-    In K sets, a trial of a kind that has m trials in its set has the weight n / (2 K m).
+    With K sets, the weight of a target trial is n / (2 K m) if its set has m target trials; non-target trials likewise.
     """
     n = sum(map(len, labels))
     of_kind = [np.where(of_set, of_set.sum(), (~of_set).sum()) for of_set in labels]

@@ -34,7 +34,7 @@ class Segments(NamedTuple):
         return cls(rows, np.zeros_like(rows), features.n_frames(rows))
 
     def seconds(self, features: FeatureIndex) -> np.ndarray:
-        """Return the seconds (n,) of each segment, at most those of its utterance."""
+        """Return the seconds (n,) of each segment; repetitions of the utterance do not count."""
         return np.minimum(self.length, features.n_frames(self.row)) / FRAMES_PER_SECOND
 
 
@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 
     length: str  # of the test segments, as in the score file
     enrol_seconds: np.ndarray  # (n,) of the enrolments: of speech if silence is trimmed, otherwise of the recordings
-    test_seconds: np.ndarray  # (n,) of the test segments, at most those of their utterances
+    test_seconds: np.ndarray  # (n,) of the test segments; repetitions of the utterance do not count
     plain: np.ndarray  # (n,) cosines
     normalised: np.ndarray | None  # (n,) as-norm scores
     seconds: float  # of audio, each segment counted once

@@ -56,7 +56,7 @@ def accuracies(
 ) -> list[np.ndarray]:
     """Return for each episode size the accuracy (episodes,), 0..1, of each episode.
 
-    `windows` are those of `sample_episodes` for each size; equal ones are embedded once for all sizes.
+    `windows` are the results of `sample_episodes` for each size. Equal windows are embedded once.
     """
     segments, at = unique_segments(windows)
     embeddings = embed(context.encoder, context.features, segments, context.compute)

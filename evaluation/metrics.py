@@ -46,7 +46,7 @@ def rank(scores: np.ndarray, labels: np.ndarray) -> Ranking:
 def accepted(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights (k + 1,) of the target and of the non-target trials that each threshold accepts.
 
-    `weights` (n,) are those of the trials in the order of the ranking.
+    `weights` (n,) are the weights of the trials in the order of the ranking.
     """
     targets = np.append(0, np.cumsum(weights * ranking.labels))
     nontargets = np.append(0, np.cumsum(weights)) - targets
@@ -68,7 +68,7 @@ def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
 
 
 def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
-    """Return the EER, as a fraction, and the index of its threshold; the arguments are those of `corners`.
+    """Return the EER, as a fraction, and the index of its threshold; `corners` has the same arguments.
 
     The EER is the false-positive rate at the corner where |FNR - FPR| is minimal, as in the official code. FPR - FNR
     increases along the ROC, so the corners next to its zero are sufficient.
@@ -89,7 +89,7 @@ def _rates(targets: np.ndarray, nontargets: np.ndarray, at: np.ndarray) -> tuple
 
 
 def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
-    """Return the error rates of scores (n,), higher for likelier targets, and labels (n,), true for targets.
+    """Return the error rates of scores (n,), higher for more probable targets, and labels (n,), true for targets.
 
     ValueError if a score is not finite, or if there are no target or no non-target trials.
     """
@@ -138,10 +138,10 @@ def eer_replicates(
 
     Trials of one speaker are not independent, so speakers are resampled, not trials. A replicate samples as many
     speakers as there are, with replacement. A target trial counts as often as its speaker was sampled, a non-target
-    trial as often as the product for its two speakers. The EER is that of `verification_metrics` on a list in which the
-    trials are repeated accordingly; replicates without target or non-target trials are skipped. Scores and labels are
-    those of `verification_metrics`; enrol_speaker and test_speaker (n,) are numbers of speakers. The samples depend on
-    the speakers only, so the replicates of two systems on the same trials are paired.
+    trial as often as the product for its two speakers. The EER is computed as by `verification_metrics`, on a list
+    in which the trials are repeated accordingly; replicates without target or non-target trials are skipped.
+    enrol_speaker and test_speaker (n,) are numbers of speakers. The samples depend on the speakers only, so the
+    replicates of two systems on the same trials are paired.
     """
     ranking = rank(scores, labels)
     present = np.unique([enrol_speaker, test_speaker])

@@ -42,7 +42,7 @@ class NoisyTests:
 
     @property
     def kind(self) -> str:
-        """The kind of noise: noise, music, or babble of speakers other than those of the trial."""
+        """The kind of noise: noise, music, or babble of speakers that are not in the trial."""
         return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), BABBLE)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:

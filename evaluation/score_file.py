@@ -3,7 +3,7 @@
 Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (with several test
 lengths), snr (in noise), score, score_as_norm (with --as_norm), enrol_seconds, test_seconds, llr (with a calibration;
 empty for trials that have none), enrol_speaker and test_speaker. The trials are repeated for each length and snr. The
-seconds are of speech if silence was trimmed, otherwise of the recording, and at most those of the utterance.
+seconds are of speech if silence was trimmed, otherwise of the recording; repetitions of an utterance do not count.
 """
 
 import io
@@ -78,8 +78,8 @@ def read_compared(
 ) -> list[np.ndarray]:
     """Return the scores (n,) of another system in each test; UserError if the file has other trials or tests.
 
-    `enrol_seconds` (n,) are those of the enrolments. A test is its length and its signal-to-noise ratio as in the score
-    file ("" without noise), and the seconds (n,) of its segments.
+    `enrol_seconds` (n,) are the seconds of the enrolments. A test is its length and its signal-to-noise ratio as in the
+    score file ("" without noise), and the seconds (n,) of its segments.
     """
     table, found = read_scores(path), []
     if missing := {"enrol", "test", *SECONDS} - set(table):

@@ -33,7 +33,7 @@ class TrialSet(NamedTuple):
 
     @property
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows (n,) of enrolment and test; the row of a model is that of its first utterance."""
+        """The rows (n,) of enrolment and test; a model has the row of its first utterance."""
         return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
     @property
@@ -48,7 +48,7 @@ class TrialSet(NamedTuple):
         return np.isin(self.of_trial * n_rows + self.test, self.model * n_rows + self.enrolled.row)
 
     def where(self, kept: np.ndarray) -> "TrialSet":
-        """Return the trials for which `kept` (n,) bool is true; models without a trial stay enrolled."""
+        """Return the trials for which the mask `kept` (n,) is true; models without a trial stay enrolled."""
         return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
 
 
@@ -134,7 +134,7 @@ def calibrate(
 ) -> tuple[Calibration, list[Scores]]:
     """Fit a calibration to one development set; return it, and the scores with LLRs for held-out speakers.
 
-    Arguments are the name of the set and those of `scored_trials`. UserError if the trials do not support a
+    `name` is the name of the set, `scored_trials` has the other arguments. UserError if the trials do not support a
     calibration.
     """
     trials = scored_trials(scores, labels, speakers)

@@ -30,7 +30,7 @@ def styles(n: int) -> list[dict[str, Any]]:
 
 
 def as_text(name: str) -> str:
-    """Return a name that matplotlib draws literally: dollars begin no formula, a leading _ hides no legend entry."""
+    """Return a name that matplotlib draws literally, without formulas ($) and hidden legend entries (leading _)."""
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

@@ -40,7 +40,7 @@ def draw_training(inputs: dict[str, Path]) -> Figure:
 
 
 def read_log(path: Path) -> pandas.DataFrame:
-    """Read the log of a run's folder, fractions as percent; UserError if there is none."""
+    """Read the log in the folder of a run, with accuracies in percent; UserError if there is no log."""
     file = path / "log.csv" if path.is_dir() else path
     try:
         log = pandas.read_csv(file)

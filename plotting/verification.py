@@ -158,7 +158,7 @@ def _scored(table: pandas.DataFrame, column: str = "score") -> tuple[np.ndarray,
 
 
 def _deviates(rates: np.ndarray | list) -> np.ndarray:
-    """Return the normal deviates of rates; those of 0 and 1 are finite, far outside the axes."""
+    """Return the normal deviates of rates; for 0 and 1 they are finite, far outside of the axes."""
     return norm.ppf(np.clip(rates, 1e-6, 1 - 1e-6))
 
 
@@ -191,7 +191,7 @@ def draw_calibration(inputs: dict[str, Path]) -> Figure:
 def _read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return LLRs and labels (n,) of the trials of a score file that have an LLR.
 
-    UserError if there are none of target or of non-target trials.
+    UserError if there are no target or no non-target trials.
     """
     table = read_scores(path)
     if "llr" not in table:
