@@ -1,11 +1,11 @@
-"""Trials whose log-likelihood ratios are known."""
+"""Synthetic trials with known log-likelihood ratios."""
 
 import numpy as np
 
 from evaluation.calibration import ScoredTrials
 
 
-def drawn(n: int, seed: int, n_speakers: int = 40) -> tuple[ScoredTrials, np.ndarray]:
+def sampled(n: int, seed: int, n_speakers: int = 40) -> tuple[ScoredTrials, np.ndarray]:
     """Return n trials, half of them target ones, and their true LLRs.
 
     z = atanh(score) is normal with mean 0.5 or -0.5 and variance 1 / (1 + 0.4 log enrol + 0.8 log test): the LLR is

@@ -1,4 +1,4 @@
-"""Calibration against a model whose log-likelihood ratios are known, by hand, and on trials that support none."""
+"""Calibration: known log-likelihood ratios, computations by hand, and trials that do not support a calibration."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from known_ratios import drawn
+from known_ratios import sampled
 
 from evaluation import calibration
 from evaluation.calibration import (
@@ -31,19 +31,19 @@ def part(trials: ScoredTrials, at: slice) -> ScoredTrials:
     return ScoredTrials(*(column[at] for column in trials))
 
 
-def test_the_fit_finds_the_true_ratios_on_new_trials() -> None:
-    fitted = fit_one(drawn(20_000, 0, n_speakers=2000)[0])
-    trials, true = drawn(20_000, 1)
+def test_the_fit_gives_the_true_llrs_of_new_trials() -> None:
+    fitted = fit_one(sampled(20_000, 0, n_speakers=2000)[0])
+    trials, true = sampled(20_000, 1)
     ours = fitted.llr_of(trials)
     assert np.abs(ours - true).mean() < 0.1 and np.corrcoef(ours, true)[0, 1] > 0.999
     assert cllr(ours, trials.labels) == pytest.approx(cllr(true, trials.labels), abs=0.002)
     assert fitted.n_target == fitted.n_nontarget == 10_000
 
 
-def test_durations_matter_at_every_length() -> None:
-    """A calibration without them would be wrong at short ones: here misses and false alarms agree at each."""
-    fitted = fit_one(drawn(20_000, 0)[0])
-    trials, true = drawn(20_000, 2)
+def test_the_calibration_is_right_at_every_duration() -> None:
+    """A calibration without durations would have more misses or false acceptances at short ones."""
+    fitted = fit_one(sampled(20_000, 0)[0])
+    trials, true = sampled(20_000, 2)
     ours = fitted.llr_of(trials)
     for low, high in ((0.5, 1), (1, 2), (2, 5)):
         at = (trials.test_seconds >= low) & (trials.test_seconds < high)
@@ -54,31 +54,31 @@ def test_durations_matter_at_every_length() -> None:
     assert fitted.llr(-0.7, 5, 4) < fitted.llr(-0.7, 5, 1) < fitted.llr(-0.7, 2, 0.6) < 0
 
 
-def test_the_kinds_have_equal_weight() -> None:
-    """Leaving out nine of ten targets shifts no LLR: it is a ratio of likelihoods, not of probabilities."""
-    trials, _ = drawn(40_000, 3)
+def test_target_and_nontarget_trials_have_equal_weight() -> None:
+    """Without nine of ten target trials the LLRs stay: they are ratios of likelihoods, not of probabilities."""
+    trials, _ = sampled(40_000, 3)
     few = ~trials.labels | (np.arange(len(trials.labels)) % 20 == 0)
-    whole, thinned = fit_one(trials), fit_one(trials.where(few))
+    full, thinned = fit_one(trials), fit_one(trials.where(few))
     assert thinned.n_target == 2000 and thinned.n_nontarget == 20_000
-    assert np.abs(whole.llr_of(trials) - thinned.llr_of(trials)).mean() < 0.15
+    assert np.abs(full.llr_of(trials) - thinned.llr_of(trials)).mean() < 0.15
 
 
 def test_the_order_of_the_trials_does_not_matter() -> None:
-    trials, _ = drawn(3000, 4)
+    trials, _ = sampled(3000, 4)
     shuffled = trials.where(np.random.default_rng(0).permutation(3000))
     np.testing.assert_allclose(fit_one(trials).llr_of(trials), fit_one(shuffled).llr_of(trials), atol=1e-8)
 
 
-def test_repeated_trials_make_no_surer() -> None:
-    few = part(drawn(400, 4)[0], slice(200))
+def test_repeated_trials_change_no_llr() -> None:
+    few = part(sampled(400, 4)[0], slice(200))
     once, often = fit_one(few), fit_one(ScoredTrials.pooled([few] * 50))
     np.testing.assert_allclose(often.weights, once.weights, atol=1e-6)
     assert often.bounds == once.bounds
 
 
-def test_the_fit_is_where_the_penalised_loss_is_least() -> None:
-    """Its gradient is zero there: the mean loss, kinds of equal weight, and 0.001 times the squared weights."""
-    trials = part(drawn(1400, 11)[0], slice(500, 1200))
+def test_the_fit_minimises_the_penalised_loss() -> None:
+    """The gradient is zero: of the mean loss with equal weight of both kinds, plus 0.001 times the squared weights."""
+    trials = part(sampled(1400, 11)[0], slice(500, 1200))
     scores, labels, enrol, test, *_ = trials
     fitted, z = fit_one(trials), np.arctanh(scores)
     features = np.stack([z, np.log(enrol), np.log(test), z * np.log(enrol), z * np.log(test)], axis=1)
@@ -89,7 +89,7 @@ def test_the_fit_is_where_the_penalised_loss_is_least() -> None:
     np.testing.assert_allclose(pull @ standardised + 0.002 * spread * fitted.weights, 0, atol=1e-7)
 
 
-def test_every_set_and_within_it_each_kind_has_the_same_weight() -> None:
+def test_sets_have_equal_weight_and_so_have_the_kinds_in_a_set() -> None:
     small, large = np.array([True, False, False]), np.array([True, True, True, False, True])
     # Eight trials weigh 8 together: 4 in each set, 2 for each kind in it.
     expected = [2, 1, 1, 0.5, 0.5, 0.5, 2, 0.5]
@@ -98,7 +98,7 @@ def test_every_set_and_within_it_each_kind_has_the_same_weight() -> None:
 
 
 def test_the_size_of_a_set_does_not_matter_in_the_fit() -> None:
-    a, b = drawn(2000, 14)[0], drawn(600, 15, n_speakers=9)[0]
+    a, b = sampled(2000, 14)[0], sampled(600, 15, n_speakers=9)[0]
     b = b._replace(scores=np.tanh(0.7 * np.arctanh(b.scores) + 0.4))
     one, both = fit_one(a), fit({"a": a, "b": b})
     assert np.abs(both.llr_of(a) - one.llr_of(a)).mean() > 0.3  # the smaller set counts
@@ -115,8 +115,8 @@ def test_the_size_of_a_set_does_not_matter_in_the_fit() -> None:
     assert both.target_speakers == both.nontarget_speakers == (40, 9)
 
 
-def test_a_set_is_left_out_of_the_fit_that_it_is_measured_by() -> None:
-    sets = {name: drawn(800, 16 + at)[0] for at, name in enumerate("abc")}
+def test_leave_one_set_out_equals_separate_fits() -> None:
+    sets = {name: sampled(800, 16 + at)[0] for at, name in enumerate("abc")}
     sets["c"] = sets["c"]._replace(scores=np.tanh(np.arctanh(sets["c"].scores) + 0.5))
     ratios = leave_one_set_out_llr(sets)
     for name, others in (("a", "bc"), ("b", "ac"), ("c", "ab")):
@@ -125,7 +125,7 @@ def test_a_set_is_left_out_of_the_fit_that_it_is_measured_by() -> None:
 
 def test_a_set_without_enough_trials_is_named() -> None:
     with pytest.raises(UserError, match="50 target and 50 non-target trials in few"):
-        fit({"many": drawn(600, 1)[0], "few": drawn(100, 2)[0]})
+        fit({"many": sampled(600, 1)[0], "few": sampled(100, 2)[0]})
 
 
 def test_by_hand() -> None:
@@ -137,7 +137,7 @@ def test_by_hand() -> None:
     assert fitted.llr(np.array([[0.1], [0.2]]), np.array([2, 3, 4]), 1).shape == (2, 3)
 
 
-def test_no_ratio_goes_beyond_what_the_speakers_support() -> None:
+def test_the_number_of_speakers_limits_the_llr() -> None:
     steep = 0.0, (50.0, 0.0, 0.0, 0.0, 0.0), (1.0, 8.0), (0.5, 4.0), 20_000, 20_000
     one = Calibration(*steep, ("a",), (50,), (75,))
     assert one.bounds == pytest.approx((-math.log(51), math.log(76)))
@@ -151,21 +151,21 @@ def test_no_ratio_goes_beyond_what_the_speakers_support() -> None:
 
 
 def test_speakers_are_counted_on_both_sides_of_the_trials() -> None:
-    trials = drawn(600, 18)[0]
+    trials = sampled(600, 18)[0]
     speaker = np.arange(600) // 2 % 20
     trials = trials._replace(enrol_speaker=speaker, test_speaker=np.where(trials.labels, speaker, speaker + 1))
     assert (fit_one(trials).target_speakers, fit_one(trials).nontarget_speakers) == ((20,), (21,))
 
 
-def test_a_single_duration_is_covered_alone() -> None:
-    trials = drawn(5000, 5)[0]._replace(test_seconds=np.full(5000, 2.0))
+def test_trials_of_one_duration() -> None:
+    trials = sampled(5000, 5)[0]._replace(test_seconds=np.full(5000, 2.0))
     fitted = fit_one(trials)
     assert fitted.test_seconds == (2.0, 2.0)
     assert fitted.llr(0.5, 5, 0.3) == fitted.llr(0.5, 5, 2.0)
 
 
 def test_trials_that_support_no_calibration_are_refused() -> None:
-    trials, _ = drawn(2000, 6)
+    trials, _ = sampled(2000, 6)
     for spoilt, message in (
         (trials._replace(scores=np.where(trials.labels, 0.8, 0.1) + trials.scores / 100), "without a single error"),
         (trials._replace(scores=-trials.scores), "higher scores do not indicate target trials"),
@@ -181,9 +181,9 @@ def test_trials_that_support_no_calibration_are_refused() -> None:
 
 
 @pytest.mark.parametrize("side, message", [("enrol", r"2\.00 s enrolled and "), ("test", r" and 0\.50 s of test")])
-def test_scores_that_tell_nothing_at_one_of_the_durations_are_refused(side: str, message: str) -> None:
-    """Longer speech is right and the shortest reversed: the pooled trials look well."""
-    trials, _ = drawn(4000, 7)
+def test_reversed_scores_at_some_durations_are_refused(side: str, message: str) -> None:
+    """The scores are reversed at short durations only, so the pooled trials look right."""
+    trials, _ = sampled(4000, 7)
     seconds = getattr(trials, f"{side}_seconds")
     short = seconds < np.quantile(seconds, 0.35)
     with pytest.raises(UserError, match=f"{message}.*higher scores do not indicate"):
@@ -191,10 +191,10 @@ def test_scores_that_tell_nothing_at_one_of_the_durations_are_refused(side: str,
 
 
 def test_probabilities_by_hand() -> None:
-    # One voice, prior 0.5: the odds are the likelihood ratio. Prior 0.1: a ninth of it.
+    # One speaker, prior 0.5: the odds are the likelihood ratio. Prior 0.1: a ninth of it.
     assert probabilities(np.array([math.log(4)]), 0.5) == pytest.approx([0.8])
     assert probabilities(np.array([math.log(4)]), 0.1) == pytest.approx([4 / 13])
-    # Three voices, prior 0.6, 0.2 each: 0.2 * 5, 0.2 * 1, 0.2 * 0.5 against 0.4 for none.
+    # Three speakers, prior 0.6, 0.2 each: 0.2 * 5, 0.2 * 1, 0.2 * 0.5 against 0.4 for none.
     ratios = np.log(np.array([[5, 1, 0.5], [1, 1, 1]]))
     expected = np.array([[1, 0.2, 0.1], [0.2, 0.2, 0.2]]) / [[1.7], [1]]
     np.testing.assert_allclose(probabilities(ratios, 0.6), expected)
@@ -208,10 +208,12 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_kept_and_read_again(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_written_calibration_is_read_and_damaged_ones_are_not(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     digest = "3f" * 32
     assert load_calibration(checkpoint, digest) is None and not capsys.readouterr().err
-    fitted = fit({"phones": drawn(2000, 10)[0], "calls": drawn(2000, 11)[0]})
+    fitted = fit({"phones": sampled(2000, 10)[0], "calls": sampled(2000, 11)[0]})
     save_calibration(checkpoint, digest, fitted, {"mean": {"cllr": 0.4}})
     path = checkpoint.with_name("checkpoint_007.calibration.json")
     assert load_calibration(checkpoint, digest) == fitted
@@ -250,8 +252,8 @@ def test_a_read_only_folder_only_warns(
 
 
 def test_a_file_of_an_earlier_version_is_read(checkpoint: Path) -> None:
-    """It has no sets and no numbers of speakers."""
-    fitted = fit_one(drawn(2000, 10)[0])
+    """Such a file has no sets and no numbers of speakers."""
+    fitted = fit_one(sampled(2000, 10)[0])
     save_calibration(checkpoint, "3f" * 32, fitted)
     path = checkpoint.with_name("checkpoint_007.calibration.json")
     content = json.loads(path.read_text())

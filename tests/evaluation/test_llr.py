@@ -1,4 +1,4 @@
-"""The log-likelihood ratios of evaluations: of held-out speakers, of a kept calibration, and what is told of them."""
+"""The log-likelihood ratios of evaluations: of held-out speakers and sets, and of a stored calibration."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from known_ratios import drawn
+from known_ratios import sampled
 
 from command_line import evaluation as steps
 from command_line.evaluation import with_llr
@@ -19,8 +19,8 @@ from model.checkpoint import Checkpoint
 from system.console import UserError
 
 
-def test_halves_are_measured_by_a_fit_on_other_speakers() -> None:
-    trials, true = drawn(20_000, 8)
+def test_each_half_is_measured_with_a_fit_on_the_other() -> None:
+    trials, true = sampled(20_000, 8)
     ours = split_half_llr("one", trials)
     measured = np.isfinite(ours)
     assert measured[trials.labels].all()
@@ -28,7 +28,7 @@ def test_halves_are_measured_by_a_fit_on_other_speakers() -> None:
     assert cllr(ours[measured], trials.labels[measured]) == pytest.approx(
         cllr(true[measured], trials.labels[measured]), abs=0.02
     )
-    # A half's own trials have no say in its LLRs: the speakers with those of speaker 0 are its half.
+    # The trials of a half do not influence its LLRs. The half of speaker 0: the speakers with LLRs against speaker 0.
     sides = trials.enrol_speaker, trials.test_speaker
     half = np.unique(np.concatenate([side[measured & ((sides[0] == 0) | (sides[1] == 0))] for side in sides]))
     assert len(half) == 20
@@ -41,13 +41,13 @@ def test_halves_are_measured_by_a_fit_on_other_speakers() -> None:
     np.testing.assert_allclose(again[within], expected, atol=1e-8)
 
 
-def test_three_speakers_have_no_halves() -> None:
-    trials, _ = drawn(3000, 9, n_speakers=3)
+def test_three_speakers_cannot_be_split() -> None:
+    trials, _ = sampled(3000, 9, n_speakers=3)
     with pytest.raises(UserError, match="3 speakers in one cannot be split"):
         split_half_llr("one", trials)
 
 
-def test_rates_are_of_the_trials_that_have_a_ratio() -> None:
+def test_rates_skip_trials_without_an_llr() -> None:
     ratios, labels = np.array([2.0, -1.0, 0.5, np.nan, -30.0, 1.0]), np.array([1, 1, 0, 0, 0, 0], bool)
     rates = llr_rates(ratios, labels)
     assert rates["n_trials"] == 5 and rates["misses"] == 50 and rates["false_alarms"] == pytest.approx(200 / 3)
@@ -62,7 +62,7 @@ LATER = Namespace(calibrate=False, trim_silence=True, save_path="corpora/phones"
 
 
 def of_lengths(trials: ScoredTrials) -> list[Scores]:
-    """Return the trials' first half as those of one test length and the second as those of another."""
+    """Return the first half of the trials as scores at one test length, and the second half at another."""
     parts = (trials.where(np.arange(6000) // 3000 == half) for half in (0, 1))
     return [
         Scores(length, part.enrol_seconds, part.test_seconds, part.scores, None, 1.0)
@@ -72,17 +72,17 @@ def of_lengths(trials: ScoredTrials) -> list[Scores]:
 
 @pytest.fixture
 def context(tmp_path: Path) -> EvaluationContext:
-    """A context of which only the checkpoint's file and digest exist."""
+    """A context that consists of the path and the digest of the checkpoint."""
     nothing: Any = None
     checkpoint = Checkpoint(7, {})
     checkpoint.digest = "3f" * 32
     return EvaluationContext(checkpoint, tmp_path / "checkpoint_007.pth", *[nothing] * 4)
 
 
-def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
+def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     context: EvaluationContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trials, _ = drawn(6000, 12)
+    trials, _ = sampled(6000, 12)
     at = np.arange(6000) % 3000  # a trial is the same at both lengths
     trials = trials._replace(
         labels=trials.labels[at], enrol_speaker=trials.enrol_speaker[at], test_speaker=trials.test_speaker[at]
@@ -93,20 +93,20 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
     scores = of_lengths(trials)
     assert with_llr(scores, labels, speakers, context, LATER) == scores and not capsys.readouterr().out
     held_out = with_llr(scores, labels, speakers, context, CALIBRATING)
-    told = capsys.readouterr().out
-    kept = load_calibration(context.path, context.checkpoint.digest)
-    assert kept == fit({"phones": trials}) and kept.n_target == 3000
+    printed = capsys.readouterr().out
+    stored = load_calibration(context.path, context.checkpoint.digest)
+    assert stored == fit({"phones": trials}) and stored.n_target == 3000
     expected = split_half_llr("phones", trials)
     np.testing.assert_array_equal(np.concatenate([s.llr for s in held_out]), expected)
     n_across = int(np.isnan(expected).sum())
-    assert f"{6000 - n_across:,} trials, {n_across:,} between the folds excluded\n" in told
+    assert f"{6000 - n_across:,} trials, {n_across:,} between the folds excluded\n" in printed
     low, high = trials.test_seconds.min(), trials.test_seconds.max()
-    assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in told
-    assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -3.7 to 3.7\n" in told
+    assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in printed
+    assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -3.7 to 3.7\n" in printed
     later = with_llr(scores, labels, speakers, context, LATER)
     for of_length, before in zip(later, scores, strict=True):
         values = before.plain, before.enrol_seconds, before.test_seconds
-        np.testing.assert_array_equal(of_length.llr, kept.llr(*values))
+        np.testing.assert_array_equal(of_length.llr, stored.llr(*values))
     assert "folds" not in capsys.readouterr().out
     with_llr(scores, labels, speakers, context, Namespace(calibrate=False, trim_silence=False))
     warning = capsys.readouterr().err
@@ -116,15 +116,15 @@ def test_a_calibration_is_fitted_on_all_lengths_kept_and_used_again(
 
 
 def test_other_ranks_write_nothing(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials, _ = drawn(6000, 13)
+    trials, _ = sampled(6000, 13)
     monkeypatch.setattr(steps.ranks, "is_first", lambda: False)
     speakers = trials.enrol_speaker[:3000], trials.test_speaker[:3000]
     with_llr(of_lengths(trials)[:1], trials.labels[:3000], speakers, context, CALIBRATING)
     assert not list(context.path.parent.iterdir())
 
 
-def test_rates_on_the_set_that_is_left_out() -> None:
-    sets = {name: drawn(800 + 200 * at, 30 + at)[0] for at, name in enumerate("abc")}
+def test_leave_one_set_out_rates_and_their_mean() -> None:
+    sets = {name: sampled(800 + 200 * at, 30 + at)[0] for at, name in enumerate("abc")}
     result = leave_one_set_out_rates(sets)
     assert [rates["set"] for rates in result["sets"]] == ["a", "b", "c"]
     for rates, (name, trials) in zip(result["sets"], sets.items(), strict=True):

@@ -22,7 +22,7 @@ CASES = json.loads((GOLDEN / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rates_equal_the_release(name: str) -> None:
+def test_rates_equal_the_official_code(name: str) -> None:
     case = CASES[name]
     rates = verification_metrics(np.array(case["scores"]), np.array(case["labels"]))
     assert rates.eer == pytest.approx(case["eer"], abs=1e-9)
@@ -61,7 +61,7 @@ def test_interpolated_eer_lies_on_both_lines(seed: int) -> None:
 
 
 def test_by_hand() -> None:
-    # Targets 0.9 0.7 0.2, others 0.8 0.4 0.3 0.1: at 0.7, one of four accepted wrongly, one of three refused wrongly.
+    # Targets 0.9 0.7 0.2, non-targets 0.8 0.4 0.3 0.1: at 0.7, one of four is falsely accepted, one of three is missed.
     rates = verification_metrics(np.array([0.9, 0.7, 0.2, 0.8, 0.4, 0.3, 0.1]), np.array([1, 1, 1, 0, 0, 0, 0]))
     assert rates.eer == 0.25 and rates.threshold == 0.7
     assert rates.eer_interpolated == pytest.approx(1 / 3)  # the ROC goes from (1/4, 1/3) across to (1/2, 1/3)
@@ -87,7 +87,7 @@ def test_perfect_reversed_and_equal_scores() -> None:
         ([0.1], [1, 0], "one length"),
     ],
 )
-def test_what_has_no_error_rate_is_refused(scores: list, labels: list, message: str) -> None:
+def test_scores_without_an_error_rate_are_refused(scores: list, labels: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         verification_metrics(np.array(scores), np.array(labels))
 
@@ -117,7 +117,7 @@ def trials_of(speakers: np.ndarray, n: int, gap: float, decimals: int, seed: int
 
 
 def rates_of_resampled_lists(scores: np.ndarray, labels: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return the official EERs, by scikit-learn, of 200 lists that are written out for resampled speakers."""
+    """Return the EERs of the official code, by scikit-learn, of 200 explicit lists of resampled speakers."""
     speakers, rng, rates = np.unique([enrol, test]), np.random.default_rng(0), []
     for _ in range(200):
         times = np.bincount(rng.choice(speakers, len(speakers)), minlength=speakers.max() + 1)
@@ -133,27 +133,27 @@ def rates_of_resampled_lists(scores: np.ndarray, labels: np.ndarray, enrol: np.n
     [
         (np.arange(8), 300, 1, 9),
         (np.arange(8), 40, 1, 9),
-        (np.arange(8), 300, 1, 1),  # scores are equal by the dozen
-        (np.arange(8), 300, 1, -1),  # all are
+        (np.arange(8), 300, 1, 1),  # dozens of equal scores
+        (np.arange(8), 300, 1, -1),  # all scores are equal
         (np.array([3, 4, 11, 30]), 300, 1, 9),  # speakers without trials in between
         (np.arange(30), 300, 9, 9),  # no errors
         (np.arange(2), 300, 9, 9),  # hundreds of equal steps between two corners
         (np.arange(2), 300, -9, 9),
     ],
 )
-def test_each_replicate_is_the_official_eer_of_its_list(
-    speakers: np.ndarray, n: int, gap: float, decimals: int
-) -> None:
+def test_a_replicate_is_the_eer_of_the_resampled_list(speakers: np.ndarray, n: int, gap: float, decimals: int) -> None:
     trials = trials_of(speakers, n, gap, decimals, seed=2)
     replicates, expected = eer_replicates(*trials), rates_of_resampled_lists(*trials)
     np.testing.assert_allclose(replicates[: len(expected)], expected, rtol=0, atol=1e-12)
     assert eer_interval(*trials) == pytest.approx(np.percentile(replicates, [2.5, 97.5]))
-    assert len(speakers) < 8 or n < 300 or len(replicates) == 2000  # others lack a kind of trial now and then
+    assert (
+        len(speakers) < 8 or n < 300 or len(replicates) == 2000
+    )  # some replicates have no target or no non-target trial
 
 
 @pytest.mark.parametrize("times", [1, 100])
-def test_the_eer_and_its_replicates_are_read_off_corners(times: int) -> None:
-    # At both corners the false-positive rate, 0 and 1, is 1/2 away from the false-negative one, in between it is not.
+def test_eer_and_replicates_are_at_corners_of_the_roc(times: int) -> None:
+    # At both corners the false-positive rates, 0 and 1, differ by 1/2 from the false-negative rate; elsewhere less.
     labels, nobody = np.repeat([1, 0, 0, 0, 0, 1], times), np.zeros(6 * times, int)
     scores = -np.arange(6.0 * times)
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
@@ -162,7 +162,7 @@ def test_the_eer_and_its_replicates_are_read_off_corners(times: int) -> None:
     assert eer_interval(scores, labels, nobody, nobody) == (0, 0)  # one speaker: each replicate is the list itself
 
 
-def test_a_difference_of_two_systems_is_of_the_same_speakers() -> None:
+def test_replicates_of_two_systems_are_paired() -> None:
     scores, *rest = trials_of(np.arange(8), 300, 1, 9, seed=2)
     others = scores + np.random.default_rng(3).normal(0, 0.1, 300)
     differences = eer_replicates(scores, *rest) - eer_replicates(others, *rest)
@@ -170,10 +170,10 @@ def test_a_difference_of_two_systems_is_of_the_same_speakers() -> None:
     np.testing.assert_allclose(differences[: len(expected)], expected, rtol=0, atol=1e-12)
     low, high = interval_95(differences)
     own_low, own_high = eer_interval(scores, *rest)
-    assert high - low < 0.8 * (own_high - own_low)  # what is hard for both cancels
+    assert high - low < 0.8 * (own_high - own_low)  # difficult speakers affect both systems
 
 
-def test_interval_is_wider_than_one_that_takes_trials_for_independent() -> None:
+def test_interval_is_wider_than_for_independent_trials() -> None:
     rng, n_speakers = np.random.default_rng(1), 30
     enrol = np.repeat(np.arange(n_speakers), 200)
     labels = np.tile([True, False], len(enrol) // 2)
@@ -210,11 +210,11 @@ def test_cllr_of_published_examples(others: list, targets: list, expected: float
 
 
 def test_min_cllr_by_hand() -> None:
-    # In rising order: other, target, other, target. The two in the middle are pooled to a ratio of 1, the ends are
-    # sure: each kind has one trial that costs nothing and one that costs a bit.
+    # In increasing order: other, target, other, target. The two in the middle are pooled to a ratio of 1, and the ends
+    # have infinite LLRs: each kind has one trial that costs 0 bits and one that costs 1 bit.
     scores, labels = np.array([0.9, 0.5, 0.4, 0.1]), np.array([True, False, True, False])
     assert min_cllr(scores, labels) == pytest.approx(0.5)
-    assert min_cllr(-scores, labels) == pytest.approx(0.5 * (np.log2(1 + 1 / 1) + np.log2(2)))  # nothing left: 1 bit
+    assert min_cllr(-scores, labels) == pytest.approx(0.5 * (np.log2(1 + 1 / 1) + np.log2(2)))  # no information: 1 bit
     assert min_cllr(np.array([4, 3, 2, 1.0]), np.array([True, True, False, False])) == 0
     assert min_cllr(np.zeros(4), labels) == pytest.approx(1)
 

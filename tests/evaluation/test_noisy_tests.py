@@ -39,16 +39,16 @@ def features(root: Path) -> FeatureIndex:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The samples that went into the filterbank, one array a crop."""
-    heard = []
+def inputs(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The samples from which features were computed, one array per crop."""
+    inputs = []
 
     def spy(samples: np.ndarray, before: float) -> np.ndarray:
-        heard.append(samples.astype(float))
+        inputs.append(samples.astype(float))
         return log_mel(samples, before)
 
     monkeypatch.setattr(noise_sources, "log_mel", spy)
-    return heard
+    return inputs
 
 
 Make = Callable[..., NoisyTests]
@@ -62,18 +62,18 @@ def tests(root: Path, features: FeatureIndex) -> Make:
     return make
 
 
-def test_clean_tests_are_the_features(tests: Make, features: FeatureIndex) -> None:
+def test_clean_tests_equal_the_features(tests: Make, features: FeatureIndex) -> None:
     for trial, row in enumerate(SIDES[1]):
         difference = tests(None).crop(trial, 20, 150) - features.crop(row, 20, 150)
         assert np.abs(difference - difference.mean(axis=0)).max() < 0.001
     assert [tests(snr).name for snr in (None, 20.0, -2.5)] == ["clean", "20", "-2.5"]
 
 
-def test_the_same_noise_stands_at_each_ratio(tests: Make, heard: list[np.ndarray]) -> None:
+def test_the_noise_is_the_same_at_each_ratio(tests: Make, inputs: list[np.ndarray]) -> None:
     for trial in range(4):
         for snr in (None, 20.0, 5.0, 0.0):
             tests(snr).crop(trial, 20, 150)
-        clean, *noisy = heard[-4:]
+        clean, *noisy = inputs[-4:]
         for snr, mixed in zip((20, 5, 0), noisy, strict=True):
             noise = mixed - clean
             assert 10 * np.log10(np.sum(clean**2) / np.sum(noise**2)) == pytest.approx(snr, abs=0.05)
@@ -86,37 +86,38 @@ def test_each_trial_and_seed_has_its_own_noise(tests: Make) -> None:
     assert np.array_equal(crops[0], tests(0.0).crop(0, 20, 150))
 
 
-def test_nobody_of_the_trial_babbles(tests: Make, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, speech = [], NoiseSources._speech
+def test_babble_is_of_other_speakers(tests: Make, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, wav = [], NoiseSources.wav
 
-    def spy(sources: NoiseSources, row: int, start: int, n: int) -> np.ndarray:
+    def spy(sources: NoiseSources, row: int) -> Path:
         rows.append(row)
-        return speech(sources, row, start, n)
+        return wav(sources, row)
 
-    monkeypatch.setattr(NoiseSources, "_speech", spy)
-    voices = set()
+    monkeypatch.setattr(NoiseSources, "wav", spy)
+    speakers = set()
     for seed in range(40):
+        noisy = tests(0.0, seed=seed)
         rows.clear()
-        tests(0.0, seed=seed).crop(3, 20, 100)
+        noisy.crop(3, 20, 100)
         assert rows[0] == SIDES[1][3] and 3 <= len(rows) - 1 <= 7
-        voices |= set(features.speaker[np.array(rows[1:])].tolist())
-    assert voices == {0, 1, 4}  # the trial is of 3 against 2
+        speakers |= set(features.speaker[np.array(rows[1:])].tolist())
+    assert speakers == {0, 1, 4}  # the trial is of 3 against 2
 
 
-def test_reverb_is_of_the_speech_alone(tests: Make, heard: list[np.ndarray]) -> None:
+def test_the_noise_has_no_reverberation(tests: Make, inputs: list[np.ndarray]) -> None:
     for snr in (None, 0.0):
         tests(snr, reverb=True).crop(0, 20, 150)
     tests(None).crop(0, 20, 150)
-    in_room, noisy, clean = heard
-    assert not np.allclose(in_room, clean)
-    assert 10 * np.log10(np.sum(in_room**2) / np.sum((noisy - in_room) ** 2)) == pytest.approx(0, abs=0.05)
+    reverberant, noisy, clean = inputs
+    assert not np.allclose(reverberant, clean)
+    assert 10 * np.log10(np.sum(reverberant**2) / np.sum((noisy - reverberant) ** 2)) == pytest.approx(0, abs=0.05)
 
 
-def test_a_noise_folder_takes_the_place_of_babble(tests: Make, heard: list[np.ndarray], tmp_path: Path) -> None:
+def test_a_noise_folder_replaces_babble(tests: Make, inputs: list[np.ndarray], tmp_path: Path) -> None:
     write_wavs(tmp_path, "vox2_dev", range(1), 1, seconds=5)
     tests(None).crop(0, 20, 150)
     tests(0.0, noise_dir=str(tmp_path)).crop(0, 20, 150)
-    noise = heard[1] - heard[0]
+    noise = inputs[1] - inputs[0]
     recorded = voice(0, 5, 0).astype(float)
     found = np.correlate(recorded, noise, "valid") / np.linalg.norm(noise)
     lengths = np.sqrt(np.convolve(recorded**2, np.ones(len(noise)), "valid"))
@@ -129,8 +130,10 @@ def test_babble_needs_a_third_speaker(root: Path, features: FeatureIndex) -> Non
         NoisyTests(two, NoiseSources(root, two, None, None), SIDES, 5.0, False, 1)
 
 
-def test_frames_that_are_pauses_in_the_clean_utterance_are_removed(tmp_path: Path, heard: list[np.ndarray]) -> None:
-    """The noise is added to the recording with its pauses, so that they can still be heard at their ends."""
+def test_silence_of_the_clean_utterance_is_removed_after_the_noise_is_added(
+    tmp_path: Path, inputs: list[np.ndarray]
+) -> None:
+    """The noise is added to the recording with its silence."""
     for speaker in range(3):
         name = f"id{speaker:05d}/video0/00000"
         pause = np.zeros(8000, np.int16)
@@ -150,4 +153,4 @@ def test_frames_that_are_pauses_in_the_clean_utterance_are_removed(tmp_path: Pat
         assert np.abs(difference - difference.mean(axis=0)).max() < 0.001
         assert noisy.crop(1, start, length).shape == (length, 40)
     noisy.crop(1, 30, 80)
-    assert len(heard[-1]) > 80 * 160 + 5000  # most of the pause of 8,000 samples got noise, too
+    assert len(inputs[-1]) > 80 * 160 + 5000  # most of the silence of 8,000 samples got noise, too

@@ -22,7 +22,7 @@ from system.compute import inference
 from system.console import UsageError
 
 
-def test_as_norm_is_what_its_definition_says() -> None:
+def test_as_norm_by_its_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     cohort, embeddings = (torch.randn(n, 8, generator=generator) for n in (7, 5))
     left, right = torch.tensor([0, 1, 4]), torch.tensor([2, 3, 4])
@@ -53,7 +53,7 @@ def run_short(home: Path, *flags: object) -> None:
     EER_short.main(["--checkpoint", str(home / "model.pth"), "--save_path", str(home), *map(str, flags)])
 
 
-def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_lengths_equal_separate_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = home / "curve.csv"
     flags = ["--as_norm", 3, "--json"]
     run_short(home, "--test_length", 30, "full", "--save_scores", scores, *flags)
@@ -75,7 +75,7 @@ def test_several_lengths_in_one_run_are_what_each_alone_gives(home: Path, capsys
             assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
 
 
-@pytest.mark.parametrize("trained_on", [{"id00000", "id00001", "id00003"}, set()], ids=["listed", "a release's"])
+@pytest.mark.parametrize("trained_on", [{"id00000", "id00001", "id00003"}, set()], ids=["listed", "official"])
 def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: set[str]) -> None:
     encoder, compute, rng = Encoder("resnet18").eval(), inference("cpu"), np.random.default_rng(0)
     for speaker, at in itertools.product(range(4), range(12)):

@@ -45,7 +45,7 @@ def scored(home: Path, lines: list[str], *flags: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["{}.wav", "./wav/{}.wav", "/corpora/voxceleb1/wav/{}.wav", r"C:\wav\{}.wav"])
-def test_the_speakers_are_the_datas_whatever_the_list_calls_its_utterances(home: Path, form: str) -> None:
+def test_speakers_come_from_the_data_for_all_forms_of_names(home: Path, form: str) -> None:
     path = scored(home, [f"{int(a[:7] == b[:7])} {form.format(a)} {form.format(b)}" for a, b in PAIRS])
     table = pandas.read_csv(path)
     assert list(table)[-2:] == ["enrol_speaker", "test_speaker"]
@@ -74,7 +74,7 @@ def test_a_model_has_the_speaker_of_its_utterances(home: Path) -> None:
 
 
 def check_bars(path: Path, enrol: np.ndarray, test: np.ndarray) -> None:
-    """Compare the bars of the length curve with the intervals by the speakers (n,) that the test knows."""
+    """Compare the bars of the length curve with the intervals computed from the given speakers (n,)."""
     table = pandas.read_csv(path)
     expected = [
         eer_interval(part["score"].to_numpy(), part["label"].to_numpy() == 1, enrol, test)
@@ -85,7 +85,7 @@ def check_bars(path: Path, enrol: np.ndarray, test: np.ndarray) -> None:
 
 
 def bars_of(path: Path) -> np.ndarray:
-    """Return the ends (bars, 2) of the bars that a length curve draws."""
+    """Return the ends (bars, 2) of the bars of a length curve."""
     (axes,) = draw_length({"curve": path}).axes
     (bars,) = axes.collections
     return np.array([segment[:, 1] for segment in bars.get_segments()])  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def curve(path: Path, scores: np.ndarray, labels: np.ndarray, enrol: np.ndarray,
     return path
 
 
-def test_an_interval_that_misses_the_eer_is_drawn_as_it_is(tmp_path: Path) -> None:
+def test_an_interval_without_the_eer(tmp_path: Path) -> None:
     labels, speaker = np.repeat([1, 0, 0, 0, 0, 1], 100), 10 + np.arange(600) % 30
     others = np.where(labels, speaker, 10 + (speaker - 9) % 30)
     trials = -np.arange(600.0), labels, speaker, others  # the corners are at false-positive rates 0 and 1
@@ -130,7 +130,7 @@ def test_names_of_speakers_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("tests", [["full"], ["full", "100"], ["full clean", "full 5"], ["100 5", "full 5"]])
-def test_every_reader_finds_what_was_written(tmp_path: Path, tests: list[str], labelled: bool) -> None:
+def test_every_reader_reads_a_written_file(tmp_path: Path, tests: list[str], labelled: bool) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "s.csv"
     names = np.array(["a/v,1/x.wav", 'b/"v"/x.wav', "NA/v/1.wav", "7/v/1.wav", "é\udcff/v/1.wav", "a/v/2.wav"], object)
     trials = Trials(np.array([1, 0, 1, 0, 1, 0], bool)[: 6 * labelled], names, names[::-1])

@@ -1,4 +1,4 @@
-"""The short trials that are stored next to a checkpoint, and the windows of their test sides."""
+"""The short trials that are stored next to a checkpoint, and their test windows."""
 
 import errno
 import hashlib
@@ -30,18 +30,18 @@ def same(a: Trials, b: Trials) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_short_trials_are_kept_and_used_again(features: FeatureIndex, tmp_path: Path) -> None:
+def test_short_trials_are_stored_and_reused(features: FeatureIndex, tmp_path: Path) -> None:
     path, speakers = tmp_path / "short_trials_seed3.txt", np.arange(5)
     first = stored_short_trials(path, features, speakers, seed=3)
-    kept = json.loads(path.with_suffix(".json").read_text())
-    assert kept["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    stored = json.loads(path.with_suffix(".json").read_text())
+    assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     written = path.stat().st_mtime_ns
     assert same(stored_short_trials(path, features, speakers, seed=3), first) and path.stat().st_mtime_ns == written
     assert (sample_short_trials(features, speakers, seed=3).test == first.test).all()
     assert (sample_short_trials(features, speakers, seed=4).test != first.test).any()
 
 
-def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
+def test_short_trials_of_other_speakers_or_utterances_are_resampled(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tree, path = tmp_path / "feat", tmp_path / "short_trials_seed3.txt"
@@ -62,8 +62,8 @@ def test_short_trials_of_other_speakers_or_utterances_are_drawn_anew(
 def test_short_trials_survive_a_kill_at_any_moment(
     features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    path = tmp_path / "kept.txt"
-    for speakers in (np.arange(5), np.arange(4)):  # the first draw, and one that replaces it
+    path = tmp_path / "stored.txt"
+    for speakers in (np.arange(5), np.arange(4)):  # the first list, and one that replaces it
         steps = iter(range(step, 0, -1))
 
         def killed(
@@ -81,34 +81,35 @@ def test_short_trials_survive_a_kill_at_any_moment(
         assert same(read_trials(path), again) and same(stored_short_trials(path, features, speakers, seed=3), again)
 
 
-def test_a_list_that_is_not_ours_is_never_overwritten(features: FeatureIndex, tmp_path: Path) -> None:
-    path = tmp_path / "kept.txt"
+def test_a_list_of_the_user_is_never_overwritten(features: FeatureIndex, tmp_path: Path) -> None:
+    path = tmp_path / "stored.txt"
     trials = stored_short_trials(path, features, np.arange(5), seed=3)
     write_trials(path, trials.where(np.arange(len(trials.label)) != 7))
-    for beside in ("as it was", "{}", "not json", None):
-        if beside is None:
+    for record in ("unchanged", "{}", "not json", None):
+        if record is None:
             path.with_suffix(".json").unlink()
-        elif beside != "as it was":
-            path.with_suffix(".json").write_text(beside)
+        elif record != "unchanged":
+            path.with_suffix(".json").write_text(record)
         changed = path.read_bytes()
-        with pytest.raises(UserError, match="kept.txt: edited, or not sampled here.* --trials"):
+        with pytest.raises(UserError, match="stored.txt: edited, or not sampled here.* --trials"):
             stored_short_trials(path, features, np.arange(5), seed=3)
         assert path.read_bytes() == changed
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT], ids=errno.errorcode.get)
-def test_trials_that_cannot_be_kept_are_scored_all_the_same(
+def test_trials_that_cannot_be_stored_are_scored_nevertheless(
     features: FeatureIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: int
 ) -> None:
     def refused(source: Path, target: Path) -> None:
         raise OSError(number, os.strerror(number), str(target))
 
     monkeypatch.setattr(os, "replace", refused)
-    trials = stored_short_trials(tmp_path / "kept.txt", features, np.arange(5), seed=3)
+    trials = stored_short_trials(tmp_path / "stored.txt", features, np.arange(5), seed=3)
     assert same(trials, sample_short_trials(features, np.arange(5), seed=3)) and not list(tmp_path.iterdir())
     error = capsys.readouterr().err
     assert (
-        f"kept.txt: the sampled trials could not be stored ({os.strerror(number)})" in error and error.count("\n") == 1
+        f"stored.txt: the sampled trials could not be stored ({os.strerror(number)})" in error
+        and error.count("\n") == 1
     )
 
 
@@ -118,5 +119,5 @@ def test_windows_depend_on_seed_and_trial_only_and_stay_inside() -> None:
     assert (starts >= 0).all() and (starts < n_starts(n_frames, 100)).all()
     assert (window_starts(n_frames[:70], 100, seed=1) == starts[:70]).all()
     assert (window_starts(n_frames, 100, seed=2) != starts).mean() > 0.9
-    trials_own = np.random.default_rng(1).random(5000)  # the stream that the utterances are drawn from
+    trials_own = np.random.default_rng(1).random(5000)  # the stream of the trials
     assert ((trials_own * n_starts(n_frames, 100)).astype(int) != starts).mean() > 0.9

@@ -1,4 +1,4 @@
-"""Utterances without their pauses, for calibration."""
+"""Utterances with trimmed silence, for calibration."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from system.console import UserError
 SILENT = -300.0
 
 
-def with_pauses(feat: np.ndarray) -> np.ndarray:
-    """Return features (T, 40) with silence around them and 5 silent frames, a pause that stays, in their midst."""
+def with_silence(feat: np.ndarray) -> np.ndarray:
+    """Return features (T, 40) with silence around them, and with a short pause of 5 frames, which is not trimmed."""
     silence = np.full((30, 40), SILENT, np.float32)
     return np.concatenate([silence, feat[:20], silence[:5], feat[20:], silence])
 
@@ -31,7 +31,7 @@ def trees(tmp_path: Path) -> dict[str, Path]:
     for speaker in range(4):
         for at in range(3):
             feat, name = rng.normal(0, 5, (40 + 5 * at, 40)).astype(np.float32), f"s{speaker}/v/{at}.pkl"
-            spoken = with_pauses(feat)
+            spoken = with_silence(feat)
             write_feature(trees["padded"] / name, spoken, f"s{speaker}")
             write_feature(trees["bare"] / name, spoken[30:-30], f"s{speaker}")
     return trees
@@ -52,14 +52,14 @@ def test_a_damaged_file_is_named(trees: dict[str, Path]) -> None:
         index.n_frames(np.arange(12))
 
 
-def test_a_segment_has_no_more_seconds_than_its_utterance(trees: dict[str, Path]) -> None:
+def test_repetitions_of_an_utterance_do_not_count_as_seconds(trees: dict[str, Path]) -> None:
     segments = Segments(np.array([0, 0, 5, 5]), np.array([0, 3, 0, 1]), np.array([20, 200, 55, 300]))
     np.testing.assert_allclose(segments.seconds(FeatureIndex([trees["bare"]])), [0.2, 0.45, 0.55, 0.55])
     np.testing.assert_allclose(segments.seconds(FeatureIndex([trees["padded"]])), [0.2, 1.05, 0.55, 1.15])
     np.testing.assert_allclose(segments.seconds(SpeechIndex([trees["padded"]])), [0.2, 0.45, 0.55, 0.55])
 
 
-def test_a_cohort_loses_its_pauses_as_well(trees: dict[str, Path]) -> None:
+def test_silence_of_the_cohort_is_trimmed(trees: dict[str, Path]) -> None:
     encoder, compute = Encoder("resnet18").eval(), inference("cpu")
     expected, found = (
         load_cohort(encoder, trees[name], set(), 3, compute, index).means

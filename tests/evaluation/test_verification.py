@@ -30,25 +30,23 @@ def encoder() -> Encoder:
 
 
 def embed_one_by_one(encoder: Encoder, features: FeatureIndex, segments: Segments) -> torch.Tensor:
-    """The plain recipe: one segment at a time."""
+    """Embed one segment at a time."""
     with torch.no_grad():
         crops = (features.crop(row, start, length) for row, start, length in zip(*segments, strict=True))
         return torch.cat([encoder(torch.from_numpy(crop.T.copy())[None, None]) for crop in crops])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_alone_or_in_a_batch_an_embedding_is_the_same(
-    features: FeatureIndex, encoder: Encoder, num_workers: int
-) -> None:
-    whole = Segments.full(features, np.arange(len(features)))
+def test_embeddings_do_not_depend_on_the_batch(features: FeatureIndex, encoder: Encoder, num_workers: int) -> None:
+    full = Segments.full(features, np.arange(len(features)))
     crops = Segments(np.array([0, 5, 3, 3]), np.array([10, 0, 7, 7]), np.array([40, 40, 40, 31]))
-    for segments in (whole, crops):
+    for segments in (full, crops):
         together = embed(encoder, features, segments, CPU._replace(num_workers=num_workers))
         alone = embed_one_by_one(encoder, features, segments)
         assert float((together - alone).norm(dim=1).max() / alone.norm(dim=1).min()) <= 1e-5
 
 
-def test_batches_hold_equal_lengths_and_everything_once() -> None:
+def test_batches_have_equal_lengths_and_all_segments_once() -> None:
     lengths = np.random.default_rng(0).integers(50, 60, 200)
     batches = equal_length_batches(lengths, batch_frames=400)
     assert sorted(at for batch in batches for at in batch) == list(range(200))

@@ -1,4 +1,4 @@
-"""plots.py: every picture from files as the scripts write them, and mistakes in one line."""
+"""plots.py: each picture, from files of the scripts, and one-line errors."""
 
 import warnings
 from collections.abc import Callable
@@ -27,7 +27,7 @@ LENGTHS = ("50", "100", "full")
 
 
 def trials(gap: float, n: int = 300) -> pandas.DataFrame:
-    """Scores of n target and n non-target trials of ten speakers, as --save_scores writes them."""
+    """Return a score file of n target and n non-target trials of ten speakers."""
     rng, label = np.random.default_rng(0), np.repeat([1, 0], n)
     enrol = rng.integers(10, size=2 * n)
     test = np.where(label, enrol, (enrol + rng.integers(1, 10, 2 * n)) % 10)
@@ -47,7 +47,7 @@ NOISY = {
 
 
 def with_llr(scored: pandas.DataFrame) -> pandas.DataFrame:
-    """Add the columns of a calibrated evaluation; every second non-target trial is across the halves of speakers."""
+    """Add the columns of a calibrated evaluation; every second non-target trial is between the folds."""
     across = (scored["label"] == 0) & (np.arange(len(scored)) % 2 == 0)
     llr = (2 * scored["score"] - 1).mask(across)
     return scored.assign(enrol_seconds=3.5, test_seconds=1.0, llr=llr)
@@ -55,7 +55,7 @@ def with_llr(scored: pandas.DataFrame) -> pandas.DataFrame:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two systems' scores, a length curve, the log of a run, and enrolled voices."""
+    """A folder with two systems' scores, a length curve, the log of a run, and enrolled speakers."""
     home, rng = tmp_path_factory.mktemp("plots"), np.random.default_rng(0)
     trials(1.5).to_csv(home / "weak.csv", index=False)
     strong = trials(3)
@@ -97,13 +97,13 @@ def test_every_picture_is_drawn(home: Path, monkeypatch: pytest.MonkeyPatch, pic
 
 
 @pytest.mark.slow
-def test_as_a_user_runs_it(home: Path) -> None:
+def test_command_line(home: Path) -> None:
     done = run_script("plots.py", "det", "a system=weak.csv", "-o", "pictures/det.svg", cwd=home)
     assert done.stdout == "pictures/det.svg: det\n"
     assert (home / "pictures" / "det.svg").read_text().startswith("<?xml")
 
 
-def test_det_names_each_system_and_its_rates(home: Path) -> None:
+def test_det_legend_has_each_system(home: Path) -> None:
     figure = draw_det({"weak": home / "weak.csv", "strong": home / "strong.csv"})
     legend = [text.get_text() for text in present(figure.axes[0].get_legend()).get_texts()]
     assert [line.split(": EER")[0] for line in legend] == ["weak", "strong", "strong, as-norm"]
@@ -123,7 +123,7 @@ def test_length_curve_falls_and_full_utterances_come_last(home: Path) -> None:
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
 
 
-def test_noise_has_curves_of_its_own_or_is_the_axis_of_one_length(home: Path) -> None:
+def test_a_curve_per_snr_or_a_curve_against_the_snr(home: Path) -> None:
     noisy = [trials(gap).assign(length=length, snr=snr) for (length, snr), gap in NOISY.items()]
     pandas.concat(noisy).to_csv(home / "noisy.csv", index=False)
     (axes,) = draw_length({"n": home / "noisy.csv"}).axes
@@ -137,7 +137,7 @@ def test_noise_has_curves_of_its_own_or_is_the_axis_of_one_length(home: Path) ->
     assert axes.get_xlabel() == "signal-to-noise ratio (dB)" and (np.diff(eers) < 0).all()
 
 
-def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: Path) -> None:
+def test_calibration_shows_the_errors_of_trials_with_an_llr(home: Path) -> None:
     scored = with_llr(pandas.concat([trials(at + 1) for at in range(3)])).dropna()
     target, other = (scored["llr"][scored["label"] == kind] for kind in (1, 0))
     left, right = draw_calibration({"some": home / "calibrated.csv"}).axes
@@ -153,18 +153,18 @@ def test_calibration_counts_the_trials_that_have_a_ratio_and_their_errors(home: 
         assert line.get_drawstyle() == "steps-pre"
 
 
-def test_ratios_stand_beside_scores_where_all_trials_have_one(home: Path, tmp_path: Path) -> None:
-    trials(2).assign(llr=lambda t: 2 * t["score"] - 2).to_csv(tmp_path / "kept.csv", index=False)
-    names = [system.name for system in read_systems({"part": home / "calibrated.csv", "all": tmp_path / "kept.csv"})]
+def test_llrs_of_all_trials_are_a_further_system(home: Path, tmp_path: Path) -> None:
+    trials(2).assign(llr=lambda t: 2 * t["score"] - 2).to_csv(tmp_path / "all.csv", index=False)
+    names = [system.name for system in read_systems({"part": home / "calibrated.csv", "all": tmp_path / "all.csv"})]
     assert names == ["part", "all", "all, LLR"]
 
 
-def test_training_leaves_out_what_no_run_has(home: Path) -> None:
+def test_training_without_validation_has_three_axes(home: Path) -> None:
     assert len(draw_training({"run": home / "run"}).axes) == 4
     assert len(draw_training({"blind": home / "blind"}).axes) == 3
 
 
-def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     trials(1).query("label == 1").to_csv(tmp_path / "targets.csv", index=False)
@@ -212,7 +212,7 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path, monkeypatch: 
         ("run", "run", "run"),
     ],
 )
-def test_a_path_that_exists_wins_over_a_name(
+def test_an_existing_path_is_read_although_it_contains_equals_signs(
     home: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str, path: str
 ) -> None:
     (home / "runs" / "lr=0.1").mkdir(parents=True, exist_ok=True)
@@ -244,7 +244,7 @@ def test_drawing_leaves_matplotlibs_settings_alone(home: Path, tmp_path: Path) -
 
 
 def extents(figure: Figure) -> tuple[Bbox, list[Bbox]]:
-    """Return where a figure's legend is, and its axes, in inches."""
+    """Return the boxes of the legend and of the axes of a figure, in inches."""
     figure.draw_without_rendering()
     (legend,) = [legend for legend in figure.findobj(Legend) if legend.get_visible()]
     scale = Affine2D().scale(1 / figure.dpi)
@@ -255,12 +255,12 @@ def extents(figure: Figure) -> tuple[Bbox, list[Bbox]]:
 
 @pytest.fixture
 def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw dozens of intervals in a second."""
+    """Reduce the time of dozens of intervals to a second."""
     monkeypatch.setattr(metrics, "BOOTSTRAP_REPLICATES", 20)
 
 
 @pytest.mark.parametrize("draw", [draw_det, draw_length])
-def test_the_legend_of_many_curves_is_outside_the_axes_which_keep_their_size(
+def test_a_long_legend_is_outside_of_the_axes(
     home: Path, few_replicates: None, draw: Callable[[dict[str, Path]], Figure]
 ) -> None:
     few, many = ({f"system {at}": home / "curve.csv" for at in range(n)} for n in (1, 24))
@@ -279,14 +279,14 @@ def test_intervals_of_many_curves_stay_at_their_length(home: Path, few_replicate
 
 
 @pytest.mark.parametrize("n_runs", [1, 2, 20])
-def test_the_legend_of_runs_is_beside_all_axes_and_names_runs_and_losses_once(home: Path, n_runs: int) -> None:
+def test_the_legend_of_runs_is_outside_of_the_axes(home: Path, n_runs: int) -> None:
     figure = draw_training({f"run {at}": home / "run" for at in range(n_runs)})
     legend, axes = extents(figure)
     assert all(legend.x0 > of_part.x1 for of_part in axes) and len(axes) == 4
-    (drawn,) = figure.legends
-    names = [text.get_text() for text in drawn.get_texts()]
+    (shown,) = figure.legends
+    names = [text.get_text() for text in shown.get_texts()]
     assert names == [f"run {at}" for at in range(n_runs) if n_runs > 1] + ["total", "episodic", "global"]
-    looks = {(line.get_color(), line.get_marker()) for line in drawn.get_lines()[:-3]}
+    looks = {(line.get_color(), line.get_marker()) for line in shown.get_lines()[:-3]}
     assert len(looks) == len(names) - 3
     for part, kinds in zip(figure.axes, (["-", "--", ":"], ["--", ":"], ["-"], ["-"]), strict=True):
         assert [line.get_linestyle() for line in part.lines] == n_runs * kinds
@@ -298,8 +298,8 @@ def test_names_are_drawn_as_typed(tmp_path: Path) -> None:
     figure = draw_det({as_text(name): tmp_path / "s.csv" for name in names})
     figure.savefig(tmp_path / "all.svg")  # a formula that does not parse would raise
     (legend,) = (axes.get_legend() for axes in figure.axes)
-    drawn = [text.get_text().lstrip("\u200b") for text in present(legend).get_texts()]
-    for name, text in zip(names, drawn, strict=True):
+    shown = [text.get_text().lstrip("\u200b") for text in present(legend).get_texts()]
+    for name, text in zip(names, shown, strict=True):
         assert text.replace(r"\$", "$").startswith(f"{name}: EER") and "$" not in text.replace(r"\$", "")
 
 

@@ -1,4 +1,4 @@
-"""Flags that would do nothing beside the others are refused in one line that names them, by every script."""
+"""Every script refuses flags that have no effect with the other ones, in one line."""
 
 import importlib
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_flag_without_effect_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("script, argv", TAKEN)
-def test_a_flag_with_effect_is_taken(script: str, argv: list[str]) -> None:
+def test_a_flag_with_effect_is_accepted(script: str, argv: list[str]) -> None:
     importlib.import_module(script).parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""What scripts write to standard output: JSON alone with --json, and no error where nobody reads it."""
+"""Standard output of the scripts: only JSON with --json, and no error if it is closed."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ IDENTIFY = [*NETWORK, "--nb_class_test", "2", "--nb_episode", "2", "--n_query", 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/, an untrained checkpoint with a calibration, one voice, and a trial list of each kind."""
+    """A folder with data, a calibrated untrained checkpoint, an enrolled speaker, and lists with and without labels."""
     home = tmp_path_factory.mktemp("output")
     for tree, speakers in (("vox2_dev", range(2)), ("vox1_test", range(30, 34))):
         write_wavs(home / "data", tree, speakers, 3)
@@ -69,12 +69,12 @@ WAV = [f"data/voxceleb1/test/wav/id00030/video{at}/0000{at}.wav" for at in range
         ("recognize.py", ["embed", *NETWORK, *WAV, "-o", "e.NPZ"], "output"),
     ],
 )
-def test_with_json_standard_output_is_json_alone(home: Path, script: str, flags: list[str], key: str) -> None:
+def test_with_json_standard_output_is_only_json(home: Path, script: str, flags: list[str], key: str) -> None:
     done = here(script, *flags, "--json", cwd=home)
     assert key in json.loads(done.stdout), done.stdout
     without = here(script, *flags, cwd=home)
     if script != "recognize.py":
-        assert set(without.stdout.splitlines()) <= set(done.stderr.splitlines())  # what is lost there is told here
+        assert set(without.stdout.splitlines()) <= set(done.stderr.splitlines())  # nothing that is printed gets lost
 
 
 def test_speakers_with_too_few_utterances_are_counted(home: Path) -> None:
@@ -99,7 +99,7 @@ COMMANDS = {  # script -> flags of a run that prints, and what it leaves
 }
 
 
-def test_every_script_is_here() -> None:
+def test_all_scripts_are_in_the_table() -> None:
     scripts = {
         path.relative_to(PROJECT).as_posix() for path in [*PROJECT.glob("*.py"), *PROJECT.glob("feat_extract/*")]
     }
@@ -115,14 +115,14 @@ def start(home: Path, script: str, stdout: int, stderr: int) -> subprocess.Popen
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_output_that_nobody_reads_is_no_error(home: Path, script: str) -> None:
+def test_a_closed_pipe_is_no_error(home: Path, script: str) -> None:
     """As in `script | true`: the work is done and the exit status is 0."""
     reader, writer = os.pipe()
     os.close(reader)
     process = start(home, script, writer, subprocess.PIPE)
     os.close(writer)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0 and "pipe" not in told.lower() and "Traceback" not in told, told
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0 and "pipe" not in error.lower() and "Traceback" not in error, error
     left = COMMANDS[script][1]
     assert left is None or (home / left).exists()
 

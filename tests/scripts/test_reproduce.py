@@ -1,4 +1,4 @@
-"""The paper's comparison: what is done is not repeated, and the figures are means over seeds."""
+"""The paper's comparison: means over seeds, and finished runs are not repeated."""
 
 import argparse
 import json
@@ -44,8 +44,8 @@ def test_one_command_starts_and_resumes_a_run(tmp_path: Path, monkeypatch: pytes
     args = reproduce.parse_args(["--save_path", "data", "--output", str(tmp_path), "--quick", "--max_epoch", "2"])
     folder = tmp_path / "saved_model" / "baseline_007"
     folder.mkdir(parents=True)
-    for there in ((), ("config.json",), ("checkpoint_001.pth",), ("unfinished_epoch.pth",)):
-        for name in there:
+    for files in ((), ("config.json",), ("checkpoint_001.pth",), ("unfinished_epoch.pth",)):
+        for name in files:
             (folder / name).touch()
         reproduce.train(args, "softmax", 7, 100)
         flags = commands[-1]
