@@ -1,4 +1,4 @@
-"""Prepare speech as the wav trees that the other scripts read.
+"""Download or import speech into the folders of wavs that the other scripts read.
 
     python dataprep.py --download --source huggingface --extract --convert
     python dataprep.py --librispeech train-clean-5 dev-clean-2
@@ -38,14 +38,14 @@ LIBRISPEECH_TRIALS = 10000  # default of --make_trials for LibriSpeech
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; UsageError for flags that ask for nothing or have no effect together."""
+    """Read the command line; UsageError if no step is requested or a flag has no effect."""
     parser = console.Parser(__doc__)
     add_voxceleb_flags(parser)
     add_openslr_flags(parser)
     add_import_flags(parser)
     add = parser.add_argument_group("trial list and demo").add_argument
     add("--make_trials", type=console.integer(2), metavar="N",
-        help="trials to sample from the test speakers, half targets (default: none)")  # fmt: skip
+        help="number of trials to sample from the test speakers, half of them targets (default: none)")  # fmt: skip
     add("--trial_list", type=Path, metavar="FILE", help="trial list to copy to SAVE_PATH (default: none)")
     add("--demo", action="store_true", help="write the synthetic corpus of make demo")
     add("--seed", type=console.integer(0), default=100, metavar="N",
@@ -79,13 +79,13 @@ def add_voxceleb_flags(parser: console.Parser) -> None:
     add = group.add_argument
     add("--download", action="store_true", help="download archives and trial lists from --source")
     add("--source", metavar="NAME", help="official, huggingface or a mirror's URL (required by --download)")
-    add("--key", help="key of the official source; - asks for it (default: VOXCELEB_KEY)")
+    add("--key", help="key of the official source or a mirror; - asks for it (default: VOXCELEB_KEY)")
     add("--user", help="user name at a mirror (default: none)")
     add("--password", help="password at a mirror; - asks for it (default: VOXCELEB_PASSWORD)")
     add("--parts", choices=voxceleb.CHOICES, default="all", metavar="NAME",
         help=f"archives: {', '.join(voxceleb.CHOICES)} (default: all)")  # fmt: skip
-    add("--parts_list", type=Path, metavar="FILE", help="archives, lines 'NAME MD5' (default: VoxCeleb's)")
-    add("--zip_list", type=Path, metavar="FILE", help="joined zips, lines 'PART_GLOB ZIP MD5' (default: VoxCeleb's)")
+    add("--parts_list", type=Path, metavar="FILE", help="files to download, lines 'NAME MD5' (default: VoxCeleb's)")
+    add("--zip_list", type=Path, metavar="FILE", help="zips in parts, lines 'PART_GLOB ZIP MD5' (default: VoxCeleb's)")
     add("--extract", action="store_true", help="extract the archives into the wav trees")
     add("--delete_archives", action="store_true", help="remove each archive after its extraction")
     add("--convert", action="store_true", help="convert each m4a to a wav in the same folder")
@@ -100,8 +100,8 @@ def add_openslr_flags(parser: console.Parser) -> None:
     add = parser.add_argument_group("LibriSpeech and noise, from OpenSLR").add_argument
     add("--librispeech", nargs="+", choices=openslr.SUBSETS, metavar="SUBSET",
         help=f"subsets to prepare: {', '.join(openslr.SUBSETS)} (default: none)")  # fmt: skip
-    add("--musan", action="store_true", help="download noise, music and babble for train.py --augment")
-    add("--rirs", action="store_true", help="download room impulse responses for train.py --augment")
+    add("--musan", action="store_true", help="download MUSAN: noise, music and speech for train.py --augment")
+    add("--rirs", action="store_true", help="download RIRS_NOISES: room impulse responses for train.py --augment")
     add("--openslr_url", "--librispeech_url", metavar="URL", help=f"mirror (default: {openslr.BASE})")
 
 
@@ -112,11 +112,11 @@ def add_import_flags(parser: console.Parser) -> None:
     imported = group.add_mutually_exclusive_group()
     imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="folder of recordings (default: none)")
     imported.add_argument("--import_list", type=Path, metavar="FILE", help="Kaldi's wav.scp (default: none)")
-    add("--utt2spk", type=Path, metavar="FILE", help="Kaldi's utt2spk (default: stored next to --import_list)")
-    add("--split", choices=imports.SPLITS, help="wav tree that the import fills (default: train)")
+    add("--utt2spk", type=Path, metavar="FILE", help="Kaldi's utt2spk (default: utt2spk next to --import_list)")
+    add("--split", choices=imports.SPLITS, help="use of the imported recordings (default: train)")
     add("--speaker_from", metavar="RULE",
-        help="what names the speaker in a path of --import_dir: the folder at a depth, or the match or first group of "
-             "a regular expression (default: 1, the first folder)")  # fmt: skip
+        help="depth of the folder that names the speaker, or a regular expression whose first group, or match, is the "
+             "speaker (default: 1, the first folder below --import_dir)")  # fmt: skip
     add("--channel", type=console.integer(1), metavar="N", help="channel, counted from 1 (default: mean of all)")
     add("--trim_silence", type=console.boolean, default=False, metavar="BOOL",
         help="remove silence at both ends and long pauses (default: False)")  # fmt: skip
@@ -193,7 +193,7 @@ def download_voxceleb(args: argparse.Namespace, root: Path, chosen: list[voxcele
     server = servers.voxceleb_server(args.source, key, args.user, password)
     for archive in chosen:
         archives.refuse_lost(root, archive.name, archive.tree)
-    lacking = [a for a in chosen if not (archives.was_removed(root, a.name) or a.complete(root))]
+    lacking = [a for a in chosen if not (archives.has_marker(root, a.name) or a.complete(root))]
     downloads = [download.with_md5(name, md5) for archive in lacking for name, md5 in archive.parts.items()]
     download.download_files(downloads, server, root, args.jobs, args.retries)
     print(f"{root}: {', '.join(archive.name for archive in chosen)} complete")

@@ -23,8 +23,8 @@ from system.console import UserError
 from system.files import check_room, read_lines, remove_unfinished_below, replacing, utterances
 
 BLOCK = 1 << 20  # bytes read at a time
-ENCODINGS = (".wav", ".m4a")  # suffixes of recordings; archives of others may contain other files, too
-MARKER_SUFFIX = ".extracted"  # of the marker file of an extracted archive, with lines SPEAKER COUNT
+ENCODINGS = (".wav", ".m4a")  # suffixes of recordings; archives of --parts_list may contain other files, too
+MARKER_SUFFIX = ".extracted"  # ARCHIVE.extracted is the marker file of an extracted archive, lines SPEAKER COUNT
 
 
 class _JoinedFile(io.RawIOBase):
@@ -115,14 +115,14 @@ def _is_extracted(place: Path, size: int) -> bool:
 
 def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
     """Extract the archives that are in `root`; UserError if there is none, or if extracted recordings are missing."""
-    started = [archive for archive in archives if was_removed(root, archive.name) or archive.present(root)]
+    started = [archive for archive in archives if has_marker(root, archive.name) or archive.present(root)]
     if not started:
         names = ", ".join(archive.name for archive in archives)
         raise UserError(f"{root}: contains no {names}, and no parts of them; download them with --download")
     for archive in started:
         refuse_lost(root, archive.name, archive.tree)
     for archive in started:
-        if not was_removed(root, archive.name):
+        if not has_marker(root, archive.name):
             extract(archive, root, delete)
         if delete:
             for part in archive.present(root):
@@ -132,8 +132,8 @@ def extract_all(archives: list[Archive], root: Path, delete: bool) -> None:
 def extract(archive: Archive, root: Path, delete: bool) -> None:
     """Extract an archive in `root` into its wav tree; files that were extracted before are kept.
 
-    With `delete`, also write the marker file, after which the parts may be removed. UserError, before anything is
-    written, for a missing or damaged part, an unsafe member, another file in the place of a member and a full disk.
+    With `delete`, also write the marker file; then the parts may be removed. UserError, before anything is written, if
+    a part is missing or damaged, a member is unsafe, an existing file differs from a member, or the disk is full.
     """
     with open_zip(archive, root) as (data, opened, places):
         missing = find_missing(places)
@@ -151,16 +151,16 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
         write_marker(root, archive.name, recordings)
 
 
-def was_removed(root: Path, name: str) -> bool:
-    """Return whether an archive was extracted and then at least partly removed."""
+def has_marker(root: Path, name: str) -> bool:
+    """Return whether an archive was extracted and has a marker file, so that it may have been removed."""
     return (root / (name + MARKER_SUFFIX)).exists()
 
 
 def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
-    """Write the marker file of an extracted archive, which is then not downloaded again.
+    """Write the marker file of an extracted archive, so that the archive is not downloaded again.
 
-    It contains the number of recordings of each speaker. `recordings` are their paths, <speaker>/...; two that differ
-    only in their suffix count once.
+    The marker file contains the number of recordings of each speaker. `recordings` are their paths, <speaker>/...;
+    two paths that differ only in their suffix count once.
     """
     counts = _count_by_speaker({path.rpartition(".")[0] for path in recordings})
     with replacing(root / (name + MARKER_SUFFIX), durable=True) as marker:
@@ -170,7 +170,7 @@ def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
 
 def refuse_lost(root: Path, name: str, tree: str) -> None:
     """Raise UserError if an archive was removed after its extraction and recordings are missing in the wav tree."""
-    if not was_removed(root, name):
+    if not has_marker(root, name):
         return
     marker, wavs = root / (name + MARKER_SUFFIX), root / TREES[tree].wav
     found = _count_by_speaker({utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)})
@@ -198,7 +198,7 @@ def _check_md5(archive: Archive, root: Path, data: BinaryIO) -> None:
     if found.hexdigest() != archive.md5:
         raise UserError(
             f"{root / archive.name}: the MD5 of its joined parts is {found.hexdigest()}, not {archive.md5} as listed; "
-            "download them again, or describe archives of others by --parts_list and --zip_list"
+            "download them again, or describe other archives with --parts_list and --zip_list"
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora import convert, openslr
-from corpora.archives import find_missing, open_zip, refuse_lost, was_removed
+from corpora.archives import find_missing, has_marker, open_zip, refuse_lost
 from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
 from dataset.trial_sampling import max_trials
@@ -29,10 +29,8 @@ class State(NamedTuple):
     """The state of an archive, a tree or a list in save_path."""
 
     name: str
-    words: str
-    step: tuple[int, str] | None = (
-        None  # its order, of which the lowest comes next, and the command without --save_path
-    )
+    description: str
+    step: tuple[int, str] | None = None  # position in the order of steps, and command without --save_path
 
 
 def print_state(root: Path, archives: Sequence[Archive], lists: Sequence[str] = ()) -> None:
@@ -43,14 +41,14 @@ def print_state(root: Path, archives: Sequence[Archive], lists: Sequence[str] = 
     groups = {
         "archives": [check_archive(archive, root) for archive in archives],
         "archives of OpenSLR": [state for state in check_openslr(root) if state],
-        "recordings (of those that VoxCeleb published)": [check_tree(name, TREES[name], root) for name in TREES],
+        "recordings (compared with the numbers of VoxCeleb)": [check_tree(name, TREES[name], root) for name in TREES],
         "trial lists": [check_list(saved, count, root) for _, saved, count in TRIAL_LISTS],
     }
     for title, states in groups.items():
         if states:
             print(title)
         for state in states:
-            print(f"  {state.name:28}{state.words}")
+            print(f"  {state.name:28}{state.description}")
     steps = [state.step for states in groups.values() for state in states if state.step]
     order, command = min(steps, key=lambda step: step[0], default=(DOWNLOAD, "dataprep.py --download"))
     script, *flags = command.split()
@@ -58,12 +56,12 @@ def print_state(root: Path, archives: Sequence[Archive], lists: Sequence[str] = 
         flags += lists
     print(f"next: python {shlex.join([script, '--save_path', str(root), *flags])}")
     if order == DOWNLOAD:
-        print("  (with --source, and --parts for less than all; without an account: --librispeech, see --help)")
+        print("  (add --source, and --parts to select archives; without an account: --librispeech, see --help)")
 
 
 def check_archive(archive: Archive, root: Path) -> State:
     """Return which parts of an archive exist and whether they are extracted."""
-    if was_removed(root, archive.name):
+    if has_marker(root, archive.name):
         return _check_removed(archive.name, archive.tree, root)
     if not archive.complete(root):
         complete, partial, bad = (
@@ -71,7 +69,7 @@ def check_archive(archive: Archive, root: Path) -> State:
             for suffix in ("", PARTIAL_SUFFIX, BAD_SUFFIX)
         )
         words = f"{complete} of {len(archive.parts)} parts"
-        words += f", {partial} unfinished" * bool(partial) + f", {bad} wrong" * bool(bad)
+        words += f", {partial} unfinished" * bool(partial) + f", {bad} with a wrong MD5" * bool(bad)
         parts = next(choice for choice in reversed(CHOICES) if archive.tree.startswith(choice))
         step = DOWNLOAD, f"dataprep.py --download --parts {parts}"
         return State(archive.name, words, step if complete or partial or bad else None)
@@ -99,7 +97,7 @@ def check_openslr(root: Path) -> Iterator[State | None]:
     """Yield the states of the archives of OpenSLR, None for those whose download was not started."""
     for subset in openslr.SUBSETS:
         name, tree = f"{subset}.tar.gz", openslr.part_of(subset)
-        if was_removed(root, name):
+        if has_marker(root, name):
             yield _check_removed(name, tree, root)
         else:
             yield _check_download(
@@ -110,7 +108,7 @@ def check_openslr(root: Path) -> Iterator[State | None]:
 
 
 def _check_download(name: str, flag: str, extracted: bool, root: Path) -> State | None:
-    """Return the state of an archive of OpenSLR, None if its download was not started; `flag` resumes it."""
+    """Return the state of an archive of OpenSLR, whose download `flag` starts; None if the download was not started."""
     step = OPENSLR, f"dataprep.py {flag}"
     if any((root / (name + suffix)).exists() for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)):
         return State(name, "unfinished download", step)
@@ -181,4 +179,4 @@ def check_list(name: str, published: int, root: Path) -> State:
         found = len(read_trials(path).label)
     except UserError as error:
         return State(name, f"{error}; move it away", step)
-    return State(name, f"{found:,} trials" + f" (VoxCeleb's own: {published:,})" * (found != published))
+    return State(name, f"{found:,} trials" + f" (VoxCeleb's list: {published:,})" * (found != published))

@@ -23,15 +23,15 @@ from system.workers import unordered_map
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
 SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds: the shortest query of training
-SILENCE = 33  # peak level of 16-bit samples, -60 dB of full scale
-FULL_SCALE, CLIPPED = 32767, 1e-3  # highest level, and the share of samples at it that is remarked
+SILENCE = 33  # recordings with a lower peak (16-bit, -60 dB of full scale) are skipped as silent
+FULL_SCALE, CLIPPED = 32767, 1e-3  # a recording with a larger share of samples at full scale is reported as clipped
 
 NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker", "unreadable", "not audio", "silent"
 RULES = "a depth (1, 2), or a regular expression: '([^/_-]+)[_-]' takes the text before the first _ or -"
 
 
 def speaker_pattern(rule: str) -> re.Pattern[str]:
-    """Return a pattern whose first group, or match if it has no group, is the speaker in a path of an imported folder.
+    """Return a pattern that finds the speaker in a path: the first group, or the match if the pattern has no group.
 
     The rule is the depth of the folder that names the speaker (1: the first), or a regular expression. UsageError for
     any other rule.
@@ -45,9 +45,9 @@ def speaker_pattern(rule: str) -> re.Pattern[str]:
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
     """Return the files of a folder, each with its speaker and a wav <speaker>/<other folders>/<name>.wav below `tree`.
 
-    See speaker_pattern for the rule. Blanks and punctuation become underscores. If a wav has this name already, the
-    suffix of the file is added to the name. UserError if two speakers would get the same folder, and if no recording
-    has a speaker.
+    See speaker_pattern for the rule. Blanks and punctuation become underscores. If an earlier file of the folder has
+    the same wav, the suffix of the file is added to the name. UserError if two speakers would get the same folder, or
+    if no recording has a speaker.
     """
     sources, pattern = find_recordings(folder, tree), speaker_pattern(rule)
     files: list[ImportedFile] = []
@@ -80,8 +80,9 @@ def import_files(
 
     Every file is read. Unreadable, silent and repeated recordings are skipped; short and clipped ones and those without
     a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
-    removes silence at both ends and long pauses. Returns an error message in a list if recordings were unreadable,
-    without a speaker, or not written because the tree has another wav of the same name; otherwise an empty list.
+    removes silence at both ends and long pauses. Returns a list with one error message if recordings were
+    unreadable, without a speaker, or not written because the tree has another wav of the same name; otherwise an empty
+    list.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
@@ -96,7 +97,7 @@ def import_files(
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:
-    """Return the files below a folder, sorted, first those with a suffix of recordings; hidden files are excluded.
+    """Return the files below a folder, sorted, those with an audio suffix first; hidden files are excluded.
 
     UserError if there are no files, and if the folder and the tree overlap.
     """
@@ -112,7 +113,7 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
 
 
 def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:
-    """Decode a recording, write its samples to a temporary file, and return the file with what was found."""
+    """Decode a recording into a temporary wav; return the file with durations, remarks or the reason for skipping."""
     named_as_audio = file.source.suffix.lower() in SUFFIXES
     if not file.speaker and named_as_audio:
         return file._replace(skipped=NAMELESS)
@@ -141,7 +142,7 @@ def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> Impo
 
 
 def write_report(path: Path, files: list[ImportedFile]) -> None:
-    """Write a CSV file with a row for each file."""
+    """Write import_report.csv, one row per file."""
     with replacing_table(path) as table:
         rows = csv.writer(table)
         rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from configure import TREES
-from corpora.archives import refuse_lost, refuse_unsafe, was_removed, write_marker
+from corpora.archives import has_marker, refuse_lost, refuse_unsafe, write_marker
 from corpora.convert import Failure
 from corpora.download import download_files, with_md5
 from corpora.servers import Download, Server
@@ -56,7 +56,7 @@ def download_subsets(subsets: Sequence[str], root: Path, base: str | None, jobs:
     for page in sorted({SUBSETS[subset] for subset in subsets}):
         server = _server(base, page)
         names = [f"{subset}.tar.gz" for subset in subsets if SUBSETS[subset] == page]
-        names = [name for name in names if not was_removed(root, name) and not (root / name).exists()]
+        names = [name for name in names if not has_marker(root, name) and not (root / name).exists()]
         if names:
             sums = _download_md5s(server, root, page, retries)
             downloads = [with_md5(name, sums[name]) if name in sums else Download(name) for name in names]
@@ -75,7 +75,7 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     archive is removed unless a recording could not be converted.
     """
     archive, part = root / f"{subset}.tar.gz", part_of(subset)
-    if was_removed(root, archive.name):
+    if has_marker(root, archive.name):
         refuse_lost(root, archive.name, part)
         return []
     tree = root / TREES[part].wav
@@ -135,7 +135,7 @@ def lacks_noise(name: str, root: Path) -> bool:
     place = root / noise.folder
     if not os.path.lexists(place):
         return True
-    if not (is_folder(place) and was_removed(root, noise.archive)):
+    if not (is_folder(place) and has_marker(root, noise.archive)):
         found = len(utterances(place, ".wav"))
         if found < noise.n_wavs:
             raise UserError(

@@ -25,12 +25,12 @@ class Episode(NamedTuple):
 
 
 class Augmenter(Protocol):
-    """The crops of training instead of FeatureIndex.crop; the crops of a speaker in an episode have the same speed."""
+    """Augmentation: `crop` replaces FeatureIndex.crop. The crops of one speaker in an episode have the same speed."""
 
     n_speeds: int
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a randomly augmented crop (length, 40) of a row from frame `start` on."""
+        """Return an augmented crop (length, 40) of the utterance `row`, from frame `start` to `start + length - 1`."""
 
 
 def eligible_speakers(features: FeatureIndex, n_way: int, n_per_speaker: int, allowed: np.ndarray) -> np.ndarray:

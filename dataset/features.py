@@ -5,9 +5,9 @@ A feature file is read in one of two ways:
 - `read_feature` reads the complete file. A pickle is a program and may come from other people, so `load_feature` of
   dataset/safe_pickle.py reads it without calling anything that the pickle names.
 - Training needs short windows of long utterances. `locate` finds the offset of the array's bytes in the file once, for
-  the index, and `read_frames` then reads the bytes of the window only. To find the offset, `locate` reads the two ends
-  of the file and puts zeros between them: a pickle of protocol 3 or later has all its operations in the ends, and
-  between them only bytes of the array, whose values do not matter. `load_feature` notes where these bytes start while
+  the index, and `read_frames` then reads the bytes of the window only. `locate` does not read the bytes of the array:
+  it parses the two ends of the file with zeros between them. This is sufficient because a pickle of protocol 3 or later
+  has all its operations in the two ends. `load_feature` notes where these bytes start while
   it checks the operations, so the offset does not depend on the form of the pickle.
 
 Some pickles do not contain the frames as consecutive little-endian numbers: those of protocols 0 to 2, which store
@@ -30,7 +30,7 @@ from dataset.safe_pickle import StoredArray, load_feature
 from system.console import UserError
 from system.files import replacing
 
-MAX_BYTES = 256 * 2**20  # a larger file is no feature of one utterance (two hours of float64)
+MAX_BYTES = 256 * 2**20  # larger files are refused; two hours of float64 frames fit
 END_BYTES = 4096  # that `locate` reads at each end of a file; the operations of a pickle take about 200
 
 
@@ -92,7 +92,7 @@ def read_frames(path: Path, where: Location, start: int, stop: int) -> np.ndarra
 
 
 def is_current(path: Path, where: Location) -> bool:
-    """Tell whether a file still has the size and modification time of its location."""
+    """Return whether a file still has the size and modification time of its location."""
     try:
         return _stamp(os.stat(path)) == (where.size, where.changed)
     except OSError:

@@ -28,11 +28,11 @@ from system import console
 from system.files import replacing
 
 WINDOW_SECONDS = 0.025  # a recording that lacks less than one frame of features is not reported as truncated
-PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # of a 16 kHz mono 16-bit wav
+PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # fmt chunk of 16 kHz mono 16-bit wavs
 
 
 class WavHeader(NamedTuple):
-    """The position and number of the samples in a wav, by its header."""
+    """The position and number of the samples in a wav, according to its header."""
 
     start: int  # position of the first sample in bytes
     n_plain: int | None  # number of samples in the file; None if they are not 16 kHz mono 16-bit
@@ -44,9 +44,9 @@ def read_recording(source: Path | IO[bytes], channel: int | None = None, name: s
 
     `source` is a path or an open file; messages contain `name`. An open file is read from its start if it is seekable,
     otherwise from its position (a pipe). `channel` is counted from 1; by default the channels are averaged, or the
-    loudest is taken if they cancel each other. A wav with an unfinished header is read to its end. A remark reports
-    25 ms or more that the header states and the file lacks. RecordingError, a UserError, if the recording cannot be
-    used or more than half of it is missing.
+    loudest is taken if they cancel each other. A wav with an unfinished header is read to its end. If the
+    file is more than 25 ms shorter than the header states, a remark reports it. RecordingError, a UserError, if the
+    recording cannot be used or more than half of it is missing.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
@@ -64,7 +64,7 @@ def read_and_warn(source: Path | IO[bytes], channel: int | None = None, name: st
 def read_samples(path: Path, start: int, n: int) -> tuple[np.ndarray, int]:
     """Return the samples start..start+n-1 of a recording, fewer at its end, and the number of all its samples.
 
-    From a 16 kHz mono 16-bit wav only these samples are read. RecordingError as read_recording.
+    Only these samples are read if the file is a 16 kHz mono 16-bit wav. Errors are those of read_recording.
     """
     with _opened(path, str(path)) as file:
         header = _wav_header(file)

@@ -20,7 +20,7 @@ class EpisodeMetrics(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The loss of an episode's embeddings; has class vectors (n_speakers, D) if a loss is over all speakers."""
+    """The loss of an episode's embeddings, with class vectors (n_speakers, D) for softmax and global classification."""
 
     def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
         super().__init__()
@@ -30,7 +30,7 @@ class Objective(nn.Module):
             self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
 
     def forward(self, support: Tensor, query: Tensor, speaker: Tensor) -> EpisodeMetrics:
-        """Return losses and accuracies of support (K, W, D), query (Q, W, D) and the ways' speaker classes (W,)."""
+        """Return losses and accuracies of support (K, W, D), query (Q, W, D) and the classes (W,) of the W speakers."""
         absent = support.new_full((), float("nan"))
         episodic = global_ = (absent, absent)
         if self.episodic:

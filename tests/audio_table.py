@@ -144,14 +144,15 @@ CASES = [
                   for size in PIPED)]),
     Case("wav of other rates and channels with an unfinished header", "read to the end of the file",
          lambda: [riff(np.repeat(CLEAN, 2).tobytes(), size, 0, channels=2) for size in (0, *PIPED)]),
-    Case("truncated by less than 25 ms, by the size in the header", "read without a remark",
+    Case("shorter than its header states, by less than 25 ms", "read without a remark",
          lambda: [riff(PCM, len(PCM) + 16), riff(PCM, len(PCM) + 798), riff(PCM[:-1], len(PCM))],
          lambda found, expected: len(found) >= len(expected) - 1 and np.array_equal(found, expected[: len(found)])),
-    Case("truncated by more (an incomplete download)", "read, with a remark of the missing seconds",
+    Case("shorter than its header states, by more than 25 ms (an incomplete download)",
+         "read, with a remark that states the missing seconds",
          lambda: [*(cut(sound(CLEAN, format=kind), 0.9) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")),
                   cut(with_cover(sound(CLEAN, format="FLAC")), 0.9)],
          begins, remark=r"truncated: 0\.[2-5]\d of its 2\.[34]\d s are missing"),
-    Case("truncated by more than half", "error", lambda: [
+    Case("shorter than its header states, by more than half", "error", lambda: [
          cut(sound(CLEAN, format=kind), 0.45) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")],
          refused=r"truncated: 1\.[2-9]\d of its 2\.[34]\d s are missing"),
     Case("two channels with the same voice", "averaged", lambda: [stereo(CLEAN, CLEAN)]),
@@ -159,18 +160,19 @@ CASES = [
          "the louder channel, with a remark",
          lambda: [stereo(FLOATS, -FLOATS), stereo(FLOATS, -FLOATS + 1e-3 * NOISE), stereo(FLOATS, -0.8 * FLOATS),
                   stereo(FLOATS + 0.05, -FLOATS + 0.05)], equal_or_inverted, remark=CANCELLED),
-    Case("two channels with different voices, at the same time or in turn", "averaged, with a remark",
+    Case("two channels with different voices, at the same time or alternating", "averaged, with a remark",
          lambda: [stereo(CLEAN, OTHER), stereo(np.r_[CLEAN, 0 * CLEAN], np.r_[0 * OTHER, OTHER])],
          lambda found, _: bool(found.any()), remark="two channels carry different sound.*--channel 1 or 2"),
     Case("`--channel N` (counted from 1)", "this channel, without change", lambda: [
          stereo(OTHER, CLEAN), sound(np.stack([OTHER, CLEAN, OTHER], axis=1))], channel=2),
-    Case("`--channel 3` of two", "error", lambda: [stereo(OTHER, CLEAN)], channel=3, refused="no channel 3, only 2"),
+    Case("`--channel 3` of a recording with two channels", "error",
+         lambda: [stereo(OTHER, CLEAN)], channel=3, refused="no channel 3, only 2"),
     Case("more than two channels", "averaged", lambda: [
          sound(np.stack([CLEAN] * n, axis=1)) for n in (3, 6, 9, 16)]),
     Case("float samples beyond full scale (1)", "scaled down, with a remark", lambda: [
          sound(FLOATS * gain / np.abs(FLOATS).max(), subtype="FLOAT") for gain in (1.5, 20_000)],
          lambda found, expected: bool(np.corrcoef(found, expected)[0, 1] > 0.9999), remark="times full scale"),
-    Case("float samples that are NaN, infinite or beyond any level", "error", lambda: [
+    Case("float samples that are NaN, infinite or above 65,536 times full scale", "error", lambda: [
          sound(FLOATS * factor, subtype="FLOAT") for factor in (np.nan, np.inf, 1e30)], refused="NaN|full scale"),
     Case("more than 6 hours", "error", lambda: [riff(bytes(2 * (6 * 3600 * 4000 + 4000)), rate=4000)],
          refused="longer than 6 hours"),

@@ -4,14 +4,14 @@ A, B, C = "a/b/c.wav", "a/d/e.wav", "f/g/h.wav"
 # Writer of a trial list -> the trials (target, A, B) and (non-target, A, C) in its form.
 TRIAL_LISTS = {
     "VoxCeleb": f"1 {A} {B}\n0 {A} {C}\n",
-    "other blanks, line ends and empty lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
+    "several blanks, tabs, Windows line ends and empty lines": f"1  {A}\t{B}\r\n\r\n0 {A} {C}",
     "CN-Celeb, label last": f"{A} {B} 1\n{A} {C} 0\n",
     "Kaldi, 3D-Speaker": f"{A} {B} target\n{A} {C} nontarget\n",
     "labels tgt and imp": f"{A} {B} tgt\n{A} {C} imp\n",
     "label first as a word, upper or lower case": f"target {A} {B}\nNontarget {A} {C}\n",
     "--save_scores": "label,enrol,test,score,enrol_seconds,test_seconds\n"
     f"1,{A},{B},0.5,4.1,3.9\n0,{A},{C},0.1,4.1,5.0\n",
-    "--save_scores at two lengths in noise": "label,enrol,test,length,snr,score,enrol_seconds,test_seconds\n"
+    "--save_scores, two lengths, clean and in noise": "label,enrol,test,length,snr,score,enrol_seconds,test_seconds\n"
     + "".join(
         f"1,{A},{B},{n},{snr},0.5,4.1,{n / 100}\n0,{A},{C},{n},{snr},0.1,4.1,{n / 100}\n"
         for n in (100, 200)
@@ -43,8 +43,8 @@ def section() -> str:
     lines = [
         "## Trial lists\n",
         "`--trials FILE` of `EER_full.py` and `EER_short.py` detects which of the following forms a file has.",
-        "A line of another form is an error with its number. Lists are UTF-8 text; Windows line ends and a byte order",
-        "mark are accepted. UTF-16 is an error; `iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it.\n",
+        "A line of another form is an error that gives the line number. Lists are UTF-8 text; Windows line ends and a",
+        "byte order mark are accepted. UTF-16 is an error; `iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it.\n",
         *_examples(TRIAL_LISTS),
         "Lists without labels need `--save_scores FILE`; no error rate is computed:\n",
         *_examples(BLIND_LISTS),
