@@ -79,7 +79,7 @@ def add_voxceleb_flags(parser: console.Parser) -> None:
     add = group.add_argument
     add("--download", action="store_true", help="download archives and trial lists from --source")
     add("--source", metavar="NAME", help="official, huggingface or a mirror's URL (required by --download)")
-    add("--key", help="key of the official source or a mirror; - asks for it (default: VOXCELEB_KEY)")
+    add("--key", help="key of the official source or a mirror; - asks for it (default: VOXCELEB_KEY, official only)")
     add("--user", help="user name at a mirror (default: none)")
     add("--password", help="password at a mirror; - asks for it (default: VOXCELEB_PASSWORD)")
     add("--parts", choices=voxceleb.CHOICES, default="all", metavar="NAME",

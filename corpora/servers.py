@@ -59,8 +59,9 @@ class Server:
 def voxceleb_server(name: str, key: str | None, user: str | None, password: str | None) -> Server:
     """Return the server for a value of --source: official, huggingface, or the URL of a mirror.
 
-    The environment variables VOXCELEB_KEY and VOXCELEB_PASSWORD are the defaults of `key` and `password`. HF_TOKEN and
-    HF_ENDPOINT have the same meaning as for Hugging Face's own tools. UsageError if a value is missing or wrong.
+    Environment variables are the defaults: VOXCELEB_KEY of `key` for the official server, VOXCELEB_PASSWORD of
+    `password` for a mirror with `user`. HF_TOKEN and HF_ENDPOINT have the same meaning as for Hugging Face's own tools.
+    UsageError if a value is missing or wrong.
     """
     if name == "official":
         key = key or os.environ.get("VOXCELEB_KEY")
