@@ -1,12 +1,12 @@
-"""Identify unseen speakers from short windows: N-way K-shot accuracy over random episodes.
+"""Measure the accuracy of N-way K-shot identification on short windows.
 
-    python identification.py --n_folder 0 --cp_num 100 --nb_class_test 100 --test_length 100
-    python identification.py --checkpoint FILE --nb_class_test 5 10 20 --n_shot 1 5 --json
+    python identification.py --n_folder 0 --cp_num 100 --nb_class_test 100
+    python identification.py --checkpoint FILE --nb_class_test 5 20 --n_shot 1 5
 
-An episode enrols --nb_class_test VoxCeleb1 speakers that were not trained on, each by the mean embedding of --n_shot
-windows of --enroll_length frames, and names the speaker of --n_query windows of --test_length frames of each.
-Speakers with fewer utterances than an episode needs are excluded; how many is printed, and `n_excluded` in --json.
-With several numbers of speakers or shots a window is embedded once for all, and --json has a list `settings`.
+An episode enrols --nb_class_test VoxCeleb1 speakers that were not in the
+training, each by the mean embedding of --n_shot windows, and identifies the
+speaker of --n_query test windows each. The accuracy is the mean over episodes.
+docs/evaluation.md explains the flags and the output.
 """
 
 import argparse
@@ -26,13 +26,18 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = evaluation_parser(__doc__)
     parser.set_defaults(trim_silence=False)
-    add = parser.add_argument
-    add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], help="speakers of an episode (50)")
-    add("--n_shot", type=console.integer(1), nargs="+", default=[1], help="enrolment windows of a speaker (1)")
-    add("--n_query", type=console.integer(1), default=5, help="test windows of a speaker (5)")
-    add("--enroll_length", type=console.integer(1, MAX_FRAMES), default=500, help="frames of an enrolment window (500)")
-    add("--test_length", type=console.integer(1, MAX_FRAMES), default=100, help="frames (10 ms) of a test window (100)")
-    add("--nb_episode", type=console.integer(2, 10**6), default=1000, help="episodes (1000)")
+    add = parser.add_argument_group("scoring").add_argument
+    add("--nb_class_test", type=console.integer(2), nargs="+", default=[50], metavar="N",
+        help="speakers per episode (default: 50)")  # fmt: skip
+    add("--n_shot", type=console.integer(1), nargs="+", default=[1], metavar="N",
+        help="enrolment windows per speaker (default: 1)")  # fmt: skip
+    add("--n_query", type=console.integer(1), default=5, metavar="N", help="test windows per speaker (default: 5)")
+    add("--enroll_length", type=console.integer(1, MAX_FRAMES), default=500, metavar="N",
+        help="enrolment window length in frames of 10 ms (default: 500)")  # fmt: skip
+    add("--test_length", type=console.integer(1, MAX_FRAMES), default=100, metavar="N",
+        help="test window length in frames of 10 ms (default: 100)")  # fmt: skip
+    add("--nb_episode", type=console.integer(2, 10**6), default=1000, metavar="N",
+        help="episodes per setting (default: 1000)")  # fmt: skip
     return parser.parse_args(argv)
 
 

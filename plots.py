@@ -70,7 +70,7 @@ def _named(text: str) -> tuple[str, Path]:
     Names and paths may contain equals signs: the path is the longest that exists, or all of the text if none does.
     """
     parts = text.split("=")
-    splits = [("=".join(parts[:at]), Path("=".join(parts[at:]))) for at in range(len(parts))]
+    splits = [("=".join(parts[:i]), Path("=".join(parts[i:]))) for i in range(len(parts))]
     name, path = next((split for split in splits if split[1].exists()), splits[0])
     return name or path.stem, path
 

@@ -17,7 +17,7 @@ from system.console import UserError
 from system.loading import Loader
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames per batch: enough to use the device fully
-MAX_FRAMES = 2**21 - 1  # of a segment: nearly six hours; utterances are shorter (dataset.features.MAX_BYTES)
+MAX_FRAMES = 2**21 - 1  # maximum of the flags for lengths, nearly six hours
 SCORE_BLOCK = 4_096  # trials per block: they fit in the cache
 
 
@@ -25,8 +25,8 @@ class Segments(NamedTuple):
     """Segments of utterances to embed, (n,) each."""
 
     row: np.ndarray  # in the feature index
-    start: np.ndarray  # frame, at most MAX_FRAMES
-    length: np.ndarray  # frames, at most MAX_FRAMES; a segment that is longer than its utterance repeats the utterance
+    start: np.ndarray  # frame
+    length: np.ndarray  # frames; a segment that is longer than its utterance repeats the utterance
 
     @classmethod
     def full(cls, features: FeatureIndex, rows: np.ndarray) -> "Segments":
@@ -63,7 +63,7 @@ class _SegmentData(Dataset):
         self._features, self._segments = features, segments
 
     def __getitem__(self, batch: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return positions (b,) and their segments (b, 1, 40, T), which have one length."""
+        """Return indices (b,) of segments of equal length, and the segments (b, 1, 40, T)."""
         row, start, length = (column[batch].tolist() for column in self._segments)
         crops = [self._features.crop(*segment).T for segment in zip(row, start, length, strict=True)]
         stacked = np.stack(crops, out=np.empty((len(batch), N_MELS, length[0]), np.float32))  # contiguous
@@ -91,10 +91,10 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
         console.progress(total=n_own, unit="segment", desc="embedding") as bar,
         loader.batches(batches) as loaded,
     ):
-        for at, batch in loaded:
+        for index, batch in loaded:
             batch = batch.to(compute.device, memory_format=torch.channels_last, non_blocking=True)
-            embeddings[at] = encoder(batch, compute.dtype).cpu()
-            bar.update(len(at))
+            embeddings[index] = encoder(batch, compute.dtype).cpu()
+            bar.update(len(index))
     ranks.all_reduce_sum(embeddings)
     if not embeddings.isfinite().all():
         raise UserError("the embeddings of the network are not finite; did its training diverge?")
@@ -107,7 +107,7 @@ def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[in
     batches: list[list[int]] = []
     for run in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
         size = max(1, batch_frames // int(lengths[run[0]]))
-        batches += [run[at : at + size].tolist() for at in range(0, len(run), size)]
+        batches += [run[i : i + size].tolist() for i in range(0, len(run), size)]
     return batches
 
 
@@ -121,8 +121,8 @@ def embed_once(
     encoder: Encoder, features: FeatureIndex, sides: Sequence[Segments], compute: Compute
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the unit-length embeddings (m, 256) of all different segments, and for each side its rows in them."""
-    unique, at = unique_segments(sides)
-    rows = torch.from_numpy(at).split([len(side.row) for side in sides])
+    unique, index = unique_segments(sides)
+    rows = torch.from_numpy(index).split([len(side.row) for side in sides])
     return F.normalize(embed(encoder, features, unique, compute), dim=1), list(rows)
 
 
@@ -136,15 +136,7 @@ def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
 
 
 def unique_segments(sides: Sequence[Segments]) -> tuple[Segments, np.ndarray]:
-    """Return the different segments of all sides, and for each segment of the concatenated sides its index in them.
-
-    They are sorted by row, start and length. Windows (start and length) are numbered first, so that a key of 64 bits is
-    enough for any number of utterances.
-    """
-    row, start, length = (np.concatenate(columns).astype(np.int64) for columns in zip(*sides, strict=True))
-    bits = MAX_FRAMES.bit_length()
-    windows, window = np.unique((start << bits) | length, return_inverse=True)
-    n_windows = max(1, len(windows))
-    keys, at = np.unique(row * n_windows + window, return_inverse=True)
-    row, window = np.divmod(keys, n_windows)
-    return Segments(row, windows[window] >> bits, windows[window] & MAX_FRAMES), at
+    """Return the different segments of all sides, sorted, and for each segment of the concatenated sides its index."""
+    segments = np.concatenate([np.stack(side, axis=1) for side in sides])
+    different, index = np.unique(segments, axis=0, return_inverse=True)
+    return Segments(*different.T), index.ravel()  # NumPy 2.0 returns (n, 1)

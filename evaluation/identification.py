@@ -58,10 +58,10 @@ def accuracies(
 
     `windows` are the results of `sample_episodes` for each size. Equal windows are embedded once.
     """
-    segments, at = unique_segments(windows)
+    segments, index = unique_segments(windows)
     embeddings = embed(context.encoder, context.features, segments, context.compute)
     found = []
-    for size, rows in zip(sizes, torch.from_numpy(at).split([len(of_size.row) for of_size in windows]), strict=True):
+    for size, rows in zip(sizes, torch.from_numpy(index).split([len(of_size.row) for of_size in windows]), strict=True):
         episodes = rows.reshape(-1, size.n_windows, size.n_way)
         found.append(np.array([episode_accuracy(embeddings[episode], size.n_shot) for episode in episodes]))
     return found

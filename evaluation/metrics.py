@@ -83,9 +83,9 @@ def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
     return float(fpr[nearest]), int(found[nearest])
 
 
-def _rates(targets: np.ndarray, nontargets: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the false-positive and the false-negative rates (c,) at the thresholds of indices `at` (c,)."""
-    return nontargets[at] / nontargets[-1], 1 - targets[at] / targets[-1]
+def _rates(targets: np.ndarray, nontargets: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the false-positive and the false-negative rates (c,) at the thresholds of indices `index` (c,)."""
+    return nontargets[index] / nontargets[-1], 1 - targets[index] / targets[-1]
 
 
 def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification:
@@ -95,12 +95,12 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
     """
     ranking = rank(scores, labels)
     weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
-    eer, at = eer_of(*weights)
+    eer, index = eer_of(*weights)
     fpr, fnr = _rates(*weights, corners(*weights))
     return Verification(
         eer,
         float(np.interp(0, fpr - fnr, fpr)),
-        float(ranking.thresholds[at]),
+        float(ranking.thresholds[index]),
         float(detection_cost(fpr, fnr, 0.01).min()),
         float(detection_cost(fpr, fnr, 0.001).min()),
     )
@@ -114,8 +114,8 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     """
     ranking = rank(scores, labels)
     weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
-    at = corners(*weights)
-    return ranking.thresholds[at], *_rates(*weights, at)
+    index = corners(*weights)
+    return ranking.thresholds[index], *_rates(*weights, index)
 
 
 def eer_interval(
@@ -177,11 +177,11 @@ def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
     """Return the minimum `cllr` of all increasing functions of LLRs or scores (n,), by isotonic regression."""
     from scipy.optimize import isotonic_regression  # 39 MB that recognition does not need
 
-    _, at, count = np.unique(llr, return_inverse=True, return_counts=True)
-    share = isotonic_regression(np.bincount(at, labels) / count, weights=count).x.clip(0, 1)
+    _, index, count = np.unique(llr, return_inverse=True, return_counts=True)
+    share = isotonic_regression(np.bincount(index, labels) / count, weights=count).x.clip(0, 1)
     with np.errstate(divide="ignore"):  # LLRs of -inf and inf, where they cost nothing
         best = np.log(share) - np.log1p(-share) - math.log(labels.sum() / (~labels).sum())
-    return cllr(best[at], labels)
+    return cllr(best[index], labels)
 
 
 def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:

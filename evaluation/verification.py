@@ -63,7 +63,7 @@ def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Seq
     if lacking := [name for name in used if name not in models]:
         missing = f"{len(lacking):,} of {len(used):,} models are missing"
         raise UserError(f"{lacking[0]}: not in the enrolment list ({missing})")
-    number = {name: at for at, name in enumerate(used)}
+    number = {name: i for i, name in enumerate(used)}
     enrolled = Segments.full(features, features.rows([utterance for name in used for utterance in models[name]]))
     model = np.repeat(np.arange(len(used)), [len(models[name]) for name in used])
     of_trial = np.array([number[name] for name in trials.enrol])

@@ -43,8 +43,10 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
         axes.plot(*_deviates([fpr, fnr]), color=colour, linestyle=look["linestyle"], label=label)
         axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
         for p_target, marker in DCF_MARKS.items():
-            at = np.argmin(detection_cost(fpr, fnr, p_target))
-            point = np.clip(_deviates([fpr[at], fnr[at]]), *limits.T)  # points outside the axes are drawn on their edge
+            best = np.argmin(detection_cost(fpr, fnr, p_target))
+            point = np.clip(
+                _deviates([fpr[best], fnr[best]]), *limits.T
+            )  # points outside the axes are drawn on their edge
             axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
     axes.plot(limits[0], limits[0], color="0.7", linewidth=0.8, zorder=0)
     ticks, names = norm.ppf(np.array(DET_TICKS) / 100), [f"{tick:g}" for tick in DET_TICKS]
@@ -103,11 +105,11 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
     values = sorted({value for system in systems for value in system.table[axis]}, key=_place)
     figure, (axes,) = new_figure()
     gap = min(0.08, 0.8 / len(systems))  # between the intervals at one length
-    for at, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
+    for number, (system, look) in enumerate(zip(systems, styles(len(systems)), strict=True)):
         parts = _parts(system, axis)
         eer = [100 * verification_metrics(*_scored(table)).eer for _, table in parts]
         low, high = 100 * np.array([eer_interval(*_scored(table), *speakers_of(table)) for _, table in parts]).T
-        x = [values.index(value) + gap * (at - (len(systems) - 1) / 2) for value, _ in parts]
+        x = [values.index(value) + gap * (number - (len(systems) - 1) / 2) for value, _ in parts]
         axes.plot(x, eer, label=system.name, **look)
         # The EER may be outside of its interval, so the bars are drawn around the middle of the interval.
         axes.errorbar(x, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])

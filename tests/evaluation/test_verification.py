@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from dataset.features import write_feature
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from evaluation.embedding import MAX_FRAMES, Segments, embed, equal_length_batches, score, unique_segments
+from evaluation.embedding import Segments, embed, equal_length_batches, score, unique_segments
 from evaluation.verification import find_trials
 from model.encoder import Encoder
 from system.compute import Compute
@@ -64,22 +64,13 @@ def test_scores_are_cosines(features: FeatureIndex, encoder: Encoder) -> None:
 
 
 def test_equal_segments_are_found() -> None:
-    segments = Segments(np.array([3, 1, 3, 3]), np.array([0, 5, 0, 1]), np.array([9, 9, 9, 9]))
-    unique, at = unique_segments([segments])
-    assert len(unique.row) == 3
-    for column, kept in zip(segments, unique, strict=True):
-        assert (kept[at] == column).all()
-
-
-def test_equal_segments_are_found_among_any_number_of_utterances() -> None:
-    rows = [0, 2**22, 2**22, 2**23, 2**31, 2**40, 5, 0]  # 2**22 is 4.19 million
-    starts, lengths = [0, 0, MAX_FRAMES, 0, 0, 0, 7, 0], [9, 9, MAX_FRAMES, 9, 9, 9, 1, 9]
-    unique, at = unique_segments([Segments(*map(np.array, (rows, starts, lengths)))])
-    listed = list(zip(rows, starts, lengths, strict=True))
-    assert list(zip(*(column.tolist() for column in unique), strict=True)) == sorted(set(listed))
-    assert at.tolist() == [sorted(set(listed)).index(segment) for segment in listed]
-    nothing, at = unique_segments([Segments(*[np.zeros(0, np.int64)] * 3)] * 2)
-    assert [len(column) for column in (*nothing, at)] == [0, 0, 0, 0]
+    sides = [(3, 0, 9), (1, 5, 9), (3, 0, 9), (3, 1, 9)], [(3, 0, 8), (2**40, 0, 9), (1, 5, 9)]
+    unique, index = unique_segments([Segments(*np.array(side).T) for side in sides])
+    listed = [segment for side in sides for segment in side]
+    found = list(zip(*(column.tolist() for column in unique), strict=True))
+    assert found == sorted(set(listed)) and [found[i] for i in index] == listed
+    nothing, index = unique_segments([Segments(*[np.zeros(0, np.int64)] * 3)] * 2)
+    assert [len(column) for column in (*nothing, index)] == [0, 0, 0, 0]
 
 
 def test_trials_of_an_utterance_with_itself_are_found(features: FeatureIndex) -> None:
