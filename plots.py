@@ -11,6 +11,7 @@ further systems. docs/evaluation.md has examples.
 """
 
 import argparse
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = console.Parser(__doc__)
     commands = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE")
     for name, (draw, purpose) in PICTURES.items():
-        command = commands.add_parser(name, help=purpose, description=draw.__doc__)
-        command.add_argument("inputs", nargs=1 if name == "embeddings" else "+", type=_named, metavar="[NAME=]PATH")
+        description = textwrap.fill(" ".join(str(draw.__doc__).split()), 80)
+        command = commands.add_parser(name, help=purpose, description=description)
+        command.add_argument("inputs", nargs=1 if name == "embeddings" else "+", type=_named, metavar="[NAME=]PATH",
+            help="input, with its name in the legend (default: name of the file or folder)")  # fmt: skip
         command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
             help=f"file to write: {', '.join(FORMATS)} (required)")  # fmt: skip
     return parser.parse_args(argv)

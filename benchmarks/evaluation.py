@@ -1,10 +1,11 @@
-"""Embedding and the short-utterance evaluation against one-by-one recipes, which embed both sides of a trial anew.
+"""Measure the speed of embedding and of the short-utterance evaluation, compared with one-by-one recipes.
 
     python -m benchmarks.evaluation
-    python -m benchmarks.evaluation --save_path DIR    # the first speakers of real data in place of noise
+    python -m benchmarks.evaluation --save_path DIR    # the first speakers of real data instead of noise
 
-First segments of 2 s. Then all short trials of a few speakers; the one-by-one recipe, whose trials all cost the same,
-is timed on some of them, float32 both, and the scores must agree. Last, scoring trials whose utterances are embedded.
+The first measurement embeds segments of 2 s. The second one scores all short trials of a few speakers in float32. The
+one-by-one recipe embeds both sides of each trial, so it is timed on some of the trials; the scores must agree. The last
+measurement scores trials of utterances that are already embedded.
 """
 
 import argparse
@@ -30,20 +31,32 @@ from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console
 from system.compute import Compute
 
-UTTERANCES = 20  # of a speaker of noise
+UTTERANCES = 20  # per synthetic speaker
 N_SEGMENTS = 60  # to embed
-N_TRIALS_E = 579_818  # of VoxCeleb1-E, cleaned
-TOLERANCE = 1e-4  # between the two recipes' scores
+N_TRIALS_E = 579_818  # trials of VoxCeleb1-E, cleaned
+TOLERANCE = 1e-4  # maximum difference between the scores of the two recipes
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--save_path", help="root of real data, its features extracted (noise)")
-    parser.add_argument("--speakers", type=console.integer(2), default=7, help="200 trials each (7)")
-    parser.add_argument("--trials", type=console.integer(10), default=60, help="that are scored one by one (60)")
-    parser.add_argument("--test_length", type=console.integer(1), default=100, help="frames (100)")
-    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and trials (100)")
+    parser.add_argument("--save_path", metavar="DIR",
+                        help="root of real data with features (default: noise)")  # fmt: skip
+    parser.add_argument(
+        "--speakers", type=console.integer(2), default=7, help="speakers, with 200 trials each (default: 7)"
+    )
+    parser.add_argument(
+        "--trials", type=console.integer(10), default=60, help="trials that are scored one by one (default: 60)"
+    )
+    parser.add_argument(
+        "--test_length",
+        type=console.integer(1),
+        default=100,
+        help="test window length in frames of 10 ms (default: 100)",
+    )
+    parser.add_argument(
+        "--seed", type=console.integer(0), default=100, help="random seed of weights and trials (default: 100)"
+    )
     add_compute_arguments(parser, precision="fp32")
     return parser.parse_args(argv)
 
@@ -101,7 +114,7 @@ def compare_embedding(encoder: Encoder, features: FeatureIndex, compute: Compute
 def embed_one_by_one(
     encoder: Encoder, features: FeatureIndex, segments: Segments, device: torch.device
 ) -> torch.Tensor:
-    """Embed as the 2020 release does: no batches, nothing laid out for the device."""
+    """Embed as the official code does: without batches, in the default memory format."""
     encoder = convert_conv2d_weight_memory_format(encoder, torch.contiguous_format)
     crops = (torch.from_numpy(features.crop(*map(int, segment)).T.copy()) for segment in zip(*segments, strict=True))
     with torch.no_grad():
@@ -111,13 +124,13 @@ def embed_one_by_one(
 def one_by_one(
     encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segments, device: torch.device
 ) -> np.ndarray:
-    """Score as the 2020 release does: each trial reads and embeds its two utterances."""
+    """Score as the official code does: each trial reads and embeds both utterances."""
     left, right = (embed_one_by_one(encoder, features, side, device) for side in (enrol, test))
     return F.cosine_similarity(left, right).double().numpy()
 
 
 def time_scoring() -> None:
-    """Print how long scores and error rates of VoxCeleb1-E's number of trials take."""
+    """Measure scores and error rates of as many trials as VoxCeleb1-E has, and print the times."""
     generator = torch.Generator().manual_seed(0)
     embeddings = F.normalize(torch.randn(145_000, EMBEDDING_SIZE, generator=generator), dim=1)
     left, right = torch.randint(len(embeddings), (2, N_TRIALS_E), generator=generator)
