@@ -1,9 +1,9 @@
-# make demo           the complete pipeline on synthetic voices, five minutes (needs Python 3.10 or later and a package index)
-# make test           the tests
-# make test-portable  the numerical tests with the instructions of older processors: AVX2, then SSE4.1
-# make lint           style and types
+# make demo           runs the pipeline on synthetic voices, five minutes (needs Python 3.10 or later and a package index)
+# make test           runs all tests
+# make test-portable  runs the numerical tests with the instructions of older processors: AVX2, then SSE4.1
+# make lint           checks style and types
 # make docs           regenerates docs/formats.md
-# make soak           faults by the hundred: 55 kills, 104,000 damaged files (some ten minutes on two cores)
+# make soak           runs the fault injection with more repetitions: 55 kills, 104,000 damaged files (ten minutes)
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ demo: .venv/demo.installed
 test: .venv/dev.installed .venv/demo.installed
 	$(PYTEST)
 
-# The variables limit torch's convolutions and its other operations. --precision auto does not follow them.
+# The variables limit oneDNN's and torch's instructions, but not the choice of --precision auto.
 test-portable: .venv/dev.installed .venv/demo.installed
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
 	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(PYTEST) $(NUMERICAL)
@@ -35,7 +35,7 @@ lint: .venv/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Installs again only when the requirements have changed.
+# Installs again only if the requirements have changed.
 .venv/%.installed: requirements-%.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install -r $<
 	touch $@

@@ -1,7 +1,7 @@
-"""Where the data lies, and the constants of the method (Kye et al., 2020, arXiv 2004.02863)."""
+"""The path of the data, and the constants of the method (Kye et al., 2020, arXiv 2004.02863)."""
 save_path = 'data'
 
-import os  # noqa: E402  (save_path stays on line 2, where the paper's readers look for it)
+import os  # noqa: E402  (save_path must stay on line 2, as in the official code)
 from pathlib import Path  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 

@@ -1,10 +1,12 @@
-"""Memory and speed of dataprep.py --download and --extract on a large generated archive.
+"""Measure memory and speed of dataprep.py --download and --extract.
 
-    python -m benchmarks.archives                     # 2 GB
-    python -m benchmarks.archives --gigabytes 0.2     # the peak should hardly differ
+    python -m benchmarks.archives
+    python -m benchmarks.archives --gigabytes 0.2
 
-Serves the archive in four parts on the loopback, runs the real script, and prints a table and, last, the same as
-one line of JSON. Takes three times the archive's size on the disk of --scratch. Not for Windows (os.wait4).
+Generates an archive, serves it in four parts on this machine and runs
+dataprep.py. Prints a table and the same as one line of JSON. The peak memory
+should not depend on the size. Needs three times the size of the archive in
+--scratch.
 """
 
 import argparse
@@ -34,13 +36,14 @@ SCRIPT = Path(__file__).resolve().parent.parent / "dataprep.py"
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of the archive (2)")
-    parser.add_argument("--scratch", type=Path, help="folder to work in (default: the system's for such things)")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--gigabytes", type=float, default=2.0, metavar="GB", help="size of the archive in GB (default: 2)")
+    add("--scratch", type=Path, metavar="DIR", help="folder of temporary files (default: the system's)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
-    """Generate, serve, fetch, extract; print peaks."""
+    """Generate, serve, download and extract an archive; print times and peak memory."""
     args = parse_args(argv)
     size = int(args.gigabytes * 1e9)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
@@ -59,14 +62,14 @@ def main(argv: list[str]) -> None:
 
 
 def generate(folder: Path, size: int) -> None:
-    """Write an archive of random members, cut into parts, and the list of these."""
+    """Write an archive of random members in four parts, and the list of the parts."""
     folder.mkdir()
-    whole = folder / "whole.zip"
-    with zipfile.ZipFile(whole, "w") as out:
+    complete = folder / "complete.zip"
+    with zipfile.ZipFile(complete, "w") as out:
         for index in console.progress(range(size // MEMBER_BYTES), desc="generate"):
             out.writestr(f"wav/id{index // 1000}/video/{index % 1000:05}.wav", os.urandom(MEMBER_BYTES))
-    rows, blocks = [], -(-whole.stat().st_size // (4 * BLOCK))  # blocks of a part
-    with open(whole, "rb") as data:
+    rows, blocks = [], -(-complete.stat().st_size // (4 * BLOCK))  # blocks of a part
+    with open(complete, "rb") as data:
         for letter in "abcd":
             part, found = folder / f"vox1_dev_wav_parta{letter}", hashlib.md5()
             with open(part, "wb") as out:
@@ -74,23 +77,23 @@ def generate(folder: Path, size: int) -> None:
                     found.update(block)
                     out.write(block)
             rows.append(f"{part.name} {found.hexdigest()}\n")
-    whole.unlink()
+    complete.unlink()
     (folder / "parts.txt").write_text("".join(rows))
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Say nothing: a client that only asks for a file's size hangs up early."""
+        """Print nothing: a client that requests only the size of a file disconnects early."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Serve a folder on the loopback and yield its address."""
+    """Serve a folder on this machine and yield its address."""
     server = _Server(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -98,9 +101,9 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 def run(*arguments: str) -> tuple[float, int]:
-    """Run dataprep.py; return its seconds and its peak of resident memory in bytes.
+    """Run dataprep.py; return its seconds and its peak resident memory in bytes.
 
-    Linux counts the memory of the process that starts another as the other's, so this one must stay small.
+    Linux includes the memory of the parent at the start of the process, so this process must stay small.
     """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, str(SCRIPT), *arguments], stderr=subprocess.DEVNULL)

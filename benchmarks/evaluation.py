@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         rates = {way: [amounts[way] / s for s in taken] for way, taken in seconds.items()}
         utterances = len(np.unique(np.concatenate([enrol.row, test.row])))
         title = f"short-utterance evaluation, {len(rows):,} trials over {utterances:,} utterances"
-        timing.tell(title, "trials", rates, device=str(compute.device))
+        timing.report(title, "trials", rates, device=str(compute.device))
         difference = np.abs(scores["ours"][some] - scores["plain"]).max()
         assert difference <= TOLERANCE, f"the recipes' scores differ by {difference}"
         print(f"  largest difference of a score: {difference:.1e}")

@@ -99,7 +99,7 @@ def complete_commands(folder: Path, repeats: int) -> None:
                     rates[way][0].append(n_files / wall)
                     rates[way][1].append(n_files / cpu)
     for title, rate in (("features, complete commands", 0), ("features, complete commands, user and system time", 1)):
-        timing.tell(title, "files", {way: of_way[rate] for way, of_way in rates.items()}, n=n_files)
+        timing.report(title, "files", {way: of_way[rate] for way, of_way in rates.items()}, n=n_files)
 
 
 def seconds_of(command: list[str]) -> tuple[float, float]:

@@ -1,9 +1,10 @@
-"""Training on several ranks, in utterances per second, against one: what torchrun and the exchange of gradients cost.
+"""Measure training on several ranks in utterances per second, compared with one.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --ranks 8 --n_way 100    # eight GPUs
 
-On a CPU each rank has its share of the cores, the single one too; on GPUs one each.
+On a CPU, a single rank uses as many threads as each of several ranks. On GPUs,
+each rank uses one GPU.
 """
 
 import argparse
@@ -33,16 +34,17 @@ N_EPISODES = 2  # of each rank in each timing
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--ranks", type=console.integer(2), default=2, help="to compare with one (2)")
-    parser.add_argument("--n_way", type=console.integer(2), default=10, help="speakers of an episode (10)")
-    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
-    parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)  # of the ranks that this starts
+    add = parser.add_argument_group("measurement").add_argument
+    add("--ranks", type=console.integer(2), default=2, metavar="N", help="ranks compared with one (default: 2)")
+    add("--n_way", type=console.integer(2), default=10, metavar="N", help="speakers per episode (default: 10)")
+    add("--seed", type=console.integer(0), default=100, metavar="N", help="random seed (default: 100)")
+    add("--tree", type=Path, help=argparse.SUPPRESS)  # for the ranks that this process starts
     add_compute_arguments(parser, precision="auto")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
-    """Start the ranks in turns and print; or be one of them."""
+    """Start the ranks in turns and print the rates; with --tree, train as one of these ranks."""
     args = parse_args(argv)
     if args.tree:
         train_as_rank(args)
@@ -55,11 +57,11 @@ def main(argv: list[str]) -> None:
         for _ in console.progress(range(args.repeats), desc="benchmark"):
             for way, n_ranks in ways.items():
                 rates[way].append(rate_of(n_ranks, tree, args, argv))
-    timing.tell("training on several ranks", "utterances", rates, n_way=args.n_way)
+    timing.report("training on several ranks", "utterances", rates, n_way=args.n_way)
 
 
 def rate_of(n_ranks: int, tree: Path, args: argparse.Namespace, argv: list[str]) -> float:
-    """Return the utterances that so many ranks train in a second, after an epoch to warm up."""
+    """Return the utterances per second of `n_ranks` ranks, after some episodes to warm up."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_ranks}"]
     command += ["-m", "benchmarks.scaling", *argv, "--tree", str(tree)]
     threads = max(1, cpu_count() // args.ranks)

@@ -1,4 +1,4 @@
-"""Timing ways to do the same work, in turns, and telling the result as a table and as JSON."""
+"""Time alternatives for the same work in turns, and print the result as a table and as JSON."""
 
 import argparse
 import itertools
@@ -16,14 +16,16 @@ Ways = dict[str, Callable[[], Any]]
 
 
 def parser(description: str | None) -> console.Parser:
-    """Return a parser with the flag that all benchmarks have."""
+    """Return a parser with the flag of all benchmarks."""
     common = console.Parser(description)
-    common.add_argument("--repeats", type=console.integer(5), default=5, help="of each measurement (5)")
+    common.add_argument_group("measurement").add_argument(
+        "--repeats", type=console.integer(5), default=5, metavar="N", help="repetitions, at least 5 (default: 5)"
+    )
     return common
 
 
 def measure(ways: Ways, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
-    """Return the seconds that each way takes; the ways take turns, and the first, warming round is left out."""
+    """Return the seconds of each alternative in each repetition; they take turns, and a first round is discarded."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     rounds = itertools.product(range(repeats + 1), ways.items())
     for _, (way, work) in console.progress(list(rounds), desc="benchmark"):
@@ -40,17 +42,17 @@ def compare(
     ways: Ways,
     args: argparse.Namespace,
     clock: Callable[[], float] = time.perf_counter,
-    **facts: object,
+    **metadata: object,
 ) -> None:
-    """Measure the ways and tell their rates, amount per second; time.process_time as the clock: of one core."""
+    """Measure and report the rates of the alternatives, amount per second; time.process_time measures one core."""
     seconds = measure(ways, args.repeats, clock)
-    tell(title, unit, {way: [amount / s for s in taken] for way, taken in seconds.items()}, **facts)
+    report(title, unit, {way: [amount / s for s in taken] for way, taken in seconds.items()}, **metadata)
 
 
-def tell(title: str, unit: str, rates: dict[str, list[float]], **facts: object) -> None:
-    """Print the rates of each way, units per second in each repeat, beside the last one's: the plain recipe.
+def report(title: str, unit: str, rates: dict[str, list[float]], **metadata: object) -> None:
+    """Print a table of the rates (units per second) of each alternative, and the same as one line of JSON.
 
-    The table gives the median of the repeats, the least and the most; the line after it is the same as JSON.
+    The table has median, minimum and maximum over the repetitions, and the ratio to the last one, the plain recipe.
     """
     *_, plain = rates
     repeats = len(rates[plain])
@@ -61,4 +63,4 @@ def tell(title: str, unit: str, rates: dict[str, list[float]], **facts: object) 
             f"  {way:44}{statistics.median(rate):10.1f}   ({min(rate):.1f} to {max(rate):.1f})"
             f"   {statistics.median(ratios):6.2f} x"
         )
-    print(json.dumps({"benchmark": title, "unit": f"{unit}/s", "cores": cpu_count(), **facts, "rates": rates}))
+    print(json.dumps({"benchmark": title, "unit": f"{unit}/s", "cores": cpu_count(), **metadata, "rates": rates}))

@@ -1,11 +1,13 @@
-"""Training, in utterances per second, against the plain recipe: float32, contiguous, loaded within the loop.
+"""Measure training in utterances per second, compared with a plain recipe.
 
     python -m benchmarks.training
-    python -m benchmarks.training --n_way 100 --n_episode 20  # the paper's episodes, on a GPU
+    python -m benchmarks.training --n_way 100 --n_episode 20  # for a GPU
 
-An episode has --n_way speakers, 1 support and 2 queries of 1 to 2 s each, as in the paper. The share of the peak is
-the FLOPs that torch counts in the network, over those of a large matrix product in the same precision. The loader
-processes of a GPU are started before the first timing, as train.py starts them once.
+The plain recipe computes in float32 with contiguous tensors and loads the data
+in the loop. An episode has 1 support and 2 queries of 1 to 2 s per speaker, as
+in the paper. The FLOP/s are those that torch counts in the network; they are
+compared with those of a large matrix product in the same precision. Loader
+processes are started before the first timing, as train.py starts them once.
 """
 
 import argparse
@@ -42,9 +44,10 @@ N_SHOT, N_QUERY = 1, 2
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = timing.parser(__doc__)
-    parser.add_argument("--n_way", type=console.integer(2), default=20, help="speakers of an episode (20)")
-    parser.add_argument("--n_episode", type=console.integer(1), default=2, help="episodes of each timing (2)")
-    parser.add_argument("--seed", type=console.integer(0), default=100, help="of weights and episodes (100)")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--n_way", type=console.integer(2), default=20, metavar="N", help="speakers per episode (default: 20)")
+    add("--n_episode", type=console.integer(1), default=2, metavar="N", help="episodes per timing (default: 2)")
+    add("--seed", type=console.integer(0), default=100, metavar="N", help="random seed (default: 100)")
     add_compute_arguments(parser, precision="auto")
     return parser.parse_args(argv)
 
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> None:
             ways = {ours: lambda: train(state, batches, args.n_episode), "plain recipe, float32": plain.train}
             amount = args.n_episode * episodes.n_utterances
             timing.compare("training", "utterances", amount, ways, args, n_way=args.n_way, device=str(compute.device))
-            tell_share_of_peak(state, episodes, batches)
+            report_share_of_peak(state, episodes, batches)
 
 
 def new_model(features: FeatureIndex) -> EpisodeLoss:
@@ -74,14 +77,14 @@ def new_model(features: FeatureIndex) -> EpisodeLoss:
 
 
 def loaded(episodes: TrainingEpisodes, compute: Compute) -> AbstractContextManager[Iterator[Episode]]:
-    """Return the episodes of this rank, without end, loaded as train.py loads them."""
+    """Return an endless iterator over the episodes of this rank, loaded as by train.py."""
     order = episode_order(episodes.per_epoch, 0, 0, sys.maxsize, ranks.rank(), ranks.world_size())
     pin_memory = compute.device.type == "cuda"
     return Loader[Episode](episodes, compute.num_workers, episodes.max_bytes, pin_memory).batches(order)
 
 
 def train(state: TrainingState, batches: Iterator[Episode], n_episodes: int) -> float:
-    """Train episodes as train.py does; return the seconds of waiting for data."""
+    """Train episodes as train.py does; return the seconds spent waiting for data."""
     waited = 0.0
     state.model.train()
     for _ in range(n_episodes):
@@ -94,7 +97,7 @@ def train(state: TrainingState, batches: Iterator[Episode], n_episodes: int) -> 
 
 
 class PlainLoop:
-    """What one writes first: whole pickles read in the loop, float32, nothing laid out for the device."""
+    """The plain recipe: complete pickles read in the loop, float32, contiguous tensors."""
 
     def __init__(self, features: FeatureIndex, episodes: TrainingEpisodes, seed: int, device: torch.device):
         self._features, self._n_way, self._device = features, len(features.speakers), device
@@ -114,7 +117,7 @@ class PlainLoop:
             s, q = (self._model.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (support, query))
             prototypes = F.normalize(s.mean(dim=0), dim=1)
             speaker = torch.arange(self._n_way, device=self._device)
-            assert self._model.objective.class_vectors is not None  # as new_model makes it
+            assert self._model.objective.class_vectors is not None
             vectors = F.normalize(self._model.objective.class_vectors, dim=1)
             loss = F.cross_entropy(q.flatten(0, 1) @ prototypes.T, speaker.repeat(N_QUERY)) + F.cross_entropy(
                 torch.cat([s, q]).flatten(0, 1) @ vectors.T, speaker.repeat(N_SHOT + N_QUERY)
@@ -136,8 +139,8 @@ class PlainLoop:
         return torch.stack(crops).unflatten(0, (n, self._n_way)).to(self._device)
 
 
-def tell_share_of_peak(state: TrainingState, episodes: TrainingEpisodes, batches: Iterator[Episode]) -> None:
-    """Print how much of the device's speed in matrix products training reaches, and the peak memory."""
+def report_share_of_peak(state: TrainingState, episodes: TrainingEpisodes, batches: Iterator[Episode]) -> None:
+    """Print the FLOP/s of training as a share of those of a matrix product, and the peak memory."""
     compute = state.compute
     support, query, speaker = (tensor.to(compute.device) for tensor in episodes[1, 0])
     with FlopCounterMode(display=False) as counter:
@@ -152,8 +155,8 @@ def tell_share_of_peak(state: TrainingState, episodes: TrainingEpisodes, batches
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     speed = flops * episodes.per_epoch / seconds
     print(
-        f"  {flops / 1e9:.0f} GFLOP an episode at {speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of a matrix "
-        f"product's {peak / 1e9:.0f}; {100 * waited / seconds:.1f} % of the time waiting for data; "
+        f"  {flops / 1e9:.0f} GFLOP per episode at {speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of a matrix "
+        f"product's {peak / 1e9:.0f}; {100 * waited / seconds:.1f} % of the time spent waiting for data; "
         f"peak memory {memory:.1f} GiB"
     )
 

@@ -1,4 +1,4 @@
-"""The flags of train.py."""
+"""The flags of train.py, except those of augmentation and hardware."""
 
 from argparse import Namespace
 from functools import partial
@@ -76,5 +76,5 @@ def _is_false_or_prototypical(flag: str, args: Namespace) -> bool:
 
 
 def boolean_or_auto(text: str) -> bool | str:
-    """Read True, False or auto."""
+    """Parse True, False or auto."""
     return "auto" if text.lower() == "auto" else boolean(text)

@@ -10,13 +10,13 @@ LOSS_TYPES = ("prototypical", "softmax")
 
 
 class EpisodeMetrics(NamedTuple):
-    """Losses and accuracies of one episode, scalars; NaN for those that the objective does not use."""
+    """Losses and accuracies of one episode, scalars; NaN for terms that the objective does not use."""
 
-    loss: Tensor  # the objective: the sum of the losses below
+    loss: Tensor  # the sum of the two losses below
     episodic_loss: Tensor
     global_loss: Tensor
-    episodic_accuracy: Tensor  # share of queries whose nearest prototype is their speaker's
-    global_accuracy: Tensor  # share of embeddings whose nearest class vector is their speaker's
+    episodic_accuracy: Tensor  # share of queries classified correctly among the speakers of the episode
+    global_accuracy: Tensor  # share of embeddings classified correctly among all training speakers
 
 
 class Objective(nn.Module):

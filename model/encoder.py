@@ -1,6 +1,6 @@
-"""The speaker encoder: a ResNet over features of any length, to one embedding.
+"""The speaker encoder: a ResNet that maps features of any length to one embedding.
 
-The ResNet has the paper's widths and first convolution of 7x7, and no max-pooling.
+As in the paper, the ResNet has 32 to 256 channels, a first convolution of 7x7 with stride 1, and no max-pooling.
 """
 
 import copy
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
 
 
 class Layout(NamedTuple):
-    """What tells one backbone from another."""
+    """The structure of a backbone."""
 
     block: type[BasicBlock] | type[Bottleneck]
     depths: tuple[int, int, int, int]  # blocks of each stage
@@ -116,9 +116,8 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor, trunk_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return the embeddings (N, 256), not normalised, of features x (N, 1, 40, T), T >= 1.
 
-        The mean over the time of each segment is subtracted first, here and nowhere else. With bfloat16 as
-        `trunk_dtype` the convolutions are autocast to it; the pooling, its batch norm and the linear map stay in
-        float32, as do the embeddings.
+        The mean over the time of each segment is subtracted first. With bfloat16 as `trunk_dtype` the trunk is autocast
+        to it; the pooling, its batch norm, the linear map and the embeddings are float32.
         """
         x = x - x.mean(dim=3, keepdim=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trunk_dtype is torch.bfloat16):
@@ -127,18 +126,18 @@ class Encoder(nn.Module):
         return self.projection(torch.relu(self.norm(pooled)))
 
     def for_inference(self, device: torch.device | str = "cpu") -> "Encoder":
-        """Return a copy on `device` that computes the same embeddings a tenth faster, and cannot be trained.
+        """Return a copy on `device` that computes the same embeddings about 10 % faster and cannot be trained.
 
-        Its batch norms are folded into the convolutions, its weights are frozen and laid out for the device. Nothing
-        is left to be changed at a call: threads may share it.
+        The batch norms are folded into the convolutions, and the weights are frozen. A call changes nothing, so threads
+        can share the copy.
         """
         encoder = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(encoder.modules()):
-            # In each of the trunk's modules a convolution is followed by its own batch norm.
-            for (at, convolution), (behind, norm) in itertools.pairwise(list(module.named_children())):
+            # In each module of the trunk the batch norm of a convolution is the next child.
+            for (name, convolution), (next_name, norm) in itertools.pairwise(list(module.named_children())):
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-                    setattr(module, at, fuse_conv_bn_eval(convolution, norm))
-                    setattr(module, behind, nn.Identity())
+                    setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                    setattr(module, next_name, nn.Identity())
         return convert_conv2d_weight_memory_format(encoder.to(device), torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""Ranks: the processes that torchrun starts, what they share out and what they agree on.
+"""The ranks that torchrun starts, and their communication.
 
-A program's ranks work together once each has called init(). Without torchrun, and before init(), there is one rank, the
-first, and no function waits. Torch is imported only where there are several ranks: extraction by one does without it.
+Without torchrun, and before init(), there is one rank, and no function waits. Functions that communicate must be called
+on all ranks. torch is imported only if there are several ranks, because the extraction of features does not need it.
 """
 
 import os
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-PATIENCE = timedelta(hours=6)  # one rank may index a million files while the others wait; one that dies ends the wait
+TIMEOUT = timedelta(hours=6)  # of the others while one rank indexes a million files; a rank that dies ends the wait
 
-_distributed: ModuleType | None = None  # torch.distributed, once this process has joined the other ranks
+_distributed: ModuleType | None = None  # torch.distributed after init()
 
 
 def is_first() -> bool:
-    """Tell whether this is the rank that prints and writes."""
+    """Return whether this is the rank that prints and writes."""
     return _from_torchrun("RANK", 0) == 0
 
 
 def local_rank() -> int:
-    """Return this process's number among the ranks of its machine."""
+    """Return the number of this rank among those of its machine."""
     return _from_torchrun("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """Return how many ranks its machine has."""
+    """Return the number of ranks on this machine."""
     return _from_torchrun("LOCAL_WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """Return this process's number among the ranks that have joined."""
+    """Return the number of this rank."""
     return _distributed.get_rank() if _distributed else 0
 
 
 def world_size() -> int:
-    """Return how many ranks have joined."""
+    """Return the number of ranks."""
     return _distributed.get_world_size() if _distributed else 1
 
 
@@ -51,7 +51,7 @@ def _from_torchrun(name: str, alone: int) -> int:
 
 
 def init() -> None:
-    """Join the other ranks that torchrun has started. Make a CUDA device, if one is used, the current one before."""
+    """Join the other ranks; on CUDA, make the device of this rank the current one before."""
     global _distributed
     if _from_torchrun("WORLD_SIZE", 1) == 1:
         return
@@ -59,28 +59,28 @@ def init() -> None:
     from torch import distributed
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=TIMEOUT)
     _distributed = distributed
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this rank's part of what all ranks have in the same order."""
+    """Return this rank's part of items that all ranks have in the same order."""
     return items[rank() :: world_size()]
 
 
 def scatter(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this rank's part of what the first one has; the items given by others are ignored."""
+    """Return this rank's part of the first rank's items; the items of other ranks are ignored."""
     if not _distributed:
         return items
-    hands = [items[at :: world_size()] for at in range(world_size())] if is_first() else None
-    held: list[Sequence[Item]] = [()]
-    _distributed.scatter_object_list(held, hands)
-    return held[0]
+    parts = [items[number :: world_size()] for number in range(world_size())] if is_first() else None
+    received: list[Sequence[Item]] = [()]
+    _distributed.scatter_object_list(received, parts)
+    return received[0]
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """Let the first rank run the block before the others: what it leaves on the disk, they find."""
+    """Let the first rank run the block before the others, which then find the files that it has written."""
     if not is_first():
         barrier()
     yield
@@ -89,29 +89,29 @@ def main_process_first() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks have called this."""
     all_reduce_max([0])
 
 
 def all_reduce_max(numbers: list[int]) -> list[int]:
-    """Return the largest of each of the numbers over all ranks; waits for them."""
+    """Return the maximum of each number over all ranks."""
     if not _distributed:
         return numbers
     import torch
 
-    agreed = torch.tensor(numbers)
-    _distributed.all_reduce(agreed, _distributed.ReduceOp.MAX)
-    return agreed.tolist()
+    maxima = torch.tensor(numbers)
+    _distributed.all_reduce(maxima, _distributed.ReduceOp.MAX)
+    return maxima.tolist()
 
 
 def all_reduce_sum(tensor: "Tensor") -> None:
-    """Put the sum over all ranks in a tensor's place; waits for them."""
+    """Replace a tensor by its sum over all ranks."""
     if _distributed:
         _distributed.all_reduce(tensor)
 
 
 def all_gather(tensor: "Tensor") -> "Tensor":
-    """Return the tensors of all R ranks, of equal shapes, as one (R, ...); waits for them."""
+    """Return the tensors of all R ranks, which have equal shapes, as one tensor (R, ...)."""
     import torch
 
     parts = [torch.empty_like(tensor) for _ in range(world_size())] if _distributed else [tensor]
@@ -121,24 +121,24 @@ def all_gather(tensor: "Tensor") -> "Tensor":
 
 
 def broadcast(tensor: "Tensor") -> None:
-    """Put the first rank's numbers in a tensor's place."""
+    """Replace a tensor by that of the first rank."""
     if _distributed:
         _distributed.broadcast(tensor, 0)
 
 
 def broadcast_object(make: Callable[[], Made]) -> Made:
-    """Return on every rank what the first one makes."""
+    """Return on every rank what the first rank's `make` returns."""
     if not _distributed:
         return make()
-    held: list[Any] = [make() if is_first() else None]
-    _distributed.broadcast_object_list(held)
-    return held[0]
+    received: list[Any] = [make() if is_first() else None]
+    _distributed.broadcast_object_list(received)
+    return received[0]
 
 
 def gather(item: Item) -> list[Item]:
-    """Return on the first rank what every rank gives, in their order; on the others nothing."""
+    """Return the items of all ranks, in their order, on the first rank; an empty list on the others."""
     if not _distributed:
         return [item]
-    held = [item] * world_size() if is_first() else None
-    _distributed.gather_object(item, held)
-    return held or []
+    received = [item] * world_size() if is_first() else None
+    _distributed.gather_object(item, received)
+    return received or []

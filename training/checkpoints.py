@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which one a training resumes from, how they are written, which are removed or set aside."""
+"""The checkpoints of a run: find the one to resume from, restore it, save, and remove or move old ones."""
 
 import itertools
 import math
@@ -29,22 +29,22 @@ from training.logbook import LOG_NAME, logged_epochs
 from training.metrics import EpochMetrics
 from training.step import TrainingState
 
-SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # the rest are settings
+SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # without its settings
 
 
 def find_start(
     folder: Path, resume: bool | str, cp_num: int | None, backbone: str, has_class_vectors: bool
 ) -> tuple[Path, Checkpoint] | None:
-    """Return the checkpoint to resume from and its file; None for a new run.
+    """Return file and content of the checkpoint to resume from; None for a new run.
 
-    UserError if the folder contains a run that is not to be resumed, or if the checkpoint is missing or does not fit
-    the backbone and the objective, which has class vectors or not.
+    UserError if a new run would start in the folder of another, or if the checkpoint is missing, or does not fit the
+    backbone or an objective with or without class vectors.
     """
     has_run = holds_run(folder)
     if not (has_run if resume == "auto" else resume):
         if has_run:
             raise UserError(
-                f"{folder}: already contains a run; resume it with --use_checkpoint True, or choose another --n_folder"
+                f"{folder}: already contains a run; resume it with --use_checkpoint True or choose another --n_folder"
             )
         return None
     path, checkpoint = newest_checkpoint(folder, cp_num)
@@ -52,14 +52,13 @@ def find_start(
         raise UserError(f"{path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
     stored = checkpoint.class_vectors is not None
     if checkpoint.speakers and stored != has_class_vectors:  # official files always have class vectors
-        found, needed = "" if stored else "no ", "some" if has_class_vectors else "none"
-        reason = f"it has {found}class vectors, these flags train {needed}"
-        raise UserError(f"{path}: does not fit --loss_type and --use_GC ({reason}); repeat the flags of its run")
+        found = "has class vectors, which these flags do not train" if stored else "lacks the class vectors"
+        raise UserError(f"{path}: does not fit --loss_type and --use_GC ({found}); use the flags of its run")
     return path, checkpoint
 
 
 def load_init(path: Path, backbone: str) -> Checkpoint:
-    """Return the checkpoint of --init; UsageError if its backbone is another."""
+    """Return the checkpoint of --init; UsageError if it has another backbone."""
     checkpoint = load_checkpoint(path)
     if checkpoint.backbone != backbone:
         raise UsageError(f"--init {path}: its backbone is {checkpoint.backbone}; add --backbone {checkpoint.backbone}")
@@ -67,7 +66,7 @@ def load_init(path: Path, backbone: str) -> Checkpoint:
 
 
 def take_class_vectors(init: Checkpoint, objective: Objective, speakers: list[str]) -> bool:
-    """Copy the class vectors of --init if they are of the same speakers; return whether they are."""
+    """Copy the class vectors of --init if its training speakers are the same; return whether they are."""
     ours, stored = objective.class_vectors, init.class_vectors
     if ours is None or stored is None or stored.shape != ours.shape or init.speakers != speakers:
         return False
@@ -78,14 +77,14 @@ def take_class_vectors(init: Checkpoint, objective: Objective, speakers: list[st
 def resume(state: TrainingState, path: Path, checkpoint: Checkpoint, per_epoch: int) -> None:
     """Restore a training from a checkpoint; a warning if the number of utterances has changed.
 
-    UserError if the checkpoint does not fit the flags and the data, which has `per_epoch` episodes per epoch.
+    The data has `per_epoch` episodes per epoch. UserError if the checkpoint does not fit the flags and the data.
     """
     speakers, n_utterances = state.metadata["speakers"], state.metadata["n_utterances"]
     if checkpoint.speakers and checkpoint.speakers != speakers:
-        raise UserError(f"{path}: trained on other speakers than the data's; --init {path} starts from its encoder")
+        raise UserError(f"{path}: trained on other speakers than those of the data; start from its encoder with --init")
     changed = ""
     if checkpoint.n_utterances not in (0, n_utterances):  # 0 in official files
-        changed = f"trained on {checkpoint.n_utterances:,} utterances, the data now has {n_utterances:,}"
+        changed = f"trained on {checkpoint.n_utterances:,} utterances, but the data has {n_utterances:,}"
     try:
         restore(state, checkpoint, per_epoch)
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # malformed states
@@ -95,63 +94,60 @@ def resume(state: TrainingState, path: Path, checkpoint: Checkpoint, per_epoch: 
         reasons = "; ".join(filter(None, [reason, changed]))
         raise UserError(f"{path}: does not fit these flags and data ({reasons})") from None
     if changed:
-        console.warn(f"{path}: {changed}; training continues with these. Are files missing?")
+        console.warn(f"{path}: {changed}; check whether files are missing")
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint, per_epoch: int) -> None:
-    """Restore weights, optimiser, schedule and position; ValueError if they do not fit this training.
-
-    Backbone, objective and number of speakers must be those of the checkpoint.
-    """
+    """Restore weights, optimiser, schedule and position; ValueError if the checkpoint does not fit this training."""
     state.model.encoder.load_state_dict(checkpoint.encoder().state_dict())
     class_vectors, stored = state.model.objective.class_vectors, checkpoint.class_vectors
     if class_vectors is not None:
         if stored is None or stored.shape != class_vectors.shape:
             n_stored = 0 if stored is None else len(stored)
-            raise ValueError(f"it has class vectors of {n_stored} speakers, this training needs {len(class_vectors)}")
+            raise ValueError(f"class vectors of {n_stored} speakers instead of {len(class_vectors)}")
         class_vectors.data.copy_(stored)
     if checkpoint.episode > per_epoch:
-        raise ValueError(f"it has {checkpoint.episode} completed episodes of an epoch of {per_epoch}")
+        raise ValueError(f"{checkpoint.episode} completed episodes in an epoch of {per_epoch}")
     if checkpoint.optimizer:
         _restore_optimizer(state, checkpoint)
     schedule = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
     if not all(isinstance(value, int | float) for value in schedule.values()):
-        raise ValueError("the state of its scheduler is not made of numbers")
+        raise ValueError("the state of the scheduler contains no numbers")
     state.scheduler.load_state_dict(schedule)
     sums = checkpoint.sums
     if sums and not (sums.keys() == set(EpisodeMetrics._fields) and all(type(sum_) is float for sum_ in sums.values())):
-        raise ValueError(f"its sums are not numbers for {', '.join(EpisodeMetrics._fields)}")
+        raise ValueError(f"the sums are not numbers for {', '.join(EpisodeMetrics._fields)}")
     state.epoch, state.episode = checkpoint.epoch, checkpoint.episode
     state.metrics = EpochMetrics(sums, checkpoint.episode)
 
 
 def _restore_optimizer(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Restore momentum and learning rate; the other settings of the optimiser are not read from the file.
+    """Restore momentum and learning rate, not the other settings of the optimiser.
 
     Each momentum buffer gets the memory format of its parameter, which the fused step requires.
     """
     (stored,), (own,) = checkpoint.optimizer["param_groups"], state.optimizer.param_groups
     indices, states = list(stored["params"]), checkpoint.optimizer["state"]
     if state.model.objective.class_vectors is None and CLASS_VECTORS in checkpoint.state_dict:
-        unused = list(checkpoint.state_dict).index(CLASS_VECTORS)  # official files list them whatever the objective
+        unused = list(checkpoint.state_dict).index(CLASS_VECTORS)  # official files have them for any objective
         indices = [index for position, index in enumerate(indices) if position != unused or index in states]
     if len(indices) != len(own["params"]):
-        raise ValueError(f"its optimiser steps {len(indices)} parameters, this training's {len(own['params'])}")
+        raise ValueError(f"the optimiser has {len(indices)} parameters instead of {len(own['params'])}")
     for index, parameter in zip(indices, own["params"], strict=True):
         momentum = states.get(index, {}).get("momentum_buffer")
         if momentum is None:
             continue
         if not (momentum.shape == parameter.shape and momentum.isfinite().all()):
-            raise ValueError("its momentum is not finite or of another network")
+            raise ValueError("the momentum is not finite or belongs to another network")
         buffer = torch.empty_like(parameter).copy_(momentum.detach().to(parameter.dtype))
         state.optimizer.state[parameter]["momentum_buffer"] = buffer
     if not (isinstance(stored["lr"], float) and 0 < stored["lr"] < math.inf):
-        raise ValueError(f"its learning rate is {stored['lr']}")
+        raise ValueError(f"the learning rate is {stored['lr']}")
     own["lr"] = stored["lr"]
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state of a training as a checkpoint; UserError if it cannot be written."""
+    """Write the state of a training to a checkpoint; UserError if that is impossible."""
     checkpoint = Checkpoint(
         epoch=state.epoch,
         state_dict=state_dict_of(state.model.encoder, state.model.objective.class_vectors),
@@ -165,13 +161,13 @@ def save_state(path: Path, state: TrainingState) -> None:
         save_checkpoint(path, checkpoint)
     except OSError as error:
         raise UserError(
-            f"{path}: could not be written ({error.strerror}); earlier checkpoints are intact. Fix this and resume "
-            "with --use_checkpoint True"
+            f"{path}: cannot be written ({error.strerror}); earlier checkpoints are intact. Fix this and resume with "
+            "--use_checkpoint True"
         ) from None
 
 
 def save_epoch(folder: Path, state: TrainingState, keep_last: int | None) -> None:
-    """Write the checkpoint of the last completed epoch; remove unfinished_epoch.pth and those before the last ones."""
+    """Write the checkpoint of the last completed epoch; remove unfinished_epoch.pth and all but `keep_last` others."""
     save_state(checkpoint_path(folder, state.epoch), state)
     unfinished_path(folder).unlink(missing_ok=True)
     if keep_last:

@@ -13,8 +13,8 @@ class EpochMetrics:
     """Sums of the metrics of an epoch's episodes, over all ranks.
 
     Attributes:
-        sums: by name; n_episodes: the number of episodes that they contain.
-        pending: metrics (5,) of the episodes of this rank that the sums do not contain yet, on the device.
+        sums, n_episodes: sums by name, and the number of episodes in them.
+        pending: metrics (5,) of the episodes of this rank that are not yet in the sums, on the device.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None, n_episodes: int = 0):
@@ -29,12 +29,14 @@ class EpochMetrics:
         rows = torch.stack(self.pending).cpu().double() if self.pending else torch.zeros(0, len(self.sums))
         gathered = ranks.all_gather(rows)  # (ranks, episodes of a rank, 5)
         self.pending.clear()
-        for row in gathered.sum(dim=0).tolist():  # one by one: the rounding does not depend on the number of calls
+        for row in gathered.sum(
+            dim=0
+        ).tolist():  # one by one, so that the rounding does not depend on the number of calls
             self.sums = {name: self.sums[name] + value for name, value in zip(self.sums, row, strict=True)}
         losses = gathered[:, :, 0].T.flatten()
         self.n_episodes += len(losses)
         return losses
 
     def means(self) -> dict[str, float]:
-        """Return the means of the episodes that the sums contain, by name."""
+        """Return the means over the episodes in the sums, by name."""
         return {name: value / self.n_episodes for name, value in self.sums.items()}

@@ -1,4 +1,4 @@
-"""What a training prints: its data, its epochs, and the episode that made it diverge."""
+"""The lines that a training prints, and the check for losses and weights that are not finite."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from training.step import TrainingState
 
 
 def describe_training(state: TrainingState, episodes: TrainingEpisodes, backbone: str, augment: Sequence[str]) -> str:
-    """Return lines with data, network and device, and the loss and accuracy of a network that guesses."""
+    """Return lines with data, network and device, and the loss and accuracy of random guesses."""
     device, dtype = state.compute.device, str(state.compute.dtype).removeprefix("torch.")
     lines = [
         f"{len(episodes.features)} utterances of {len(episodes.features.speakers)} speakers; {episodes.per_epoch} "
@@ -36,7 +36,7 @@ def describe_training(state: TrainingState, episodes: TrainingEpisodes, backbone
 
 
 def describe_metrics(means: Mapping[str, float]) -> str:
-    """Return the losses and accuracies that the objective has."""
+    """Return the losses and accuracies of the objective in one line, from their means by name."""
     parts = [
         f"{kind} {means[f'{kind}_loss']:.3f} (accuracy {100 * means[f'{kind}_accuracy']:.1f} %)"
         for kind in ("episodic", "global")
@@ -46,7 +46,7 @@ def describe_metrics(means: Mapping[str, float]) -> str:
 
 
 def describe_epoch(row: Mapping[str, float]) -> str:
-    """Return the line of an epoch from its row of log.csv."""
+    """Return the line of an epoch, from its row of log.csv."""
     line = f"epoch {row['epoch']}: loss {describe_metrics(row)}, lr {row['lr']:g}"
     if math.isnan(row["waiting"]):
         return line
@@ -55,15 +55,15 @@ def describe_epoch(row: Mapping[str, float]) -> str:
 
 def check_finite(state: TrainingState, losses: torch.Tensor, episodes: TrainingEpisodes) -> None:
     """Raise UserError naming the episode if a loss (n,) of the last n episodes, or a weight, is not finite."""
-    spoilt = losses.isfinite().logical_not().nonzero()
-    if len(spoilt):
-        what, index = "the loss is not finite", state.episode - len(losses) + int(spoilt[0])
+    not_finite = losses.isfinite().logical_not().nonzero()
+    if len(not_finite):
+        what, index = "the loss is not finite", state.episode - len(losses) + int(not_finite[0])
     elif not all(value.isfinite().all() for value in state.model.state_dict().values()):
         what, index = "the weights are not finite after it", state.episode - 1
     else:
         return
     names = ", ".join(episodes.names((state.epoch + 1, index)))
     raise UserError(
-        f"epoch {state.epoch + 1}, episode {index + 1}: {what}; earlier checkpoints are intact, resume from one with "
-        f"--max_grad_norm; the episode read {names}"
+        f"epoch {state.epoch + 1}, episode {index + 1}: {what}; earlier checkpoints are intact: resume from one with "
+        f"--max_grad_norm; the episode contains {names}"
     )

@@ -16,7 +16,7 @@ from training.metrics import EpochMetrics
 
 
 class EpisodeLoss(nn.Module):
-    """Encoder and objective as one module whose forward returns the loss of an episode."""
+    """Encoder and objective in one module, which maps an episode to its losses and accuracies."""
 
     def __init__(self, encoder: Encoder, objective: Objective):
         super().__init__()
@@ -27,32 +27,32 @@ class EpisodeLoss(nn.Module):
     ) -> EpisodeMetrics:
         """Return losses and accuracies of support (K, W, 1, 40, Ts), query (Q, W, 1, 40, Tq) and classes (W,).
 
-        Supports and queries are two batches of the encoder, so their batch-norm statistics are separate. Only the
-        encoder's trunk computes in `trunk_dtype`; the objective is float32.
+        The encoder processes supports and queries as two batches, so their batch-norm statistics are separate. Its
+        trunk computes in `trunk_dtype`, the rest in float32.
         """
         return self.objective(self._embed(support, trunk_dtype), self._embed(query, trunk_dtype), speaker)
 
     def _embed(self, segments: Tensor, trunk_dtype: torch.dtype) -> Tensor:
-        if len(segments) == 0:  # the softmax loss has no queries
+        if len(segments) == 0:  # softmax episodes have no queries
             return segments.new_empty(*segments.shape[:2], self.encoder.projection.out_features)
         batch = segments.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, 1, 40, T)
         return self.encoder(batch, trunk_dtype).unflatten(0, segments.shape[:2])  # (K or Q, W, 256)
 
 
 class TrainingState:
-    """The network, its optimiser and learning-rate schedule, and how far they have been trained.
+    """The network, its optimiser and learning-rate schedule, and the position in the training.
 
     Attributes:
-        model: the network with the objective.
-        replica: the module that computes the loss: `model` or, for several ranks, DistributedDataParallel of it.
+        model: the encoder with the objective.
+        replica: the module that computes the loss: `model` or, with several ranks, its DistributedDataParallel.
         epoch: number of completed epochs.
         episode: number of episodes completed in the current epoch, over all ranks.
         metrics: sums of the metrics of these episodes.
-        metadata: of the training data, stored in checkpoints: speakers, data_type, n_utterances.
+        metadata: fields of checkpoints that describe the training data: speakers, data_type, n_utterances.
     """
 
     def __init__(self, model: EpisodeLoss, compute: Compute, lr: float, **metadata: Any):
-        """Move the model to the device, with an optimiser and a schedule of its parameters."""
+        """Move the model to the device and create optimiser and schedule."""
         self.compute, self.metadata = compute, metadata
         self.model = convert_conv2d_weight_memory_format(model.to(compute.device), torch.channels_last)
         self.replica: nn.Module = self.model
@@ -72,7 +72,7 @@ class TrainingState:
 
 
 def train_step(state: TrainingState, episode: Episode, max_grad_norm: float | None = None) -> None:
-    """Update the weights by one episode; with several ranks, by the mean gradient of one episode of each rank."""
+    """Update the weights with the gradient of an episode, with several ranks the mean over one episode of each."""
     support, query, speaker = (tensor.to(state.compute.device, non_blocking=True) for tensor in episode)
     metrics = state.replica(support, query, speaker, state.compute.dtype)
     state.optimizer.zero_grad()
@@ -85,6 +85,6 @@ def train_step(state: TrainingState, episode: Episode, max_grad_norm: float | No
 
 
 def end_epoch(state: TrainingState) -> None:
-    """Step the learning-rate schedule by the mean loss of the epoch, and begin the next epoch."""
+    """Step the learning-rate schedule with the mean loss of the epoch, and start the next epoch."""
     state.scheduler.step(state.metrics.means()["loss"])
     state.epoch, state.episode, state.metrics = state.epoch + 1, 0, EpochMetrics()

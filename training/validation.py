@@ -1,4 +1,4 @@
-"""The error rate of a trial list during training."""
+"""The EER of a trial list during training."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -16,13 +16,13 @@ from system.compute import Compute
 
 
 class Validation:
-    """Scores a trial list as EER_full.py does by default: in float32, whatever the precision of the training."""
+    """Scores a trial list in float32, for any precision of the training, so that the EER equals EER_full.py's."""
 
     def __init__(self, trials: Trials, root: Path, compute: Compute, trained_on: Collection[str]):
-        """Find the utterances of the trials; UserError if one is missing. Warn of trials of speakers `trained_on`.
+        """Find the utterances of the trials, and warn of trials of speakers in `trained_on`.
 
-        Utterances are read in this process: the waiting episodes of the training's loader processes may fill the shared
-        memory.
+        Utterances are read in this process, because prefetched episodes may fill the shared memory. UserError if an
+        utterance is missing.
         """
         self._trials, self._compute = trials, compute._replace(dtype=torch.float32, num_workers=0)
         self._features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
@@ -31,7 +31,7 @@ class Validation:
         self._enrol, self._test = (Segments.full(self._features, side) for side in (enrol, test))
 
     def __call__(self, encoder: Encoder) -> float:
-        """Return the EER (fraction); the ranks share the work, so all call this together."""
+        """Return the EER (fraction). The ranks share the work, so all must call this together."""
         prepared = encoder.for_inference(self._compute.device)
         scores = score(prepared, self._features, self._enrol, self._test, self._compute)
         return verification_metrics(scores, self._trials.label).eer

@@ -62,7 +62,7 @@ def quota(size: int) -> dict[str, object]:
 def check_training(run: Path, before: dict[str, bytes], outcome: Outcome) -> None:
     """Check that a training that could not write checkpoint 3 lost nothing of what was in its folder."""
     assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
-    assert "checkpoint_003.pth: could not be written" in outcome.stderr and "are intact" in outcome.stderr
+    assert "checkpoint_003.pth: cannot be written" in outcome.stderr and "are intact" in outcome.stderr
     after = files_of(run)
     assert after.keys() == before.keys()
     assert all(after[name] == before[name] for name in before if name.endswith(".pth"))

@@ -231,14 +231,14 @@ def test_data_that_lost_utterances_is_told(home: Path) -> None:
         path.unlink()
     outcome = in_process(train.main, AGAIN, home)
     assert outcome.status == 0 and outcome.is_one_line()
-    assert "checkpoint_002.pth: trained on 16 utterances, the data now has 10; training continues" in outcome.stderr
+    assert "checkpoint_002.pth: trained on 16 utterances, but the data has 10" in outcome.stderr
     assert load_checkpoint(checkpoint_path(home / RUN, 3)).n_utterances == 10
     assert in_process(train.main, AGAIN, home).stderr == ""  # that number is the run's now
     content = torch.load(checkpoint_path(home / RUN, 3), weights_only=True)
     torch.save(content | {"n_utterances": 16, "episode": 4}, unfinished_path(home / RUN))
     outcome = in_process(train.main, AGAIN, home)
-    told = "(it has 4 completed episodes of an epoch of 2; trained on 16 utterances, the data now has 10)"
-    assert outcome.status == 1 and told in outcome.stderr and outcome.is_one_line()
+    reasons = "(4 completed episodes in an epoch of 2; trained on 16 utterances, but the data has 10)"
+    assert outcome.status == 1 and reasons in outcome.stderr and outcome.is_one_line()
 
 
 def test_another_number_of_threads_is_told(home: Path) -> None:
