@@ -1,8 +1,8 @@
-"""What several tests share: golden values, synthetic speakers, and the real speech that may lie beside the checkout."""
+"""Shared by the tests: golden values, synthetic speakers, scripts in this or another process."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from threads, and threads can starve
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not accelerate such small networks
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ from system import console
 
 
 def pytest_configure() -> None:
-    """Let warnings be printed, as scripts print them, where a test calls what a script calls."""
+    """Print warnings as scripts do."""
     console.script_runs = True
 
 
@@ -37,7 +37,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def present(value: Thing | None) -> Thing:
-    """Return what must be there."""
+    """Return a value that is not None."""
     assert value is not None
     return value
 
@@ -45,7 +45,7 @@ def present(value: Thing | None) -> Thing:
 def run_script(
     *arguments: object, cwd: Path, check: int | None = 0, launcher: tuple[str, ...] = PYTHON
 ) -> subprocess.CompletedProcess:
-    """Run one of the project's scripts as a user does, in another folder; its exit status must be `check`.
+    """Run a script of the project as a user does, in the folder `cwd`; its exit status must be `check`.
 
     With `launcher` HERE, in this process, which spares importing PyTorch.
     """
@@ -62,11 +62,11 @@ def run_script(
     return done
 
 
-here = functools.partial(run_script, launcher=HERE)  # for what another test runs in a process of its own
+here = functools.partial(run_script, launcher=HERE)  # for scripts that another test runs in a new process
 
 
 class Outcome:
-    """What came of a script."""
+    """Exit status and output of a script."""
 
     def __init__(self, status: int, stdout: str, stderr: str) -> None:
         self.status, self.stdout, self.stderr = status, stdout, stderr
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
-    """Run a script's main as its command line does, but here: starting Python and torch takes seconds."""
+    """Run a script's main like its command line, but in this process: starting Python and torch takes seconds."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     out, err, before, argv_before = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
     sys.argv = [main.__module__ + ".py", *argv]
@@ -94,7 +94,7 @@ def in_process(main: Callable, argv: list[str], cwd: Path) -> Outcome:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real speech and the release's checkpoint; tests that need it are skipped where it is absent."""
+    """The folder with real speech and the official checkpoint; without it the test is skipped."""
     folder = Path(os.environ.get("METASR_SHARED", PROJECT.parent / "shared"))
     if not (folder / "golden").is_dir():
         pytest.skip("no folder of reference recordings")
@@ -102,7 +102,7 @@ def shared() -> Path:
 
 
 def peak_memory(code: str, *arguments: object) -> int:
-    """Return the most memory (kB) of a process that runs some code, by Linux's count (getrusage's is inherited)."""
+    """Return the peak memory (kB) of a new process that runs some code (getrusage's would include the parent's)."""
     if not Path("/proc/self/status").exists():
         pytest.skip("Linux tells it")
     code += "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -111,7 +111,7 @@ def peak_memory(code: str, *arguments: object) -> int:
 
 
 def voice(speaker: int, seconds: float, seed: int) -> np.ndarray:
-    """Return int16 samples of a crude voice: a speaker's pitch and resonances, with noise."""
+    """Return int16 samples of a simple synthetic voice: pitch and formants of a speaker, with noise."""
     rng, speaker_rng = np.random.default_rng([speaker, seed]), np.random.default_rng(speaker)
     time = np.arange(int(16000 * seconds)) / 16000
     pitch = speaker_rng.uniform(80, 250) * (1 + 0.03 * np.sin(2 * np.pi * rng.uniform(2, 5) * time))
@@ -124,7 +124,7 @@ def voice(speaker: int, seconds: float, seed: int) -> np.ndarray:
 
 
 def write_wavs(root: Path, tree: str, speakers: range, n_utterances: int, seconds: float = 2.6) -> None:
-    """Write a wav tree of crude voices below the data root; the lengths of ten utterances in turn differ."""
+    """Write a wav tree of synthetic voices below the data root; lengths differ by up to 0.9 s."""
     for speaker in speakers:
         for at in range(n_utterances):
             path = root / TREES[tree].wav / f"id{speaker:05d}" / f"video{at % 2}" / f"{at:05d}.wav"
@@ -133,7 +133,7 @@ def write_wavs(root: Path, tree: str, speakers: range, n_utterances: int, second
 
 
 def write_features(folder: Path, n_speakers: int, n_utterances: int, n_frames: int = 230, first: int = 0) -> None:
-    """Write a feature tree; frame t of utterance u of speaker s holds t first, then 1000 s + 100 u throughout."""
+    """Write a feature tree; frame t of utterance u of speaker s is t, then 1000 s + 100 u in all other coefficients."""
     for s in range(first, first + n_speakers):
         for u in range(n_utterances):
             feat = np.full((n_frames + u, 40), 1000 * s + 100 * u, np.float32)

@@ -1,4 +1,4 @@
-"""A network that trains fast on any processor, for tests that do not depend on its size."""
+"""A small network that trains fast on any processor, for tests that do not depend on its size."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,14 +1,14 @@
-"""What holds on the CPU holds on a CUDA device. Needs torch and NumPy only, no pytest, for machines that have no more:
+"""Results on a CUDA device equal those on the CPU. Needs only torch and NumPy, not pytest:
 
     python tests/test_cuda.py
-    METASR_TEST_DEVICE=cpu python tests/test_cuda.py  # the same checks without a GPU: of the checks themselves
+    METASR_TEST_DEVICE=cpu python tests/test_cuda.py  # tests these tests without a GPU
 
 METASR_SHARED names the folder that may hold golden/release_checkpoint.pth (shared, beside the checkout).
 """
 
 import os
 
-os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts; deterministic algorithms need it
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # required by deterministic algorithms, read when CUDA starts
 
 import itertools
 import sys
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # run as a file, Python sees only this folder
+sys.path.insert(0, str(PROJECT))  # this file may run as a script
 
 from dataset.episodes import Episode, TrainingEpisodes, episode_order  # noqa: E402
 from dataset.features import write_feature  # noqa: E402
@@ -68,7 +68,7 @@ class TestCuda(unittest.TestCase):
                 write_feature(cls.folder / "feat" / f"s{s}" / "v" / f"{u}.pkl", feat, f"s{s}")
         cls.features = FeatureIndex([cls.folder / "feat"])
         cls.compute = inference(DEVICE)  # float32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as train.py has it
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as in train.py
 
     def embeddings(self, encoder: Encoder, compute: Compute) -> torch.Tensor:
         rows = np.arange(len(self.features))
@@ -84,12 +84,12 @@ class TestCuda(unittest.TestCase):
         self.assertEqual(ours.shape, (48, 256))
         self.assertLess(float((ours - expected).abs().max()), 1e-4)
 
-    def test_embeddings_are_the_cpus(self) -> None:
+    def test_embeddings_equal_those_of_the_cpu(self) -> None:
         torch.manual_seed(1)
         self.assert_embeddings_agree(Encoder("resnet34"))
 
     @unittest.skipUnless(RELEASE.is_file(), "no release checkpoint beside the checkout")
-    def test_the_releases_checkpoint_embeds_as_on_the_cpu(self) -> None:
+    def test_embeddings_of_the_official_checkpoint_equal_those_of_the_cpu(self) -> None:
         self.assert_embeddings_agree(load_checkpoint(RELEASE).encoder())
 
     def new_state(self, compute: Compute) -> TrainingState:
@@ -98,7 +98,7 @@ class TestCuda(unittest.TestCase):
         return TrainingState(model, compute, lr=0.05, speakers=self.features.speakers)
 
     def train_steps(self, state: TrainingState, n_steps: int, num_workers: int = 0) -> None:
-        """Train so many episodes from where the state is, an epoch's end included, and gather their metrics."""
+        """Train n_steps episodes from the position of the state, end the epochs among them, and gather the metrics."""
         episodes = TrainingEpisodes(self.features, n_way=3, n_shot=1, n_query=1, use_variable=True, seed=7)
         self.assertEqual(episodes.per_epoch, PER_EPOCH)
         order = episode_order(PER_EPOCH, state.epoch, state.episode, 99)
@@ -114,7 +114,7 @@ class TestCuda(unittest.TestCase):
     def weights(self, state: TrainingState) -> dict[str, torch.Tensor]:
         return {name: value.detach().cpu().clone() for name, value in state.model.state_dict().items()}
 
-    def test_losses_and_a_training_step_are_the_cpus(self) -> None:
+    def test_losses_and_a_training_step_equal_those_of_the_cpu(self) -> None:
         found = []
         for compute in (self.compute, inference("cpu")):
             state = self.new_state(compute)
@@ -125,11 +125,11 @@ class TestCuda(unittest.TestCase):
         (ours, our_steps), (expected, steps) = found
         for name, value in expected.items():
             self.assertAlmostEqual(ours[name], value, delta=1e-4 * max(1, abs(value)), msg=name)
-        # Against float64 a layer's step is off by up to 2.5e-3 of its norm on a CPU and 6.5e-3 on an H100, in float32.
+        # In float32 the step of a layer differs from float64 by up to 2.5e-3 of its norm on a CPU, 6.5e-3 on an H100.
         for name, step in steps.items():
             self.assertLess(float((our_steps[name] - step).norm()), 3e-2 * float(step.norm()) + 1e-7, msg=name)
 
-    def test_deterministic_runs_are_equal_and_go_on_bit_by_bit(self) -> None:
+    def test_deterministic_runs_are_bit_identical_also_resumed(self) -> None:
         with deterministic():
             states = [self.new_state(self.compute) for _ in range(3)]
             for state in states[:2]:
@@ -145,7 +145,7 @@ class TestCuda(unittest.TestCase):
             for name, value in self.weights(other).items():
                 self.assertTrue(torch.equal(value, expected[name]), name)
 
-    def test_bfloat16_begins_as_float32_does_and_keeps_float32_weights(self) -> None:
+    def test_bfloat16_has_nearly_the_loss_of_float32_and_float32_weights(self) -> None:
         losses = []
         for dtype in (torch.float32, torch.bfloat16):
             state = self.new_state(self.compute._replace(dtype=dtype))
@@ -155,7 +155,7 @@ class TestCuda(unittest.TestCase):
         self.assertNotEqual(*losses)
         self.assertLess(abs(losses[1] - losses[0]), 0.05 * losses[0])
 
-    def test_loader_processes_change_nothing(self) -> None:
+    def test_loader_processes_do_not_change_the_result(self) -> None:
         with deterministic():
             states = [self.new_state(self.compute) for _ in range(2)]
             for state, num_workers in zip(states, (0, 2), strict=True):

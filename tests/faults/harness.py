@@ -1,4 +1,4 @@
-"""What the fault-injection tests share: a small trained world, scripts run in this process or killed in another."""
+"""Shared by the fault-injection tests: a small trained network, and scripts in this or another process."""
 
 import functools
 import os
@@ -18,18 +18,18 @@ from configure import TREES, TRIALS_NAME
 from dataset.features import write_feature
 from model.checkpoint import load_checkpoint
 
-SOAK = os.environ.get("METASR_SOAK") == "1"  # make soak: the same tests with the larger of their two counts
+SOAK = os.environ.get("METASR_SOAK") == "1"  # make soak: the same tests with more repetitions
 TRAIN = "--backbone resnet18 --nb_class_train 2 --n_query 1 --precision fp32 --lr 0.01 --num_workers 0".split()
 RUN = Path("saved_model", "baseline_000")
 
 
 def soaked(usual: int, in_soak: int) -> int:
-    """Return how often a fault is injected: in every test run, or in the soak."""
+    """Return the number of repetitions: in a usual test run or in the soak."""
     return in_soak if SOAK else usual
 
 
 def write_speech(root: Path, tree: str, speakers: range, n_utterances: int) -> None:
-    """Write features of noise around a speaker's mean; lengths differ."""
+    """Write features of noise around the mean of each speaker; lengths differ."""
     for s in speakers:
         rng = np.random.default_rng(s)
         mean = 10 * rng.normal(size=40)
@@ -45,7 +45,7 @@ def trial_list(speakers: range, n_utterances: int) -> str:
 
 
 @functools.cache
-def trained_world(folder: Path) -> Path:
+def trained_folder(folder: Path) -> Path:
     """Make data/ and saved_model/baseline_000 with two epochs in a folder, third.pth with one more; return it.
 
     Made once for all tests, which work on copies.
@@ -56,7 +56,7 @@ def trained_world(folder: Path) -> Path:
     (folder / "data" / TRIALS_NAME).write_text(trial_list(range(30, 33), 3))
     outcome = in_process(train.main, [*TRAIN, "--max_epoch", "2"], folder)
     assert outcome.status == 0, outcome.stderr
-    further = copy_world(folder, folder / "further")
+    further = copy_of(folder, folder / "further")
     outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "3"], further)
     assert outcome.status == 0, outcome.stderr
     (further / RUN / "checkpoint_003.pth").rename(folder / "third.pth")
@@ -64,20 +64,20 @@ def trained_world(folder: Path) -> Path:
     return folder
 
 
-def copy_world(world: Path, to: Path) -> Path:
-    """Return a copy whose files are links: to change one, replace it (see `put`)."""
-    return Path(shutil.copytree(world, to, copy_function=os.link))
+def copy_of(trained: Path, to: Path) -> Path:
+    """Return a copy with hard links to the files: use `put` to change one."""
+    return Path(shutil.copytree(trained, to, copy_function=os.link))
 
 
 def put(path: Path, content: str | bytes) -> None:
-    """Write a file in place of what is there, leaving other links to that alone."""
+    """Replace a file without changing other hard links to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start one of the project's scripts as a user does, as the head of a process group of its own."""
+    """Start a script of the project as a user does, in a new process group."""
     script, *rest = map(str, arguments)
     return subprocess.Popen(
         [*options.pop("launcher", (sys.executable,)), str(PROJECT / script), *rest],
@@ -92,7 +92,7 @@ def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
 
 
 def by_start_method(method: str) -> tuple[str, ...]:
-    """Return a launcher that runs a script as where its processes are started so by default: "fork", "spawn", ..."""
+    """Return a launcher that runs a script with a default start method of processes: "fork", "spawn", ..."""
     program = (
         "import multiprocessing, os, runpy, sys\n"
         f"multiprocessing.set_start_method({method!r})\n"
@@ -104,7 +104,7 @@ def by_start_method(method: str) -> tuple[str, ...]:
 
 
 def finish(process: subprocess.Popen, timeout: float = 180) -> Outcome:
-    """Wait for a script; one that hangs is killed, with all its processes, and fails the test."""
+    """Wait for a script; kill it with all its processes after the timeout."""
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -114,13 +114,13 @@ def finish(process: subprocess.Popen, timeout: float = 180) -> Outcome:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Return the files below a folder, path -> content; locks aside."""
+    """Return the files in a folder, path -> content, without locks."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def same_training(one: Path, other: Path) -> bool:
-    """Tell whether two checkpoints hold, bit for bit, the same network, momentum, schedule and position."""
+    """Return whether network, momentum, schedule and position of two checkpoints are bit-identical."""
     a, b = load_checkpoint(one), load_checkpoint(other)
     momenta = ([entry["momentum_buffer"] for entry in c.optimizer["state"].values()] for c in (a, b))
     return (

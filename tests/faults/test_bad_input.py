@@ -1,4 +1,4 @@
-"""Every mistake and every damaged file in one table: message, exit status, one line, and nothing else harmed."""
+"""Wrong flags and damaged files in one table: exit status, one-line message, and no other file changed."""
 
 import csv
 import importlib
@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 from conftest import write_wavs
-from harness import RUN, TRAIN, copy_world, files_of, in_process, put, trained_world
+from harness import RUN, TRAIN, copy_of, files_of, in_process, put, trained_folder
 
 from configure import TREES, TRIALS_NAME
 from dataset.features import read_feature
@@ -31,8 +31,8 @@ Change = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
 def unchanged(home: Path) -> None:
@@ -199,10 +199,10 @@ CASES = [
 
 
 @pytest.mark.parametrize("script, argv, change, status, message", CASES, ids=range(len(CASES)))
-def test_mistakes_are_told_in_one_line_and_harm_nothing(
-    world: Path, tmp_path: Path, script: str, argv: list[str], change: Change, status: int, message: str
+def test_errors_are_one_line_and_change_no_file(
+    trained: Path, tmp_path: Path, script: str, argv: list[str], change: Change, status: int, message: str
 ) -> None:
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     change(home)
     before = files_of(home)
     outcome = in_process(importlib.import_module(script).main, argv, home)
@@ -220,9 +220,9 @@ def run_again(home: Path) -> str:
 
 
 def test_training_continues_with_a_damaged_log_and_not_with_a_damaged_configuration(
-    world: Path, tmp_path: Path
+    trained: Path, tmp_path: Path
 ) -> None:
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     put(home / RUN / "log.csv", b"\xff\x00\n1")
     assert "log.csv.damaged" in run_again(home)
     assert (home / RUN / "log.csv.damaged").read_bytes() == b"\xff\x00\n1"
@@ -242,43 +242,43 @@ def test_a_damaged_log_is_renamed(tmp_path: Path, damaged: bytes) -> None:
     assert (tmp_path / "log.csv").read_text() == "epoch,loss\n3,0.5\n4,0.25\n"
 
 
-def test_changed_flags_are_told(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_a_warning_names_changed_flags(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     outcome = in_process(importlib.import_module("train").main, [*AGAIN, "--seed", "5", "--lr", "0.5"], home)
     assert "--lr 0.5 (was 0.01), --seed 5 (was 100)" in outcome.stderr
-    outcome = in_process(importlib.import_module("train").main, AGAIN, home)  # the rate was never 0.5
+    outcome = in_process(importlib.import_module("train").main, AGAIN, home)  # the learning rate was never 0.5
     assert "--seed 100 (was 5)" in outcome.stderr and "--lr" not in outcome.stderr
 
 
-def test_every_flag_that_a_run_depends_on_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_flags_that_determine_the_weights_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
         "loss_type use_GC n_shot n_query use_variable nb_class_train data_type lr max_grad_norm scale_lr sync_bn seed "
         "precision augment augment_prob noise_snr music_snr babble_snr noise_dir rir_dir"
     ).split()
     write_config(tmp_path, dict.fromkeys(flags, 1), {}, [])
     assert compare_config(tmp_path, dict.fromkeys(flags, 2), {}) == dict.fromkeys(flags, 2) | {"lr": 1}
-    told = capsys.readouterr().err
-    assert all(f"--{flag} 2 (was 1)" in told for flag in flags) and told.count("(was") == len(flags)
+    warning = capsys.readouterr().err
+    assert all(f"--{flag} 2 (was 1)" in warning for flag in flags) and warning.count("(was") == len(flags)
     for damaged in ("", "[]", '{"arguments": []}', '{"arguments": {"seed": 1}}'):
         put(tmp_path / "config.json", damaged)
         with pytest.raises(UserError, match="config.json: damaged"):
             compare_config(tmp_path, dict.fromkeys(flags, 2), {})
 
 
-def test_repeated_trials_crlf_and_blank_lines_are_fine_and_repetitions_are_counted(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_repeated_trials_crlf_and_blank_lines_are_accepted(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     put(home / LIST, (PAIR + PAIR.splitlines()[0] + "\n\n").replace("\n", "\r\n"))
     outcome = in_process(importlib.import_module("EER_full").main, FULL, home)
     assert outcome.status == 0 and "1 of the 3 trials are repetitions" in outcome.stderr and outcome.is_one_line()
     assert "scored: 3 trials" in outcome.stdout
 
 
-def test_a_damaged_or_hostile_index_is_rebuilt(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_a_damaged_or_malicious_index_is_rebuilt(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     stored = home / f"{TEST}.index.npz"
     intact = in_process(importlib.import_module("EER_full").main, FULL, home)
     table = dict(np.load(stored))
-    hostile: list[dict[str, Any]] = [
+    malicious: list[dict[str, Any]] = [
         table | {"location": -table["location"]},
         table | {"location": table["location"][:3]},
         table | {"location": table["location"][:, :3]},
@@ -288,7 +288,7 @@ def test_a_damaged_or_hostile_index_is_rebuilt(world: Path, tmp_path: Path) -> N
         table | {"name": np.array([{}, []], object)},
         {"name": table["name"]},
     ]
-    damaged: list[dict[str, Any] | bytes] = [*hostile, b"", b"junk", stored.read_bytes()[:500]]
+    damaged: list[dict[str, Any] | bytes] = [*malicious, b"", b"junk", stored.read_bytes()[:500]]
     for content in damaged:
         if isinstance(content, dict):
             stored.unlink()
@@ -299,8 +299,8 @@ def test_a_damaged_or_hostile_index_is_rebuilt(world: Path, tmp_path: Path) -> N
         assert (outcome.status, outcome.stdout, outcome.stderr) == (0, intact.stdout, "")
 
 
-def test_lengths_of_one_frame_work(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_lengths_of_one_frame(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     for script, argv in (
         ("EER_short", [*FULL, "--test_length", "1"]),
         ("identification", [*IDENTIFY, "--test_length", "1", "--enroll_length", "1"]),
@@ -350,8 +350,8 @@ def test_extraction_skips_and_lists_unusable_wavs(tmp_path: Path) -> None:
     assert len(files_of(features)) == len(converted)
 
 
-def test_unreadable_files_are_errors(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_unreadable_files_are_errors(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     for path, script, argv in (
         (FEATURE, "EER_full", FULL),
         (LIST, "EER_full", FULL),

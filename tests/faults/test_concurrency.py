@@ -1,4 +1,4 @@
-"""Two runs into one folder: the second is refused with the first one's process and host, or finds all done."""
+"""Two runs in one folder: the second exits with the process and host of the first, or finds its work completed."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_wavs
-from harness import RUN, TRAIN, copy_world, files_of, finish, start, trained_world
+from harness import RUN, TRAIN, copy_of, files_of, finish, start, trained_folder
 
 from configure import TREES
 from system.files import locked
@@ -18,8 +18,8 @@ EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["training", "extraction"],
 )
-def test_the_second_run_is_refused_and_nothing_is_written(world: Path, tmp_path: Path, lock: Path, script: str) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_a_second_run_is_an_error_and_writes_nothing(trained: Path, tmp_path: Path, lock: Path, script: str) -> None:
+    home = copy_of(trained, tmp_path / "home")
     write_wavs(home / "data", "vox1_dev", range(1), 1)
     before = files_of(home)
     with locked(home / lock):
@@ -43,23 +43,23 @@ def test_the_second_run_is_refused_and_nothing_is_written(world: Path, tmp_path:
     }
 
 
-def test_two_extractions_at_once_leave_what_one_does(tmp_path: Path) -> None:
+def test_two_simultaneous_extractions_give_the_result_of_one(tmp_path: Path) -> None:
     write_wavs(tmp_path / "one" / "data", "vox2_dev", range(2), 10, seconds=1)
-    copy_world(tmp_path / "one", tmp_path / "two")
+    copy_of(tmp_path / "one", tmp_path / "two")
     assert finish(start(*EXTRACTION, cwd=tmp_path / "one")).status == 0
     both = [start(*EXTRACTION, cwd=tmp_path / "two") for _ in range(2)]
     outcomes = sorted(finish(process).status for process in both)
-    assert outcomes in ([0, 0], [0, 1])  # the second may have come when the first had ended
+    assert outcomes in ([0, 0], [0, 1])  # the first may have ended before
     tree = TREES["vox2_dev"].feat
     assert files_of(tmp_path / "two" / "data" / tree) == files_of(tmp_path / "one" / "data" / tree)
 
 
-def test_a_lock_ends_with_its_owner_while_its_children_live(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_its_owner_ends_before_its_children(tmp_path: Path) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     reading, writing = os.pipe()
     owner = os.fork()
-    if owner == 0:  # holds the lock, has a child, and is killed
+    if owner == 0:  # locks, starts a child, and is killed
         with locked(tmp_path / ".lock"):
             child = os.fork()
             if child:

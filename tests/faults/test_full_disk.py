@@ -1,5 +1,6 @@
-"""A disk that fills up, or a quota that ends, while something is written: what was whole stays whole."""
+"""A full disk or an exceeded quota: files that were complete remain intact."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,13 @@ from harness import (
     RUN,
     TRAIN,
     Outcome,
-    copy_world,
+    copy_of,
     files_of,
     finish,
     in_process,
     same_training,
     start,
-    trained_world,
+    trained_folder,
     write_speech,
 )
 
@@ -28,19 +29,18 @@ from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-resource = pytest.importorskip("resource", reason="quotas are POSIX's")
 AGAIN = ["train.py", *TRAIN, "--use_checkpoint", True, "--max_epoch", 3]
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte, where the tests may mount one."""
+    """A file system of one megabyte, if the tests may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
@@ -55,12 +55,12 @@ def grow(disk: Path) -> None:
 
 
 def quota(size: int) -> dict[str, object]:
-    """Return what makes a script unable to write files beyond `size` bytes; works for everybody."""
+    """Return a function that limits the files of a process to `size` bytes; needs no permissions."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
 
 
 def check_training(run: Path, before: dict[str, bytes], outcome: Outcome) -> None:
-    """Check that a training that could not write checkpoint 3 lost nothing of what was in its folder."""
+    """Check that a training that could not write checkpoint 3 changed no file in its folder."""
     assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
     assert "checkpoint_003.pth: cannot be written" in outcome.stderr and "are intact" in outcome.stderr
     after = files_of(run)
@@ -68,18 +68,16 @@ def check_training(run: Path, before: dict[str, bytes], outcome: Outcome) -> Non
     assert all(after[name] == before[name] for name in before if name.endswith(".pth"))
 
 
-def test_a_quota_that_ends_while_training_leaves_the_last_checkpoint(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_a_quota_exceeded_during_training_keeps_the_last_checkpoint(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     before = files_of(home / RUN)
     check_training(home / RUN, before, finish(start(*AGAIN, cwd=home, **quota(2_000_000))))
     assert in_process(train.main, list(map(str, AGAIN[1:])), home).status == 0
-    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+    assert same_training(checkpoint_path(home / RUN, 3), trained / "third.pth")
 
 
-def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(
-    world: Path, tmp_path: Path, small_disk: Path
-) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_a_disk_full_during_training_keeps_the_last_checkpoint(trained: Path, tmp_path: Path, small_disk: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     before = files_of(home / RUN)
     subprocess.run(["mount", "-o", f"remount,size={sum(map(len, before.values())) + 2**20}", small_disk], check=True)
     shutil.copytree(home / RUN, small_disk / RUN.name)
@@ -88,7 +86,7 @@ def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(
     check_training(small_disk / RUN.name, before, outcome)
 
 
-def test_a_disk_that_fills_while_extracting_keeps_what_is_whole(tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_full_during_extraction_keeps_complete_files(tmp_path: Path, small_disk: Path) -> None:
     write_wavs(tmp_path / "quiet" / "data", "vox2_dev", range(4), 12, seconds=2)  # 35 kB of features each
     wavs, features = (tmp_path / "quiet" / "data" / folder for folder in TREES["vox2_dev"])
     (small_disk / TREES["vox2_dev"].wav).parent.mkdir(parents=True)
@@ -105,12 +103,12 @@ def test_a_disk_that_fills_while_extracting_keeps_what_is_whole(tmp_path: Path, 
     assert files_of(small_disk / TREES["vox2_dev"].feat) == expected
 
 
-def test_a_quota_that_ends_while_extracting_or_scoring_is_told(world: Path, tmp_path: Path) -> None:
+def test_a_quota_exceeded_during_extraction_or_scoring_is_an_error(trained: Path, tmp_path: Path) -> None:
     write_wavs(tmp_path / "data", "vox2_dev", range(1), 2, seconds=2)
     outcome = finish(start(*EXTRACTION, cwd=tmp_path, **quota(20_000)))
     assert outcome.status == 1 and ".pkl: File too large" in outcome.stderr and len(outcome.stderr.splitlines()) == 1
     assert not files_of(tmp_path / "data" / TREES["vox2_dev"].feat)
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     scoring = ["EER_full.py", "--save_scores", "scores.csv"]
     outcome = finish(start(*scoring, cwd=home, **quota(500)))
     assert outcome.status == 1 and "scores.csv: File too large" in outcome.stderr and "EER " in outcome.stdout
@@ -118,8 +116,8 @@ def test_a_quota_that_ends_while_extracting_or_scoring_is_told(world: Path, tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_log_on_a_full_disk_is_told_and_the_epoch_is_kept(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
+def test_standard_output_on_a_full_disk_is_an_error_and_the_epoch_is_saved(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
     with open("/dev/full", "w") as full:
         outcome = finish(start(*AGAIN, cwd=home, stdout=full))
     assert outcome.status == 1 and len(outcome.stderr.splitlines()) == 1, outcome.stderr
@@ -128,7 +126,7 @@ def test_a_log_on_a_full_disk_is_told_and_the_epoch_is_kept(world: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "options, status, told",
+    "options, status, message",
     [
         ("size=800k", 0, ""),
         ("size=300k", 0, "/dev/shm has 0 MB free for batches of 0.1 MB: 0 processes load data"),
@@ -140,16 +138,14 @@ def test_a_log_on_a_full_disk_is_told_and_the_epoch_is_kept(world: Path, tmp_pat
         ("size=2m,nr_inodes=22", 1, "train.py: cannot share a batch: "),
     ],
 )
-def test_a_small_shared_memory_holds_the_batches_that_wait_or_is_named(
-    tmp_path: Path, options: str, status: int, told: str
-) -> None:
+def test_small_shared_memory(tmp_path: Path, options: str, status: int, message: str) -> None:
     small = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$0" "$@"'
     launcher = ("unshare", "-m", "sh", "-c", small)
     if not shutil.which("unshare") or subprocess.run([*launcher, "true"], capture_output=True).returncode:
         pytest.skip("only root may mount a small /dev/shm")
-    write_speech(tmp_path / "data", "vox2_dev", range(4), 12)  # 12 episodes of 128 kB, of which 8 would wait
+    write_speech(tmp_path / "data", "vox2_dev", range(4), 12)  # 12 episodes of 128 kB, 8 of them prefetched
     flags = ["--max_epoch", 1, "--num_workers", 2]
     outcome = finish(start("train.py", *TRAIN, *flags, cwd=tmp_path, launcher=(*launcher, sys.executable)), timeout=60)
-    assert outcome.status == status and told in outcome.stderr, outcome.stderr
-    assert ("enlarge it (docker: --shm-size)" in outcome.stderr) == (told != "")
-    assert ("processes load data" in outcome.stderr) == ("processes load data" in told)
+    assert outcome.status == status and message in outcome.stderr, outcome.stderr
+    assert ("enlarge it (docker: --shm-size)" in outcome.stderr) == (message != "")
+    assert ("processes load data" in outcome.stderr) == ("processes load data" in message)

@@ -1,4 +1,4 @@
-"""SIGKILL at random points, SIGTERM to all processes, a loader killed: nothing is lost, the end is the same."""
+"""SIGKILL at random moments, SIGTERM to all processes, a killed loader process: the result is the same."""
 
 import multiprocessing
 import os
@@ -17,13 +17,13 @@ from harness import (
     TRAIN,
     Outcome,
     by_start_method,
-    copy_world,
+    copy_of,
     files_of,
     finish,
     same_training,
     soaked,
     start,
-    trained_world,
+    trained_folder,
     write_speech,
 )
 
@@ -31,14 +31,14 @@ import train
 from configure import TREES
 from model.checkpoint import checkpoint_path, unfinished_path
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")]
+pytestmark = pytest.mark.slow
 EXTRACTION = ["feat_extract/feature_extraction.py", "--num_workers", 2]
 TRAINING = ["train.py", *TRAIN, "--max_epoch", 2, "--save_every_minutes", 1e-6]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
 def kill_group(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
@@ -46,7 +46,7 @@ def kill_group(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
 
 
 def kill_after(seconds: float, process: subprocess.Popen, whole_group: bool) -> bool:
-    """Kill a script, with its workers or alone, after so many seconds; False if it has ended by itself."""
+    """Kill a script, alone or with its workers, after `seconds`; return False if it had ended before."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -55,29 +55,29 @@ def kill_after(seconds: float, process: subprocess.Popen, whole_group: bool) -> 
     return process.returncode == -signal.SIGKILL
 
 
-def test_extraction_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> None:
+def test_repeatedly_killed_extraction_gives_the_same_files(tmp_path: Path) -> None:
     kills, rng = soaked(3, 25), random.Random(1)
     write_wavs(tmp_path / "quiet" / "data", "vox2_dev", range(3), soaked(16, 80), seconds=1)
-    copy_world(tmp_path / "quiet", tmp_path / "killed")
+    copy_of(tmp_path / "quiet", tmp_path / "killed")
     started = time.monotonic()
     assert finish(start(*EXTRACTION, cwd=tmp_path / "quiet")).status == 0
     usual = time.monotonic() - started
     while kills:
         process = start(*EXTRACTION, cwd=tmp_path / "killed")
         kills -= kill_after(rng.uniform(0.3, 1) * usual, process, rng.random() < 0.5)
-        if process.returncode == 0:  # from the beginning: a kill should have something to break
+        if process.returncode == 0:  # restart: a kill needs something to break
             shutil.rmtree(tmp_path / "killed" / "data" / TREES["vox2_dev"].feat)
     done = finish(start(*EXTRACTION, cwd=tmp_path / "killed"))
     assert done.status == 0 and done.stderr == "", done.stderr
     assert files_of(tmp_path / "quiet") == files_of(tmp_path / "killed")
 
 
-def test_training_killed_again_and_again_ends_with_the_same_weights(world: Path, tmp_path: Path) -> None:
+def test_repeatedly_killed_training_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
     kills, rng = soaked(2, 30), random.Random(2)
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     shutil.rmtree(home / RUN)
     while kills:
-        if checkpoint_path(home / RUN, 2).exists():  # from the beginning: a kill should have something to break
+        if checkpoint_path(home / RUN, 2).exists():  # restart: a kill needs something to break
             shutil.rmtree(home / RUN)
         process = start(*TRAINING, "--use_checkpoint", "auto", "--num_workers", kills % 2, cwd=home)
         if rng.random() < 0.9:  # the others are killed while they start
@@ -85,14 +85,14 @@ def test_training_killed_again_and_again_ends_with_the_same_weights(world: Path,
         kills -= kill_after(rng.uniform(0, 3), process, whole_group=rng.random() < 0.5)
     done = in_process(train.main, [*map(str, TRAINING[1:]), "--use_checkpoint", "auto"], home)
     assert done.status == 0, done.stderr
-    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
-    assert same_rows(home, world)
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(trained / RUN, 2))
+    assert same_rows(home, trained)
     left = {path.name for path in (home / RUN).iterdir()}
     assert left == {"checkpoint_001.pth", "checkpoint_002.pth", "config.json", "log.csv", ".train.lock"}
 
 
 def same_rows(home: Path, other: Path) -> bool:
-    """Tell whether two runs have the same log.csv, its two columns of measured time aside."""
+    """Return whether the logs of two runs are equal, except for the two columns of measured time."""
     logs = ((folder / RUN / "log.csv").read_text().splitlines() for folder in (home, other))
     tables = [[line.split(",") for line in log] for log in logs]
     timed = [tables[0][0].index(name) for name in ("utterances_per_second", "waiting")]
@@ -101,7 +101,7 @@ def same_rows(home: Path, other: Path) -> bool:
 
 
 def wait_for(process: subprocess.Popen, words: str) -> None:
-    """Wait until a script prints a line that begins so."""
+    """Wait until a script prints a line with this beginning."""
     while not present(process.stdout).readline().startswith(words):
         assert process.poll() is None, present(process.stderr).read()
 
@@ -122,14 +122,14 @@ def end_of(process: subprocess.Popen) -> Outcome:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_a_signal_to_all_processes_saves_and_stops(
-    world: Path, tmp_path: Path, number: signal.Signals, method: str
+    trained: Path, tmp_path: Path, number: signal.Signals, method: str
 ) -> None:
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     process = in_the_first_epoch(home, launcher=by_start_method(method))
     kill_group(process, number)
     outcome = end_of(process)
     deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):  # no process of the group is left
+    with pytest.raises(ProcessLookupError):  # no process of the group remains
         while time.monotonic() < deadline:
             kill_group(process, 0)
             time.sleep(0.01)
@@ -139,12 +139,12 @@ def test_a_signal_to_all_processes_saves_and_stops(
     if number == signal.SIGTERM:
         done = in_process(train.main, [*map(str, TRAINING[1:-2]), "--n_folder", "4", "--use_checkpoint", "True"], home)
         assert done.status == 0, done.stderr
-        assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
+        assert same_training(checkpoint_path(folder, 2), checkpoint_path(trained / RUN, 2))
 
 
-def test_a_killed_loader_is_told_in_one_line(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")
-    write_speech(home / "data", "vox2_dev", range(4, 8), 40)  # an epoch's episodes are more than wait to be trained
+def test_a_killed_loader_process_is_a_one_line_error(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")
+    write_speech(home / "data", "vox2_dev", range(4, 8), 40)  # more episodes than are prefetched
     process = in_the_first_epoch(home)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -156,18 +156,18 @@ def test_a_killed_loader_is_told_in_one_line(world: Path, tmp_path: Path) -> Non
 
 
 def rank_of(process: int) -> str | None:
-    """Return torchrun's number for a process, None if it is none of its."""
+    """Return the rank of a process; None if it is no rank."""
     try:
         variables = Path(f"/proc/{process}/environ").read_text().split("\0")
-    except OSError:  # it has ended, or is another user's
+    except OSError:  # it has ended or belongs to another user
         return None
     return dict(variable.partition("=")[::2] for variable in variables).get("RANK")
 
 
-def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_killed_rank_is_resumed_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
     if not Path("/proc/self/environ").exists():
         pytest.skip("no environment of other processes to be seen here")
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     training = ["train.py", *TRAIN, "--save_every_minutes", 1e-6]
     assert finish(start(*training, "--n_folder", 5, "--max_epoch", 3, cwd=home, launcher=TORCHRUN)).status == 0
     process = start(*training, "--n_folder", 6, "--max_epoch", 2000, cwd=home, launcher=TORCHRUN)
@@ -185,8 +185,8 @@ def test_a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights(world: Pat
     assert same_training(checkpoint_path(folder, 3), checkpoint_path(folder.with_name("baseline_005"), 3))
 
 
-def test_a_killed_worker_of_the_extraction_is_told_in_one_line(tmp_path: Path) -> None:
-    write_wavs(tmp_path / "data", "vox2_dev", range(2), 100, seconds=0.5)  # few would be worked on without a worker
+def test_a_killed_worker_of_the_extraction_is_a_one_line_error(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(2), 100, seconds=0.5)  # enough to start workers
     process = start(*EXTRACTION, cwd=tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():

@@ -1,4 +1,4 @@
-"""Stopping during a validation, resuming an earlier epoch, and one command that starts or resumes."""
+"""Signals during a validation, resuming from an earlier epoch, and --use_checkpoint auto."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import present
-from harness import RUN, TRAIN, copy_world, files_of, finish, in_process, put, same_training, start, trained_world
+from harness import RUN, TRAIN, copy_of, files_of, finish, in_process, put, same_training, start, trained_folder
 
 import train
 from configure import TREES, TRIALS_NAME
@@ -28,13 +28,13 @@ VALIDATED = [*TRAIN, "--max_epoch", "2", "--val_trials", f"data/{TRIALS_NAME}", 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.fixture
-def home(world: Path, tmp_path: Path) -> Path:
-    return copy_world(world, tmp_path / "home")
+def home(trained: Path, tmp_path: Path) -> Path:
+    return copy_of(trained, tmp_path / "home")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -42,8 +42,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
-    world: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_signal_during_validation_stops_at_once_and_the_epoch_is_saved(
+    trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(home / RUN)
     whole, seen = train.Validation.__call__, list[bool]()
@@ -51,7 +51,7 @@ def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
     def asked_to_stop(self: train.Validation, encoder: Encoder) -> float:
         seen.append(checkpoint_path(Path("..", "home") / RUN, 1).exists())
         os.kill(os.getpid(), signal.SIGTERM)
-        seen.append(False)  # validated all the same
+        seen.append(False)  # the validation continued
         return whole(self, encoder)
 
     monkeypatch.setattr(train.Validation, "__call__", asked_to_stop)
@@ -64,18 +64,17 @@ def test_a_signal_while_validating_stops_at_once_and_the_epoch_is_saved(
     monkeypatch.setattr(train.Validation, "__call__", whole)
     outcome = in_process(train.main, VALIDATED, home)
     assert outcome.status == 0, outcome.stderr
-    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
-    told = [line.split()[-2] for line in outcome.stdout.splitlines() if "validation EER" in line]
-    assert [f"{float(row['val_eer']):.2f}" for row in rows(home / RUN)] == told and len(told) == 2
-    assert read_log(home / RUN)["val_eer"].round(2).tolist() == [float(eer) for eer in told]  # in percent, as drawn
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(trained / RUN, 2))
+    printed = [line.split()[-2] for line in outcome.stdout.splitlines() if "validation EER" in line]
+    assert [f"{float(row['val_eer']):.2f}" for row in rows(home / RUN)] == printed and len(printed) == 2
+    assert read_log(home / RUN)["val_eer"].round(2).tolist() == [float(eer) for eer in printed]  # in percent
     outcome = in_process(train.main, VALIDATED, home)
-    assert outcome.status == 0 and "validation" not in outcome.stdout  # all is done
+    assert outcome.status == 0 and "validation" not in outcome.stdout  # nothing remains to do
     outcome = in_process(train.main, [*VALIDATED, "--max_epoch", "3", "--val_every", "2"], home)
     assert "epoch 3: loss" in outcome.stdout and "validation" not in outcome.stdout
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> None:
+def test_a_signal_to_all_processes_during_validation(trained: Path, home: Path) -> None:
     shutil.rmtree(home / RUN)
     process = start("train.py", *VALIDATED, "--num_workers", 1, cwd=home)
     while not checkpoint_path(home / RUN, 1).exists():
@@ -85,11 +84,11 @@ def test_a_signal_to_all_processes_while_validating(world: Path, home: Path) -> 
     outcome = finish(process)
     assert outcome.status == 128 + signal.SIGTERM and outcome.is_one_line(), outcome.stderr
     assert in_process(train.main, VALIDATED, home).status == 0
-    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(trained / RUN, 2))
     assert all(row["val_eer"] for row in rows(home / RUN))
 
 
-def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> None:
+def test_resuming_from_an_earlier_epoch_moves_later_checkpoints(trained: Path, home: Path) -> None:
     folder = home / RUN
     put(folder / "checkpoint_002.calibration.json", "{}")
     put(folder / "checkpoint_001.calibration.json", "{}")
@@ -105,16 +104,16 @@ def test_going_back_sets_later_checkpoints_aside(world: Path, home: Path) -> Non
     again = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "2"]
     outcome = in_process(train.main, again, home)
     assert "resuming from saved_model/baseline_000/checkpoint_001.pth: 1 epochs" in outcome.stdout
-    assert same_training(checkpoint_path(folder, 2), checkpoint_path(world / RUN, 2))
+    assert same_training(checkpoint_path(folder, 2), checkpoint_path(trained / RUN, 2))
     assert in_process(train.main, [*back, "--max_epoch", "1"], home).status == 0
     assert (folder / "abandoned_2" / "checkpoint_002.pth").exists()
     assert before["checkpoint_002.pth"] == (folder / "abandoned_1" / "checkpoint_002.pth").read_bytes()
-    assert in_process(train.main, [*back, "--max_epoch", "1"], home).stderr == ""  # nothing is left to set aside
+    assert in_process(train.main, [*back, "--max_epoch", "1"], home).stderr == ""  # there is nothing to move
 
 
 @pytest.mark.parametrize("epoch, episode, moved", [(1, 1, True), (1, 0, False), (0, 3, False)])
 def test_only_a_later_state_within_an_epoch_is_moved(home: Path, epoch: int, episode: int, moved: bool) -> None:
-    """As a kill leaves it between the checkpoint of an epoch and the removal of the state within that epoch."""
+    """As after a kill between the writing of a checkpoint and the removal of unfinished_epoch.pth."""
     folder = home / RUN
     within = load_checkpoint(checkpoint_path(folder, 1))
     within.epoch, within.episode = epoch, episode
@@ -125,16 +124,16 @@ def test_only_a_later_state_within_an_epoch_is_moved(home: Path, epoch: int, epi
     assert unfinished_path(folder).exists() != moved
 
 
-def test_auto_begins_then_goes_on_then_has_nothing_to_do(world: Path, home: Path) -> None:
+def test_auto_starts_resumes_and_ends(trained: Path, home: Path) -> None:
     shutil.rmtree(home / RUN)
     auto = [*TRAIN, "--use_checkpoint", "auto", "--max_epoch"]
-    for n_epochs, told in (("1", "first loss"), ("2", "1 epochs and 0 episodes completed"), ("2", "2 epochs and 0")):
+    for n_epochs, message in (("1", "first loss"), ("2", "1 epochs and 0 episodes completed"), ("2", "2 epochs and 0")):
         outcome = in_process(train.main, [*auto, n_epochs], home)
-        assert outcome.status == 0 and outcome.stderr == "" and told in outcome.stdout
-    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(world / RUN, 2))
+        assert outcome.status == 0 and outcome.stderr == "" and message in outcome.stdout
+    assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(trained / RUN, 2))
 
 
-def test_auto_begins_beside_a_checkpoint_that_is_no_runs(home: Path) -> None:
+def test_auto_starts_next_to_a_checkpoint_of_no_run(home: Path) -> None:
     shutil.rmtree(home / RUN)
     put(home / RUN / "teacher.pth", b"another's")
     auto = [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "0"]
@@ -142,8 +141,8 @@ def test_auto_begins_beside_a_checkpoint_that_is_no_runs(home: Path) -> None:
     assert outcome.status == 0 and checkpoint_path(home / RUN, 0).exists(), outcome.stderr
 
 
-def test_a_link_to_a_checkpoint_that_is_gone_does_not_stop_a_run(home: Path) -> None:
-    """A link of the user's, say, to one that --keep_last has removed."""
+def test_a_broken_link_in_the_folder_is_ignored(home: Path) -> None:
+    """For example the user's link to a checkpoint that --keep_last has removed."""
     (home / RUN / "best.pth").symlink_to("checkpoint_000.pth")
     put(home / RUN / ".checkpoint_003.pth.77.tmp", b"half")
     outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "2"], home)
@@ -151,16 +150,16 @@ def test_a_link_to_a_checkpoint_that_is_gone_does_not_stop_a_run(home: Path) -> 
     assert not (home / RUN / ".checkpoint_003.pth.77.tmp").exists() and (home / RUN / "best.pth").is_symlink()
 
 
-def test_a_trained_network_is_not_saved_as_the_untrained_one(home: Path) -> None:
+def test_a_trained_network_is_not_saved_as_epoch_0(home: Path) -> None:
     outcome = in_process(train.main, [*TRAIN, "--use_checkpoint", "auto", "--max_epoch", "0"], home)
     assert outcome.status == 0 and "checkpoints up to epoch 2 are in" in outcome.stdout
     assert not checkpoint_path(home / RUN, 0).exists()
 
 
-def test_auto_begins_with_init_once(home: Path) -> None:
+def test_auto_uses_init_once(home: Path) -> None:
     auto = [*TRAIN, "--use_checkpoint", "Auto", "--n_folder", "3", "--init", str(checkpoint_path(RUN, 2))]
     assert in_process(train.main, [*auto, "--max_epoch", "1"], home).status == 0
-    checkpoint_path(home / RUN, 2).unlink()  # what it began with is no longer needed
+    checkpoint_path(home / RUN, 2).unlink()  # no longer needed
     outcome = in_process(train.main, [*auto, "--max_epoch", "1"], home)
     assert outcome.status == 0 and "1 epochs and 0 episodes completed" in outcome.stdout, outcome.stderr
     assert "class vectors" not in outcome.stdout
@@ -180,12 +179,12 @@ def test_init_takes_the_class_vectors_of_the_same_speakers(home: Path, same: boo
 
 
 @pytest.mark.parametrize("other", [[], ["--use_checkpoint", "auto"]])
-def test_an_epoch_to_go_on_from_needs_a_run_to_go_on_with(home: Path, other: list[str]) -> None:
+def test_cp_num_needs_use_checkpoint(home: Path, other: list[str]) -> None:
     outcome = in_process(train.main, [*TRAIN, *other, "--cp_num", "1"], home)
     assert outcome.status == 2 and "--cp_num has no effect without --use_checkpoint True" in outcome.stderr
 
 
-def test_a_damaged_log_is_told_while_validating(home: Path) -> None:
+def test_a_damaged_log_during_validation(home: Path) -> None:
     put(home / RUN / "log.csv", b"no,log\n1\n")
     assert not logbook.lacks_eer(home / RUN, 1) and (home / RUN / "log.csv.damaged").exists()
 
@@ -193,8 +192,8 @@ def test_a_damaged_log_is_told_while_validating(home: Path) -> None:
 AGAIN = [*TRAIN, "--use_checkpoint", "True", "--max_epoch", "3"]
 
 
-def test_an_epoch_stopped_after_its_last_episode_has_no_speed(
-    world: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_epoch_resumed_after_its_last_episode_has_no_speed(
+    trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -210,22 +209,22 @@ def test_an_epoch_stopped_after_its_last_episode_has_no_speed(
     row = rows(home / RUN)[-1]
     assert row["epoch"] == "3" and row["utterances_per_second"] == row["waiting"] == ""
     assert float(row["loss"]) > 0 and all(float(of["utterances_per_second"]) > 0 for of in rows(home / RUN)[:-1])
-    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+    assert same_training(checkpoint_path(home / RUN, 3), trained / "third.pth")
     assert read_log(home / RUN)["epoch"].tolist() == [1, 2, 3]
 
 
-def test_a_state_within_an_epoch_is_left_for_the_checkpoint_of_that_epoch(world: Path, home: Path) -> None:
-    """As a kill leaves it that comes when the epoch's checkpoint is written."""
+def test_the_checkpoint_of_an_epoch_is_preferred_to_the_state_within_it(trained: Path, home: Path) -> None:
+    """As after a kill between the writing of a checkpoint and the removal of unfinished_epoch.pth."""
     within = load_checkpoint(checkpoint_path(home / RUN, 1))
     within.episode, within.sums = 3, dict.fromkeys(within.sums, 1.0)
     save_checkpoint(unfinished_path(home / RUN), within)
     outcome = in_process(train.main, AGAIN, home)
     assert outcome.status == 0 and "checkpoint_002.pth: 2 epochs and 0 episodes completed" in outcome.stdout
-    assert same_training(checkpoint_path(home / RUN, 3), world / "third.pth")
+    assert same_training(checkpoint_path(home / RUN, 3), trained / "third.pth")
     assert not unfinished_path(home / RUN).exists()
 
 
-def test_data_that_lost_utterances_is_told(home: Path) -> None:
+def test_a_warning_gives_the_number_of_missing_utterances(home: Path) -> None:
     lost = sorted((home / "data" / TREES["vox2_dev"].feat).rglob("*.pkl"))[:16:2][:6]
     for path in lost:
         path.unlink()
@@ -233,7 +232,7 @@ def test_data_that_lost_utterances_is_told(home: Path) -> None:
     assert outcome.status == 0 and outcome.is_one_line()
     assert "checkpoint_002.pth: trained on 16 utterances, but the data has 10" in outcome.stderr
     assert load_checkpoint(checkpoint_path(home / RUN, 3)).n_utterances == 10
-    assert in_process(train.main, AGAIN, home).stderr == ""  # that number is the run's now
+    assert in_process(train.main, AGAIN, home).stderr == ""  # the new number is stored
     content = torch.load(checkpoint_path(home / RUN, 3), weights_only=True)
     torch.save(content | {"n_utterances": 16, "episode": 4}, unfinished_path(home / RUN))
     outcome = in_process(train.main, AGAIN, home)
@@ -241,9 +240,9 @@ def test_data_that_lost_utterances_is_told(home: Path) -> None:
     assert outcome.status == 1 and reasons in outcome.stderr and outcome.is_one_line()
 
 
-def test_another_number_of_threads_is_told(home: Path) -> None:
+def test_a_warning_names_the_number_of_threads(home: Path) -> None:
     two = ("env", "OMP_NUM_THREADS=2", sys.executable)
-    outcome = finish(start("train.py", *AGAIN, "--max_epoch", 2, cwd=home, launcher=two))  # nothing to train
+    outcome = finish(start("train.py", *AGAIN, "--max_epoch", 2, cwd=home, launcher=two))  # no epoch remains
     assert outcome.status == 0 and outcome.is_one_line(), outcome.stderr
     assert "config.json: " in outcome.stderr and "threads 2 (was 1)" in outcome.stderr
     assert json.loads((home / RUN / "config.json").read_text())["threads"] == 2
@@ -265,9 +264,7 @@ def test_an_official_checkpoint_is_not_removed_by_keep_last(home: Path) -> None:
     assert {name: after[name] for name in before} == before
 
 
-def test_too_little_memory_to_resume_is_not_told_as_a_checkpoint_that_does_not_fit(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lack_of_memory_is_not_a_checkpoint_that_does_not_fit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.checkpoints.restore", lambda *_: torch.empty(2**60))
     outcome = in_process(train.main, AGAIN, home)
     assert outcome.status == 1 and "out of memory" in outcome.stderr and "does not fit" not in outcome.stderr

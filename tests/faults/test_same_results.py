@@ -1,11 +1,11 @@
-"""The same command gives the same bits; a score does not depend on what else is scored, or by how many processes."""
+"""The same command gives bit-identical results; scores do not depend on other trials or the number of processes."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
-from harness import RUN, TRAIN, copy_world, finish, in_process, put, same_training, start, trained_world
+from harness import RUN, TRAIN, copy_of, finish, in_process, put, same_training, start, trained_folder
 
 import EER_full
 from configure import TRIALS_NAME
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_world(tmp_path_factory.getbasetemp() / "world")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_folder(tmp_path_factory.getbasetemp() / "trained")
 
 
-def test_training_twice_gives_the_same_bits(world: Path, tmp_path: Path) -> None:
-    home = copy_world(world, tmp_path / "home")  # trained once already, in the process of the tests
+def test_two_trainings_are_bit_identical(trained: Path, tmp_path: Path) -> None:
+    home = copy_of(trained, tmp_path / "home")  # the first training was in this process
     done = finish(start("train.py", *TRAIN, "--max_epoch", 2, "--n_folder", 1, "--deterministic", True, cwd=home))
     assert done.status == 0, done.stderr
-    assert same_training(checkpoint_path(home / RUN.with_name("baseline_001"), 2), checkpoint_path(world / RUN, 2))
+    assert same_training(checkpoint_path(home / RUN.with_name("baseline_001"), 2), checkpoint_path(trained / RUN, 2))
 
 
 def scores(home: Path, *flags: str) -> pandas.Series:
@@ -34,9 +34,9 @@ def scores(home: Path, *flags: str) -> pandas.Series:
 
 
 def test_scores_do_not_depend_on_batches_order_or_workers(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = copy_world(world, tmp_path / "home")
+    home = copy_of(trained, tmp_path / "home")
     expected = scores(home)
     lines = (home / "data" / TRIALS_NAME).read_text().splitlines(keepends=True)
     put(home / "data" / TRIALS_NAME, "".join(lines[::-1]))

@@ -19,7 +19,9 @@ def test_prototypes_are_means_over_the_shots() -> None:
 
 def test_episodic_loss_with_two_shots_and_two_queries_by_hand() -> None:
     support = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[4.0, 0.0], [0.0, 3.0]]])  # prototypes on the axes
-    query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 2.0]]])  # the third is nearer the other speaker
+    query = torch.tensor(
+        [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 2.0]]]
+    )  # the third is nearer to the other speaker
     terms = Objective("prototypical", False, 9, 2)(support, query, torch.tensor([5, 7]))
     right, wrong, sure = math.log(1 + math.exp(-1)), math.log(1 + math.exp(2)), math.log(1 + math.exp(-2))
     assert float(terms.loss) == pytest.approx((2 * right + wrong + sure) / 4)
@@ -27,7 +29,7 @@ def test_episodic_loss_with_two_shots_and_two_queries_by_hand() -> None:
     assert terms.global_loss.isnan() and terms.global_accuracy.isnan()
 
 
-def test_global_classification_takes_supports_and_queries_and_adds_up() -> None:
+def test_global_classification_of_supports_and_queries() -> None:
     objective = Objective("prototypical", True, 3, 2)
     present(objective.class_vectors).data.copy_(torch.tensor([[1.0, 0.0], [0.0, 9.0], [-1.0, 0.0]]))
     support, query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
@@ -43,7 +45,7 @@ def test_global_classification_takes_supports_and_queries_and_adds_up() -> None:
     assert float(terms.global_accuracy) == 1
 
 
-def test_class_vectors_exist_where_a_term_needs_them() -> None:
+def test_class_vectors_exist_if_a_term_needs_them() -> None:
     assert Objective("prototypical", False, 7, 4).class_vectors is None
     for loss_type, use_GC in (("prototypical", True), ("softmax", False)):
         vectors = present(Objective(loss_type, use_GC, 7, 4).class_vectors)

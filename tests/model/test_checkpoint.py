@@ -33,7 +33,7 @@ def some(epoch: int, **metadata: Any) -> Checkpoint:
     return Checkpoint(epoch=epoch, state_dict=state_dict_of(Encoder("resnet18"), torch.randn(7, 256)), **metadata)
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     sums = {"loss": 1.5, "global_loss": math.nan}
     saved = some(4, speakers=["a", "b"], data_type="vox1", episode=3, sums=sums)
     save_checkpoint(tmp_path / "x.pth", saved)
@@ -45,7 +45,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_the_digest_is_that_of_the_file_and_not_stored_in_it(tmp_path: Path) -> None:
+def test_the_digest_is_computed_from_the_file(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pth", some(4))
     content = torch.load(tmp_path / "x.pth", weights_only=True)
     assert "digest" not in content
@@ -56,7 +56,7 @@ def test_the_digest_is_that_of_the_file_and_not_stored_in_it(tmp_path: Path) -> 
     assert torch.load(tmp_path / "again.pth", weights_only=True).keys() == content.keys()
 
 
-def test_sums_that_earlier_versions_stored_by_position_are_loaded_by_name(tmp_path: Path) -> None:
+def test_sums_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
     content = vars(some(4, speakers=["a"], episode=3)) | {"sums": [6.0, 2.0, 4.0, 1.5, 0.5]}
     torch.save(content, tmp_path / "x.pth")
     names = "loss episodic_loss global_loss episodic_accuracy global_accuracy".split()
@@ -64,7 +64,7 @@ def test_sums_that_earlier_versions_stored_by_position_are_loaded_by_name(tmp_pa
 
 
 @pytest.mark.parametrize("n_classes", [3, 5994])
-def test_the_releases_form_is_loaded_whatever_its_class_count(tmp_path: Path, n_classes: int) -> None:
+def test_official_checkpoints_of_any_number_of_classes_are_loaded(tmp_path: Path, n_classes: int) -> None:
     state = state_dict_of(Encoder(), torch.randn(n_classes, 256))
     torch.save({"epoch": 13, "state_dict": state, "optimizer": {}}, tmp_path / "release.pth")
     loaded = load_checkpoint(tmp_path / "release.pth")
@@ -72,7 +72,7 @@ def test_the_releases_form_is_loaded_whatever_its_class_count(tmp_path: Path, n_
     assert len(present(loaded.class_vectors)) == n_classes
 
 
-def test_a_state_dict_by_itself_and_one_of_data_parallel_are_loaded(tmp_path: Path) -> None:
+def test_bare_and_data_parallel_state_dicts_are_loaded(tmp_path: Path) -> None:
     state = some(1).state_dict
     wrapped = {f"module.{name}": value for name, value in state.items()}
     contents = {
@@ -89,7 +89,7 @@ def test_a_state_dict_by_itself_and_one_of_data_parallel_are_loaded(tmp_path: Pa
         assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict.items())
 
 
-def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_and_unexpected_content_is_named(tmp_path: Path) -> None:
     state = some(1).state_dict
     lacking = {name: value for name, value in state.items() if name != "fc1"}
     cases = {
@@ -107,7 +107,7 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
         assert "damaged" not in str(refused.value)
 
 
-def test_names_and_order_are_the_releases(shared: Path) -> None:
+def test_names_and_order_are_the_official_ones(shared: Path) -> None:
     expected = [line.split(" ", 1)[0] for line in (shared / "golden" / "state_dict_keys.txt").read_text().splitlines()]
     assert list(state_dict_of(Encoder(), torch.randn(50, 256))) == expected
 
@@ -121,7 +121,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
+def test_a_checkpoint_that_would_run_code_is_an_error(tmp_path: Path, legacy: bool) -> None:
     trace = tmp_path / "trace"
     content = {"epoch": 1, "state_dict": {"x": Payload(trace)}, "optimizer": {}}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, legacy: boo
     assert not trace.exists()
 
 
-def test_a_truncated_checkpoint_is_told_at_any_length(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_of_any_length_is_an_error(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pth", some(1))
     blob = (tmp_path / "x.pth").read_bytes()
     for size in (0, 1, 100, 4096, len(blob) // 2, len(blob) - 1000, len(blob) - 1):
@@ -142,13 +142,13 @@ def test_a_truncated_checkpoint_is_told_at_any_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [[1, 2], {"state_dict": {}}, {"epoch": 1, "state_dict": {"conv.weight": torch.zeros(3)}}, {"epoch": 1}]
 )
-def test_another_content_is_told(tmp_path: Path, content: object) -> None:
+def test_other_content_is_an_error(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match="x.pth"):
         load_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_disk_that_cannot_be_read_is_no_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_disk_is_not_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for epoch in (1, 2):
         save_checkpoint(checkpoint_path(tmp_path, epoch), some(epoch))
 
@@ -156,11 +156,11 @@ def test_a_disk_that_cannot_be_read_is_no_damaged_checkpoint(tmp_path: Path, mon
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(OSError, match="checkpoint_002.pth"):  # an earlier one is not taken in its place
+    with pytest.raises(OSError, match="checkpoint_002.pth"):  # an earlier one does not replace it
         newest_checkpoint(tmp_path)
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_found(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         newest_checkpoint(tmp_path)
     for epoch in (1, 2, 10):
@@ -183,7 +183,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path)[1].epoch == 2
 
 
-def test_a_folder_of_damaged_checkpoints_alone_is_told(tmp_path: Path) -> None:
+def test_a_folder_with_only_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
     unfinished_path(tmp_path).write_bytes(b"PK")
     with pytest.raises(UserError, match="no checkpoint"):
         newest_checkpoint(tmp_path, within_epoch=False)
@@ -192,9 +192,7 @@ def test_a_folder_of_damaged_checkpoints_alone_is_told(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
 
 
-def test_a_run_whose_folder_cannot_be_listed_is_not_taken_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(checkpoint_path(tmp_path, 1), some(1))
     (tmp_path / "teacher.pth").write_bytes(b"another's")
     assert holds_run(tmp_path) and list(numbered_checkpoints(tmp_path)) == [1]
@@ -210,7 +208,7 @@ def test_a_run_whose_folder_cannot_be_listed_is_not_taken_for_none(
             ask(tmp_path)
 
 
-def test_too_little_memory_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path / "x.pth", some(1))
     monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
@@ -224,7 +222,7 @@ from model.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint
 from system import console
 
 folder, share = Path(sys.argv[1]), float(sys.argv[2])
-load_checkpoint(checkpoint_path(folder, 1))  # with all memory: what is loaded once
+load_checkpoint(checkpoint_path(folder, 1))  # without limit: imports and caches
 used = 1024 * int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0])
 limit = used + int(share * checkpoint_path(folder, 2).stat().st_size)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -233,9 +231,9 @@ console.run(lambda argv: print(newest_checkpoint(folder)[0]))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux limits and tells a process's memory")
-def test_what_torch_cannot_allocate_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
-    """With memory for 1.2 times the file torch reads it and cannot load it; with 2.2 times it cannot check it."""
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's memory limits")
+def test_lack_of_memory_in_torch_is_not_a_damaged_file(tmp_path: Path) -> None:
+    """With memory for 1.2 times the file torch cannot load it; with 2.2 times the weights cannot be checked."""
     save_checkpoint(checkpoint_path(tmp_path, 1), some(1))
     state = state_dict_of(Encoder("resnet18"), torch.randn(100_000, 256))
     save_checkpoint(checkpoint_path(tmp_path, 2), Checkpoint(2, state))
@@ -245,7 +243,7 @@ def test_what_torch_cannot_allocate_is_not_taken_for_a_damaged_file(tmp_path: Pa
         assert done.returncode == 1 and done.stderr == f"-c: {console.NO_MEMORY}\n" and not done.stdout, share
 
 
-def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+def test_loading_does_not_change_the_random_state(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pth", some(1))
     before = torch.random.get_rng_state()
     encoder = load_checkpoint(tmp_path / "x.pth").encoder()
@@ -253,7 +251,7 @@ def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
     assert {value.device.type for value in encoder.state_dict().values()} == {"cpu"}
 
 
-def test_the_number_of_utterances_is_kept_and_may_be_missing(tmp_path: Path) -> None:
+def test_the_number_of_utterances_is_optional(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pth", some(1, n_utterances=1_092_009))
     assert load_checkpoint(tmp_path / "x.pth").n_utterances == 1_092_009
     content = torch.load(tmp_path / "x.pth", weights_only=True)

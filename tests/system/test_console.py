@@ -1,4 +1,4 @@
-"""What the command line accepts, and what is told in its one line."""
+"""Argument types, the parser, one-line errors, progress bars."""
 
 import argparse
 import io
@@ -22,22 +22,22 @@ from system.console import boolean
 
 
 @pytest.mark.parametrize("word", ["True", "true", "TRUE", "t", "T", "yes", "Y", "y", "1"])
-def test_what_the_release_took_for_true_is_true(word: str) -> None:
+def test_what_the_official_code_accepts_as_true(word: str) -> None:
     assert boolean(word) is True
 
 
 @pytest.mark.parametrize("word", ["False", "false", "f", "F", "no", "No", "n", "0"])
-def test_what_the_release_took_for_false_is_false(word: str) -> None:
+def test_what_the_official_code_accepts_as_false(word: str) -> None:
     assert boolean(word) is False
 
 
 @pytest.mark.parametrize("word", ["", "maybe", "tr", "2", "none"])
-def test_other_words_are_refused(word: str) -> None:
+def test_other_words_are_an_error(word: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is neither True nor False"):
         boolean(word)
 
 
-def test_a_group_of_flags_is_shown_once_and_may_have_flags_that_need_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_of_flags_are_merged_by_title_and_conditions_apply(capsys: pytest.CaptureFixture[str]) -> None:
     parent = console.Parser(add_help=False)
     parent.add_argument_group("data").add_argument("--folder", default="here", help="folder (default: here)")
     parser = console.Parser(parents=[parent])
@@ -56,7 +56,7 @@ def test_a_group_of_flags_is_shown_once_and_may_have_flags_that_need_others(caps
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
-def test_more_memory_than_there_is_is_told_in_one_line(
+def test_lack_of_memory_is_a_one_line_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
@@ -73,7 +73,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_json_is_alone_on_standard_output_and_valid(capsys: pytest.CaptureFixture[str], wanted: bool) -> None:
+def test_standard_output_is_valid_json_only(capsys: pytest.CaptureFixture[str], wanted: bool) -> None:
     with console.json_output(wanted) as publish:
         print("scored")
         publish({"eer": 2.5, "threshold": math.inf, "lengths": [{"llr": math.nan, "length": "full", "n": 3}]})
@@ -83,9 +83,8 @@ def test_json_is_alone_on_standard_output_and_valid(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="the ranks are torchrun's, which is POSIX's")
-def test_a_rank_that_ends_within_a_message_is_told_in_one_line(tmp_path: Path) -> None:
-    """Rank 1 is stopped while it receives, and killed once its buffers are full: the system resets the connection."""
+def test_a_rank_that_ends_during_a_message_is_a_one_line_error(tmp_path: Path) -> None:
+    """Rank 1 is stopped while it receives, and killed when its buffers are full: the system resets the connection."""
     script = tmp_path / "script.py"
     script.write_text(
         f"import os, signal, sys; sys.path.insert(0, {str(PROJECT)!r})\n"
@@ -117,7 +116,7 @@ def test_a_rank_that_ends_within_a_message_is_told_in_one_line(tmp_path: Path) -
 
 
 def shown(written: str) -> list[str]:
-    """Return the lines that a terminal shows in the end. It moves up a line at ESC [A."""
+    """Return the lines on a terminal after this output. ESC [A moves up one line."""
     lines, row, column = [""], 0, 0
     for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", written):
         if part == "\x1b[A":
@@ -131,8 +130,8 @@ def shown(written: str) -> list[str]:
     return lines
 
 
-def test_of_bars_within_one_another_the_outer_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal, where every group of recordings would leave a line."""
+def test_the_outer_one_of_nested_progress_bars_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, each inner bar would otherwise leave a line."""
     terminal, results = io.StringIO(), io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stderr", terminal)

@@ -1,4 +1,4 @@
-"""Every text list that a user may give, as the editors and shells of other systems write it."""
+"""All text lists, as the editors and shells of different systems write them."""
 
 import codecs
 from collections.abc import Callable
@@ -53,7 +53,7 @@ IMPORTED = [
     (Path("/data/anna 1.wav"), Path("tree/anna/all/anna-1.wav")),
     (Path("/data/ben.flac"), Path("tree/ben/all/ben-1.wav")),
 ]
-LISTS: dict[str, tuple[Callable[[Path], object], str, object]] = {  # reader, text, what it says
+LISTS: dict[str, tuple[Callable[[Path], object], str, object]] = {  # reader, text, content
     "trials": (trials, TRIAL_LISTS["VoxCeleb"], (PAIRS, [True, False])),
     "trials, label last": (trials, TRIAL_LISTS["Kaldi, 3D-Speaker"], (PAIRS, [True, False])),
     "trials, scored": (trials, TRIAL_LISTS["--save_scores"], (PAIRS, [True, False])),
@@ -76,7 +76,7 @@ LISTS: dict[str, tuple[Callable[[Path], object], str, object]] = {  # reader, te
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_byte_order_marks_and_line_ends_change_nothing(tmp_path: Path, name: str) -> None:
+def test_byte_order_marks_and_line_ends_have_no_effect(tmp_path: Path, name: str) -> None:
     read, text, said = LISTS[name]
     path = tmp_path / "list.txt"
     is_table = text.startswith(("label,", "enrol,"))
@@ -93,7 +93,7 @@ def test_byte_order_marks_and_line_ends_change_nothing(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_utf_16_and_binary_files_are_named_as_such(tmp_path: Path, name: str) -> None:
+def test_utf_16_and_binary_files_are_errors(tmp_path: Path, name: str) -> None:
     read, text, _ = LISTS[name]
     path = tmp_path / "list.txt"
     for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):

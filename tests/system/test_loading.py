@@ -26,7 +26,7 @@ MB = 2**20
 
 @pytest.fixture
 def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
-    """A function that makes shared memory as large and as free as it is told."""
+    """A function that sets the apparent total and free size of shared memory."""
 
     def of(total: int, free: int) -> None:
         usage = shutil.disk_usage(tmp_path)._replace(total=total, free=free)
@@ -43,7 +43,7 @@ def kill_this_process() -> None:
 
 
 class Items(Dataset):
-    """Data of which item n holds n; the fourth is not given before something happens: an error, the process's end."""
+    """Data with item n = n; before the fourth is returned, `happens` is called: an error, the end of the process."""
 
     def __init__(self, happens: Callable[[], Any] = nothing):
         self._happens = happens
@@ -59,10 +59,10 @@ def loader(happens: Callable[[], Any] = nothing, num_workers: int = 1, batch_byt
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.exists(), reason="no /dev/shm here")
-def test_waiting_batches_fit_in_shared_memory(
+def test_prefetched_batches_fit_in_shared_memory(
     shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Order(list[int]):  # of which DataLoader takes as many items at once as may wait
+    class Order(list[int]):  # counts the items that DataLoader has requested
         taken = 0
 
         def __iter__(self) -> Iterator[int]:
@@ -73,7 +73,7 @@ def test_waiting_batches_fit_in_shared_memory(
     batch = 300 * 40 * 200 * 4  # bytes of a 100-way episode of 1 + 2 utterances
 
     def loaded(n_workers: int) -> tuple[int, int]:
-        """Return how many processes load and how many batches wait, each process's first being on its way."""
+        """Return the number of processes and of batches that are loaded in advance."""
         order = Order([0] * 99)
         with loader(num_workers=n_workers, batch_bytes=batch).batches(order) as batches:
             processes = len(multiprocessing.active_children())
@@ -85,36 +85,34 @@ def test_waiting_batches_fit_in_shared_memory(
         shared_memory(total * MB, total * MB)
         assert loaded(8) == (workers, waiting)
         assert (waiting + 2) * batch <= total * MB or workers == 0
-        told = capsys.readouterr().err
-        assert (f"{workers} processes load data" in told) == (workers < 8) and told.count("\n") == (workers < 8)
+        warning = capsys.readouterr().err
+        assert (f"{workers} processes load data" in warning) == (workers < 8) and warning.count("\n") == (workers < 8)
     shared_memory(200 * MB, 200 * MB)
     monkeypatch.setattr(ranks, "local_world_size", lambda: 2)
-    assert loaded(8) == (8, 8)  # half is the other rank's
+    assert loaded(8) == (8, 8)  # half is for the other rank
     assert loaded(0) == (0, 0)
 
 
 @pytest.mark.parametrize("end", [kill_this_process, partial(os._exit, 1)], ids=["killed", "exits"])
-def test_a_killed_loader_raises_where_a_batch_is_awaited(
+def test_a_killed_loader_process_raises_at_the_next_batch(
     shared_memory: Callable[[int, int], None], end: Callable[[], None]
 ) -> None:
-    shared_memory(64 * MB, 48)  # one batch waits
+    shared_memory(64 * MB, 48)  # room for one prefetched batch
     with (
         pytest.raises(UserError, match="a process that loads data was killed.*--num_workers"),
         loader(end).batches(range(9)) as batches,
     ):
         assert [int(next(batches)[0][0]) for _ in range(3)] == [0, 1, 2]
         deadline = time.monotonic() + 30
-        while multiprocessing.active_children():  # torch's handler of SIGCHLD would raise in this loop
+        while multiprocessing.active_children():  # torch's handler of SIGCHLD would raise here
             assert time.monotonic() < deadline
             time.sleep(0.01)
         list(batches)
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError(), RuntimeError("CUDA error")])
-def test_a_loader_that_is_killed_while_it_hands_a_batch_over_is_told(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Dying:  # the moment itself cannot be hit at will
+def test_a_loader_process_killed_while_it_sends_a_batch(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:  # this moment cannot be provoked
         def __init__(self, *args: object, **options: object):
             pass
 
@@ -123,7 +121,7 @@ def test_a_loader_that_is_killed_while_it_hands_a_batch_over_is_told(
             raise error
 
     monkeypatch.setattr("system.loading.DataLoader", Dying)
-    killed = not isinstance(error, RuntimeError)  # which torch raises where a process ended, and for its own troubles
+    killed = not isinstance(error, RuntimeError)  # torch raises it for a process that ended and for other errors
     kind, words = (UserError, "a process that loads data was killed") if killed else (RuntimeError, "CUDA error")
     with loader().batches(range(9)) as batches, pytest.raises(kind, match=words):
         list(batches)
@@ -141,13 +139,13 @@ def damaged() -> None:
 @pytest.mark.parametrize(
     "happens, kind, words", [(add_sizes, RuntimeError, "size of tensor a"), (damaged, UserError, "^id1/v/0.pkl: not a")]
 )
-def test_what_the_data_raises_is_raised_here_and_is_not_told_as_a_loaders_death(
+def test_exceptions_of_the_dataset_are_raised_in_the_main_process(
     happens: Callable[[], None], kind: type[Exception], words: str, workers: int
 ) -> None:
     with loader(happens, workers).batches(range(9)) as batches:
         with pytest.raises(kind, match=words) as raised:
             list(batches)
-        assert workers == 0 or happens.__name__ in str(raised.value.__cause__)  # the loader's traceback
+        assert workers == 0 or happens.__name__ in str(raised.value.__cause__)  # the traceback of the loader process
 
 
 def interrupt_soon() -> None:
@@ -164,14 +162,14 @@ def fail() -> None:
         (nothing, nothing, None),
         (nothing, fail, ValueError),
         (damaged, nothing, UserError),
-        (partial(time.sleep, 600), interrupt_soon, KeyboardInterrupt),  # in the midst of a batch that takes long
+        (partial(time.sleep, 600), interrupt_soon, KeyboardInterrupt),  # during a batch that takes long
     ],
     ids=["break", "error", "error of the data", "interrupt"],
 )
-def test_the_processes_end_with_the_loop_however_that_ends(
+def test_the_processes_end_with_the_loop(
     in_data: Callable[[], Any], in_loop: Callable[[], Any], error: type[BaseException] | None
 ) -> None:
-    held = None  # as a program that logs it later holds an error, and what it came through
+    held = None  # like a program that logs the exception later
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's processes may ignore Ctrl-C
     try:
         with loader(in_data, num_workers=2).batches(range(99)) as batches:
@@ -192,26 +190,24 @@ def test_the_processes_end_with_the_loop_however_that_ends(
 @pytest.mark.parametrize(
     "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
 )
-def test_a_loader_is_ended_by_its_parent_and_not_by_a_schedulers_signal(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loader_process_ignores_signals_except_its_parents(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: method)
     with loader(num_workers=1).batches(range(99)) as batches:
         next(batches)
         (process,) = multiprocessing.active_children()
         for number in (signal.SIGINT, signal.SIGTERM):
-            subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)  # a sender that is not the parent
+            subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)  # the sender is not the parent
         assert len(list(batches)) == 98
     with loader(num_workers=1).batches(range(99)) as batches:
         next(batches)
         (process,) = multiprocessing.active_children()
-        process.terminate()  # as Python does with processes that are left when it exits
+        process.terminate()  # as Python does at its exit
         process.join(20)
         assert process.exitcode is not None
 
 
 class CountedItems(Items):
-    """Data that counts how often it is pickled."""
+    """A dataset that counts how often it is pickled."""
 
     n_pickled = 0
 
@@ -221,7 +217,7 @@ class CountedItems(Items):
 
 
 @pytest.mark.slow
-def test_data_is_pickled_once_for_all_processes_that_are_not_forked(
+def test_the_dataset_is_pickled_once_for_processes_that_are_not_forked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
@@ -233,14 +229,14 @@ def test_data_is_pickled_once_for_all_processes_that_are_not_forked(
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-    """Run a script that can import this module, and must end within a minute."""
+    """Run a script that can import this module, for at most a minute."""
     folders = PROJECT, PROJECT / "tests", PROJECT / "tests" / "system"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.slow
-def test_a_loop_that_a_daemon_thread_is_in_does_not_keep_the_program_from_its_end() -> None:
+def test_a_program_ends_during_a_loop_in_a_daemon_thread() -> None:
     done = run(
         """
 import threading, time
@@ -262,7 +258,7 @@ assert started.wait(60)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guarded", [True, False])
-def test_processes_that_run_the_script_again_need_a_main_guard_in_it(guarded: bool, tmp_path: Path) -> None:
+def test_spawned_processes_need_a_main_guard(guarded: bool, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import multiprocessing\n"

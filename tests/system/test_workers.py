@@ -18,7 +18,6 @@ from system.workers import CHUNK, unordered_map
 
 CHILDREN = Path(f"/proc/self/task/{threading.get_native_id()}/children")
 lists_children = pytest.mark.skipif(not CHILDREN.exists(), reason="no list of child processes here")
-posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join(map(str, [PROJECT, PROJECT / "tests", Path(__file__).parent]))
 }
@@ -31,13 +30,13 @@ def worker(item: int) -> tuple[int, int]:
 @pytest.mark.parametrize(
     "workers, n_items, here", [(2, 0, True), (2, CHUNK, True), (2, CHUNK + 1, False), (1, 40, True)]
 )
-def test_what_one_worker_would_have_to_itself_starts_no_process(workers: int, n_items: int, here: bool) -> None:
+def test_one_chunk_or_one_worker_starts_no_process(workers: int, n_items: int, here: bool) -> None:
     done = list(unordered_map(worker, iter(range(n_items)), workers))
     assert sorted(item for item, _ in done) == list(range(n_items))
     assert all((process == os.getpid()) == here for _, process in done)
 
 
-def test_every_worker_works_and_no_more_start_than_there_are_chunks() -> None:
+def test_all_workers_work_and_no_more_start_than_chunks() -> None:
     done = list(unordered_map(worker, range(1000), workers=3))
     assert sorted(item for item, _ in done) == list(range(1000)) and len({process for _, process in done}) == 3
     assert len({process for _, process in unordered_map(worker, range(CHUNK + 1), workers=100)}) <= 2
@@ -48,7 +47,7 @@ def threads_of_libraries(item: int) -> list[int]:
     return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
 
 
-def test_linear_algebra_in_a_worker_has_one_thread_and_the_environment_here_stays(
+def test_linear_algebra_in_a_worker_has_one_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -82,10 +81,10 @@ def fails(item: int) -> int:
         (range(200, 300), RuntimeError, "^Unsendable: for its keyword$"),
     ],
 )
-def test_an_exception_in_a_worker_is_raised_here(items: range, kind: type[Exception], words: str) -> None:
+def test_an_exception_in_a_worker_is_raised_in_the_parent(items: range, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words) as raised:
         list(unordered_map(fails, items, workers=2))
-    assert "in fails" in str(raised.value.__cause__)  # the worker's traceback
+    assert "in fails" in str(raised.value.__cause__)  # the traceback of the worker
 
 
 def wait_and_note(path: Path) -> None:
@@ -94,18 +93,18 @@ def wait_and_note(path: Path) -> None:
 
 
 @lists_children
-def test_the_workers_of_an_abandoned_loop_finish_the_items_they_are_at_and_end(tmp_path: Path) -> None:
+def test_workers_of_an_abandoned_loop_finish_their_items_and_end(tmp_path: Path) -> None:
     before = CHILDREN.read_text().split()
     work = unordered_map(wait_and_note, [tmp_path / f"{n}" for n in range(100)], workers=2)
     next(work)
     assert len(CHILDREN.read_text().split()) == len(before) + 2
     work.close()
     assert CHILDREN.read_text().split() == before
-    assert CHUNK < len(list(tmp_path.iterdir())) < 3 * CHUNK  # the workers had been given three chunks
+    assert CHUNK < len(list(tmp_path.iterdir())) < 3 * CHUNK  # three chunks were sent to the workers
 
 
 def run(code: str, **options: Any) -> subprocess.CompletedProcess:
-    """Run a script that can import this module, and must end within a minute."""
+    """Run a script that can import this module, for at most a minute."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, **options)
 
@@ -126,7 +125,7 @@ def kill_while_they_start(which: int, delay: float) -> None:
 
 @pytest.mark.slow
 @lists_children
-def test_a_worker_killed_at_any_moment_of_its_start_is_told() -> None:
+def test_a_worker_killed_while_it_starts_is_an_error() -> None:
     delays = [0, 0, 0, 0.001, 0.003, 0.01, 0.03, 0.06, 0.1]
     rounds = [(which, delay) for delay in delays for which in (0, 1)]
     done = run(f"from test_workers import *; [kill_while_they_start(*at) for at in {rounds}]")
@@ -134,20 +133,19 @@ def test_a_worker_killed_at_any_moment_of_its_start_is_told() -> None:
 
 
 @pytest.mark.parametrize("executable", ["/nowhere/python", os.devnull])
-def test_a_worker_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
+def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     with pytest.raises(UserError, match="cannot start a worker process: .*with fewer workers"):
         list(unordered_map(worker, range(100), workers=2))
 
 
-@posix
-def test_a_worker_that_ends_while_it_starts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_exits_while_it_starts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(UserError, match="a worker process ended with status 1"):
         list(unordered_map(worker, range(100), workers=2))
 
 
-def test_a_function_of_the_script_itself_is_refused_and_the_script_is_not_run_again(tmp_path: Path) -> None:
+def test_a_function_of_the_script_is_an_error_and_the_script_does_not_run_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from system.workers import unordered_map\n"
@@ -194,7 +192,6 @@ def tell_and_sleep(arguments: list[str]) -> None:
     time.sleep(float(seconds))
 
 
-@posix
 @pytest.mark.parametrize("number, seconds", [(signal.SIGINT, "0.5"), (signal.SIGKILL, "600")])
 def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, seconds: str) -> None:
     command = [sys.executable, "-c", SLEEPER, str(tmp_path), seconds]
@@ -203,7 +200,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, s
         time.sleep(0.01)
         assert process.poll() is None
     if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as the terminal does
+        os.killpg(process.pid, number)  # like the terminal
     else:
         process.kill()
     _, stderr = process.communicate(timeout=30)
@@ -228,7 +225,7 @@ def is_running(process: int) -> bool:
         ("feat_extract.feature_extraction", "requests torch scipy pandas librosa sklearn matplotlib av"),
     ],
 )
-def test_workers_do_not_import_what_they_do_not_use(script: str, not_needed: str) -> None:
+def test_scripts_do_not_import_unused_packages(script: str, not_needed: str) -> None:
     code = f"import sys, {script}; print([name for name in {not_needed.split()} if name in sys.modules])"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Which checkpoints a run leaves, without a training."""
+"""The checkpoints that a run keeps, without a training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def state() -> TrainingState:
 
 
 @pytest.mark.parametrize("keep_last, kept", [(None, [1, 2, 3, 4, 5]), (1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
-def test_an_epoch_leaves_the_last_checkpoints_and_nothing_unfinished(
+def test_an_epoch_keeps_the_last_checkpoints_and_no_unfinished_one(
     tmp_path: Path, state: TrainingState, keep_last: int | None, kept: list[int]
 ) -> None:
     for state.epoch in range(1, 6):
@@ -38,7 +38,7 @@ def test_an_epoch_leaves_the_last_checkpoints_and_nothing_unfinished(
     assert sorted(tmp_path.glob("*.pth")) == [checkpoint_path(tmp_path, epoch) for epoch in kept]
 
 
-def test_only_what_the_run_wrote_is_removed_with_its_calibrations(tmp_path: Path, state: TrainingState) -> None:
+def test_only_checkpoints_of_the_run_are_removed_with_their_calibrations(tmp_path: Path, state: TrainingState) -> None:
     """A run of epochs 101 to 103, in a folder with files from elsewhere."""
     torch.save({"epoch": 101, "state_dict": STATE, "optimizer": {}}, checkpoint_path(tmp_path, 100))  # official
     save_checkpoint(checkpoint_path(tmp_path, 50), Checkpoint(50, STATE, speakers=["ben"]))  # of another run
@@ -55,9 +55,7 @@ def test_only_what_the_run_wrote_is_removed_with_its_calibrations(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == before | added
 
 
-def test_a_run_is_saved_within_an_epoch_once_in_so_many_minutes(
-    tmp_path: Path, state: TrainingState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_every_minutes(tmp_path: Path, state: TrainingState, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, saved = SimpleNamespace(seconds=0), list[int]()
 
     def step(state: TrainingState, episode: Episode, max_grad_norm: float | None) -> None:

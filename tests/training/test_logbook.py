@@ -1,4 +1,4 @@
-"""A resumed run compares its hardware; the log knows which epochs it has."""
+"""The records of a run: comparison of the hardware, and the rows of the log."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ CPU = {"device": "cpu with AVX2", "ranks": 1, "threads": 2}
         (CPU | {"device": "NVIDIA H100", "threads": None}, "device NVIDIA H100 (was cpu with AVX2)"),
     ],
 )
-def test_other_hardware_is_named(
+def test_a_warning_names_different_hardware(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], now: dict[str, object], named: str | None
 ) -> None:
     write_config(tmp_path, {"lr": 1}, CPU, ["anna"])
@@ -29,14 +29,14 @@ def test_other_hardware_is_named(
     assert (named or "") in warned and warned.count("(was") == (named is not None)
 
 
-def test_the_hardware_is_written(tmp_path: Path) -> None:
+def test_the_configuration_contains_the_hardware(tmp_path: Path) -> None:
     write_config(tmp_path, {"lr": 1}, hardware_of(torch.device("cpu")), ["anna"])
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["threads"], written["ranks"]) == (torch.get_num_threads(), 1)
     assert written["device"].startswith("cpu")
 
 
-def test_a_configuration_without_hardware_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_configuration_without_hardware_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text('{"arguments": {"lr": 0.5}}')
     assert compare_config(tmp_path, {"lr": 1}, CPU) == {"lr": 0.5}
     assert capsys.readouterr().err.count("(was") == 1  # the learning rate

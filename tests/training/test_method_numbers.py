@@ -1,4 +1,4 @@
-"""The method's numbers (METHOD.md) as literals, read off the training as it is run."""
+"""The numbers of the method (docs/method.md) as literals, compared with those of a training."""
 
 import math
 from pathlib import Path
@@ -30,14 +30,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Prepared(NamedTuple):
-    """What train.py hands to its loop."""
+    """The arguments of train.py's loop."""
 
     state: TrainingState
     episodes: TrainingEpisodes
 
 
 def prepared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Prepared:
-    """Run train.py up to its loop, with no other flags than these and its folders'."""
+    """Run train.py up to its loop, with the flags of its folders and `flags`."""
     made: list[Prepared] = []
 
     def loop(args: object, folder: Path, state: TrainingState, episodes: TrainingEpisodes, validation: object) -> None:
@@ -78,7 +78,7 @@ def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("use_variable", [[], ["--use_variable", False]])
-def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
+def test_softmax_windows_have_200_frames(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_variable: list
 ) -> None:
     flags = ["--loss_type", "softmax", "--nb_class_train", 5, *use_variable]
@@ -86,13 +86,13 @@ def test_softmax_batches_are_of_full_windows_whatever_the_other_flags(
     assert {episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
-def test_fixed_queries_are_of_full_windows(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_queries_have_200_frames(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     episodes = prepared(data, tmp_path, monkeypatch, "--nb_class_train", 5, "--use_variable", False).episodes
     assert {episodes[1, index].query.shape for index in range(8)} == {(2, 5, 1, 40, 200)}
 
 
 class Scripted(EpisodeLoss):
-    """A model whose loss is what the test says, times one; its gradient in the class vectors is constant."""
+    """A model with a loss that the test sets; its gradient in the class vectors is constant."""
 
     def __init__(self, gradient: torch.Tensor | None = None) -> None:
         super().__init__(Encoder("resnet18"), Objective("prototypical", True, 101, 256))
@@ -118,7 +118,7 @@ def scripted() -> TrainingState:
 
 
 def train_epoch(state: TrainingState) -> None:
-    """Train two steps, on episodes that the scripted model does not look at."""
+    """Train two steps on episodes, which the scripted model ignores."""
     for _ in range(2):
         train_step(state, Episode(torch.zeros(1), torch.zeros(1), torch.zeros(1)))
     state.metrics.all_gather()
@@ -149,40 +149,18 @@ def rates(state: TrainingState, losses: list[float]) -> list[float]:
     return found
 
 
-def test_a_plateau_of_more_than_three_epochs_lowers_the_rate_tenfold_down_to_1e_5(scripted: TrainingState) -> None:
+def test_the_learning_rate_drops_after_a_plateau_of_more_than_three_epochs(scripted: TrainingState) -> None:
     expected = [0.1] * 5 + [0.01] * 4 + [1e-3] * 4 + [1e-4] * 4 + [1e-5] * 8
     assert rates(scripted, [1.0] * len(expected)) == pytest.approx(expected)
 
 
-def test_an_epoch_is_better_from_a_ten_thousandth_on(scripted: TrainingState) -> None:
+def test_an_improvement_is_at_least_1e_4(scripted: TrainingState) -> None:
     better, worse = ([(1 - step) ** epoch for epoch in range(7)] for step in (1.2e-4, 0.2e-4))
     assert rates(scripted, better) == pytest.approx([0.1] * 7)
     assert rates(scripted, [0.5, *(0.5 * loss for loss in worse)])[-1] == pytest.approx(0.01)
 
 
-def test_the_two_losses_are_means_of_cross_entropies_with_weights_one_and_one() -> None:
-    torch.manual_seed(0)
-    objective = Objective("prototypical", True, 9, 256).double()
-    support, query = torch.randn(1, 4, 256).double(), torch.randn(2, 4, 256).double()
-    speaker = torch.tensor([7, 2, 5, 0])
-
-    def by_hand(x: torch.Tensor, w: torch.Tensor, classes: list[int]) -> float:
-        losses = []
-        for embedding, right in zip(x, classes, strict=True):
-            logits = [(embedding @ vector / vector.norm()).item() for vector in w]
-            losses.append(math.log(sum(math.exp(logit) for logit in logits)) - logits[right])
-        return sum(losses) / len(losses)
-
-    episodic = by_hand(query.flatten(0, 1), support[0], [0, 1, 2, 3] * 2)
-    everything = torch.cat([support, query]).flatten(0, 1)
-    everywhere = by_hand(everything, present(objective.class_vectors).detach(), speaker.tolist() * 3)
-    metrics = objective(support, query, speaker)
-    assert metrics.loss.item() == pytest.approx(1 * episodic + 1 * everywhere)
-    assert metrics.episodic_loss.item() == pytest.approx(episodic)
-    assert metrics.global_loss.item() == pytest.approx(everywhere)
-
-
-def test_the_network_begins_as_the_method_says() -> None:
+def test_the_initial_network() -> None:
     torch.manual_seed(0)
     encoder, objective = Encoder(), Objective("softmax", False, 5994, 256)
     stages = [getattr(encoder.trunk, f"layer{stage}") for stage in (1, 2, 3, 4)]

@@ -1,4 +1,4 @@
-"""What train.py can refuse without the data it refuses before it looks at the data, which takes minutes to index."""
+"""Errors of train.py that do not depend on the data come before the data is indexed, which takes minutes."""
 
 import os
 from pathlib import Path
@@ -68,41 +68,45 @@ REFUSALS = [
     ([*RUN, "--n_folder", "8", "--model_path", "file"], 1, "file/baseline_008: Not a directory"),
     ([*AGAIN, "--augment", "noise", "--noise_dir", "nowhere"], 1, "nowhere: no such folder"),
     ([*AGAIN, "--augment", "reverb", "--rir_dir", "no_wavs"], 1, "no_wavs: no recordings"),
-    # for comparison: nothing but the data is missing
+    # for comparison: only the data is missing
     ([*AGAIN, "--val_trials", "good.txt"], 1, "no features in no_data"),
     ([*RUN, "--n_folder", "8", "--use_checkpoint", "auto"], 1, "no features in no_data"),
     ([*AGAIN, "--n_folder", "1", "--use_GC", "False"], 1, "no features in no_data"),
 ]
 
 
-@pytest.mark.parametrize("argv, status, told", REFUSALS, ids=range(len(REFUSALS)))
-def test_what_needs_no_data_is_refused_without_it(home: Path, argv: list[str], status: int, told: str) -> None:
+@pytest.mark.parametrize("argv, status, message", REFUSALS, ids=range(len(REFUSALS)))
+def test_errors_that_do_not_depend_on_the_data_come_first(
+    home: Path, argv: list[str], status: int, message: str
+) -> None:
     outcome = in_process(train.main, argv, home)
-    assert outcome.status == status and told in outcome.stderr and outcome.is_one_line(), outcome.stderr
+    assert outcome.status == status and message in outcome.stderr and outcome.is_one_line(), outcome.stderr
 
 
-def test_a_folder_that_is_in_use_is_refused_without_the_data(home: Path) -> None:
+def test_a_locked_folder_is_an_error_before_the_data_is_read(home: Path) -> None:
     with locked(home / run_folder("saved_model", 0) / ".train.lock"):
-        done = run_script("train.py", *AGAIN, cwd=home, check=1)  # a process does not lock itself out
+        done = run_script(
+            "train.py", *AGAIN, cwd=home, check=1
+        )  # in another process, because a process can repeat its lock
     assert f"process {os.getpid()} on" in done.stderr and "is writing there" in done.stderr
 
 
 @pytest.mark.parametrize("lock_is_there", [False, True])
-def test_a_folder_that_is_not_writable_is_refused_without_the_data(
+def test_a_folder_that_is_not_writable_is_an_error_before_the_data_is_read(
     home: Path, monkeypatch: pytest.MonkeyPatch, lock_is_there: bool
 ) -> None:
     folder = home / run_folder("saved_model", 0)
     if lock_is_there:
         (folder / ".train.lock").touch()
     folder.chmod(0o555)
-    if os.access(folder, os.W_OK):  # the superuser's rights: ask as another user would
+    if os.access(folder, os.W_OK):  # the superuser: answer as for another user
         monkeypatch.setattr(os, "access", lambda path, mode: bool(Path(path).stat().st_mode & 0o200))
     outcome = in_process(train.main, AGAIN, home)
     folder.chmod(0o755)
     assert outcome.status == 1 and "baseline_000: not writable" in outcome.stderr and outcome.is_one_line()
 
 
-def test_folders_without_recordings_are_refused_by_eer_short_without_the_data(home: Path) -> None:
+def test_folders_without_recordings_are_an_error_before_the_data_is_read(home: Path) -> None:
     for flags in (["--noise_snr", "5", "--noise_dir", "no_wavs"], ["--reverb", "True", "--rir_dir", "no_wavs"]):
         outcome = in_process(EER_short.main, ["--save_path", "no_data", *flags], home)
         assert outcome.status == 1 and "no_wavs: no recordings" in outcome.stderr and outcome.is_one_line()

@@ -30,7 +30,7 @@ CPU = Compute(torch.device("cpu"), torch.float32, 0)
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Train a small network: what is tested here does not depend on its size."""
+    """Train a small network: these tests do not depend on its size."""
     with small_network("resnet18"):
         yield
 
@@ -59,7 +59,7 @@ def new_state(compute: Compute = CPU, lr: float = 0.05, use_GC: bool = True, n_s
 def train_steps(
     state: TrainingState, episodes: TrainingEpisodes, n_steps: int, max_grad_norm: float | None = None
 ) -> None:
-    """Train so many episodes from where the state is, an epoch's end included, and gather their metrics."""
+    """Train n_steps episodes from the position of the state, end the epochs among them, and gather the metrics."""
     order = episode_order(episodes.per_epoch, state.epoch, state.episode, 99)
     for number in itertools.islice(order, n_steps):
         train_step(state, episodes[number], max_grad_norm)
@@ -75,9 +75,7 @@ def tensors(state: TrainingState) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("n_before", [1, 3, 5])
-def test_a_state_saved_anywhere_is_resumed_bit_by_bit(
-    episodes: TrainingEpisodes, tmp_path: Path, n_before: int
-) -> None:
+def test_a_resumed_state_is_bit_identical(episodes: TrainingEpisodes, tmp_path: Path, n_before: int) -> None:
     straight, stopped, resumed = new_state(), new_state(), new_state(lr=0.3)
     assert episodes.per_epoch == 4
     train_steps(straight, episodes, 7)
@@ -94,19 +92,19 @@ def test_a_state_saved_anywhere_is_resumed_bit_by_bit(
     assert len(set(schedules)) == 1
 
 
-def test_means_do_not_depend_on_when_the_metrics_are_gathered_and_the_schedule_sees_the_losses(
+def test_means_do_not_depend_on_when_metrics_are_gathered(
     episodes: TrainingEpisodes,
 ) -> None:
     state, losses = new_state(), list[float]()
     state.model.register_forward_hook(lambda _, given, metrics: losses.append(float(metrics.loss.detach())))
-    train_steps(state, episodes, 4)  # gathered at the epoch's end
+    train_steps(state, episodes, 4)  # gathered at the end of the epoch
     assert state.scheduler.best == sum(losses) / 4
     train_steps(state, episodes, 1)
     train_steps(state, episodes, 2)
     assert state.metrics.means()["loss"] == sum(losses[4:]) / 3
 
 
-def test_gradients_are_clipped_on_demand(episodes: TrainingEpisodes) -> None:
+def test_gradients_are_clipped_to_max_grad_norm(episodes: TrainingEpisodes) -> None:
     norms = []
     for limit in (None, 0.01):
         state = new_state()
@@ -115,7 +113,7 @@ def test_gradients_are_clipped_on_demand(episodes: TrainingEpisodes) -> None:
     assert norms[0] > 0.1 and norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
-def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(episodes: TrainingEpisodes) -> None:
+def test_bf16_has_nearly_the_loss_of_fp32_and_fp32_weights(episodes: TrainingEpisodes) -> None:
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
         state = new_state(CPU._replace(dtype=dtype))
@@ -126,7 +124,7 @@ def test_bf16_begins_as_fp32_does_and_keeps_fp32_weights(episodes: TrainingEpiso
 
 
 @pytest.mark.parametrize("losses, weight, at", [([1, math.nan, math.inf], 0, 2), ([1, 2, 3], math.inf, 3)])
-def test_what_is_not_finite_is_reported_with_its_episode(
+def test_a_loss_or_weight_that_is_not_finite_is_an_error_with_the_episode(
     episodes: TrainingEpisodes, losses: list[float], weight: float, at: int
 ) -> None:
     state = new_state()
@@ -138,14 +136,14 @@ def test_what_is_not_finite_is_reported_with_its_episode(
         check_finite(state, torch.tensor(losses), episodes)
 
 
-def test_a_checkpoint_of_other_speakers_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_speakers_is_an_error(tmp_path: Path) -> None:
     save_state(tmp_path / "x.pth", new_state())
     with pytest.raises(ValueError, match="class vectors of 4 speakers instead of 9"):
         restore(new_state(n_speakers=9), load_checkpoint(tmp_path / "x.pth"), per_epoch=4)
 
 
 class DoubleEpisodes(TrainingEpisodes):
-    """Float64: convolutions of another memory format round otherwise, here by far less than what is compared."""
+    """Float64: convolutions of another memory format round differently, here by much less than the tolerance."""
 
     def __getitem__(self, number: tuple[int, int]) -> Episode:
         support, query, speaker = super().__getitem__(number)
@@ -153,8 +151,8 @@ class DoubleEpisodes(TrainingEpisodes):
 
 
 @pytest.mark.parametrize("use_GC", [True, False])
-def test_an_official_file_is_resumed_as_a_plain_loop_goes(features: FeatureIndex, tmp_path: Path, use_GC: bool) -> None:
-    """The plain loop is the official one: contiguous, unfused, class vectors in the optimiser whether used or not."""
+def test_an_official_file_is_resumed_like_a_plain_loop(features: FeatureIndex, tmp_path: Path, use_GC: bool) -> None:
+    """The plain loop is the official one: contiguous, unfused, with class vectors in the optimiser even if unused."""
     torch.manual_seed(3)
     model = EpisodeLoss(Encoder("resnet18"), Objective("prototypical", use_GC, 4, 256)).double()
     class_vectors = model.objective.class_vectors if use_GC else torch.nn.Parameter(torch.randn(4, 256).double())
@@ -183,7 +181,7 @@ def test_an_official_file_is_resumed_as_a_plain_loop_goes(features: FeatureIndex
         assert (ours - expected).norm() <= 1e-6 * (expected - old).norm()
 
 
-def test_momentum_of_class_vectors_is_not_dropped_where_there_are_none(tmp_path: Path) -> None:
+def test_unused_class_vectors_with_momentum_are_an_error(tmp_path: Path) -> None:
     """An official file trained with global classification, resumed with --use_GC False."""
     encoder, class_vectors = Encoder("resnet18"), torch.nn.Parameter(torch.randn(4, 256))
     optimizer = torch.optim.SGD(parameters_of(encoder, class_vectors), 0.05, momentum=0.9)
@@ -219,7 +217,7 @@ def test_only_the_trunk_computes_in_bfloat16(episodes: TrainingEpisodes) -> None
 
 
 class NoFloat64(TorchFunctionMode):
-    """A device without float64, as MPS is: what parameters were computed with is on it, until cpu() copies it."""
+    """Imitates a device without float64, such as MPS: results of parameters are on it until cpu() copies them."""
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         result = func(*args, **(kwargs or {}))

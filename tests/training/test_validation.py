@@ -1,4 +1,4 @@
-"""The EER that a training logs is the one that EER_full.py prints of its checkpoint, with the same warning."""
+"""The EER in the log of a training equals the one that EER_full.py prints for the checkpoint."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ TRAIN = "--backbone resnet18 --nb_class_train 2 --n_query 1 --lr 0.01 --max_epoc
 
 
 def write_speech(root: Path, tree: str, speakers: range, n_utterances: int) -> list[str]:
-    """Write features of noise around a speaker's mean; return the utterances' names."""
+    """Write features of noise around the mean of each speaker; return the names of the utterances."""
     names = []
     for s in speakers:
         rng = np.random.default_rng(s)
@@ -36,7 +36,7 @@ def warnings_of(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "trained on" in line]
 
 
-def test_the_logged_eer_is_that_of_eer_full_with_its_warning(tmp_path: Path) -> None:
+def test_the_logged_eer_and_warning_equal_those_of_eer_full(tmp_path: Path) -> None:
     trained_on = write_speech(tmp_path / "data", "vox1_dev", range(4), 4)
     names = trained_on[:8] + write_speech(tmp_path / "data", "vox1_test", range(30, 38), 4)
     pairs = [(a, b) for a in names for b in names if a < b]
@@ -50,9 +50,9 @@ def test_the_logged_eer_is_that_of_eer_full_with_its_warning(tmp_path: Path) -> 
     scored = {precision: in_process(EER_full.main, [*full, precision], tmp_path) for precision in ("fp32", "bf16")}
     eer = {precision: json.loads(done.stdout.splitlines()[-1])["eer"] for precision, done in scored.items()}
     assert float(row["val_eer"]) == eer["fp32"] and eer["fp32"] != eer["bf16"]
-    n_seen = len(pairs) - 32 * 31 // 2  # but for the pairs of the 32 utterances of unseen speakers
-    told = [f"{n_seen} of the trials are of speakers that the network was trained on"]
-    assert warnings_of(outcome.stderr) == warnings_of(scored["fp32"].stderr) == told
+    n_seen = len(pairs) - 32 * 31 // 2  # all pairs except those of the 32 utterances of unseen speakers
+    warning = [f"{n_seen} of the trials are of speakers that the network was trained on"]
+    assert warnings_of(outcome.stderr) == warnings_of(scored["fp32"].stderr) == warning
 
     write_speech(tmp_path / "data", "vox2_dev", range(10, 14), 4)
     (tmp_path / "unseen.txt").write_text("1 id00030/v/00000 id00030/v/00001\n0 id00030/v/00000 id00001/v/00001\n")
