@@ -110,7 +110,7 @@ CASES = [
         for flag in ("--lr", "--max_grad_norm", "--save_every_minutes")
         for value in ("nan", "inf", "-1", "0", "1e999", "ten")
     ),
-    ("train", [*NEW, "--lr", "1e30"], unchanged, 1, "earlier checkpoints are intact, resume from one with --max_grad"),
+    ("train", [*NEW, "--lr", "1e30"], unchanged, 1, "--max_grad_norm"),
     ("EER_short", [*FULL, "--test_length", "0"], unchanged, 2, "--test_length: '0' is not an integer from 1"),
     ("EER_short", [*FULL, "--test_length", "9" * 5000], unchanged, 2, "--test_length"),
     ("identification", [*IDENTIFY, "--nb_class_test", "50"], unchanged, 2, "needs 50 speakers with 2 or more utter"),
@@ -157,8 +157,8 @@ CASES = [
     ("EER_full", FULL, weight(torch.zeros(9, 8), "weight"), 1, "weight has shape (9, 8)"),
     ("EER_full", FULL, weight(torch.zeros(1), "intruder"), 1, "1 unexpected parameters: intruder"),
     ("EER_full", FULL, weight(torch.zeros(1), "pretrained.intruder"), 1, "unexpected parameters: pretrained.intruder"),
-    ("EER_full", FULL, weight(torch.full((256, 256), 3e38)), 1, "embeddings are not finite"),
-    ("identification", IDENTIFY, weight(torch.full((256, 256), 3e38)), 1, "embeddings are not finite"),
+    ("EER_full", FULL, weight(torch.full((256, 256), 3e38)), 1, "not finite"),
+    ("identification", IDENTIFY, weight(torch.full((256, 256), 3e38)), 1, "not finite"),
     ("train", [*AGAIN, "--cp_num", "2"], weight(torch.zeros(9, 256), "weight"), 1, "class vectors of 9 speakers"),
     ("train", [*AGAIN, "--cp_num", "2"], entry("speakers", ["a", "b"]), 1, "trained on other speakers"),
     ("train", [*AGAIN, "--cp_num", "2"], entry("optimizer", {"state": 3}), 1, "does not fit these flags and data"),
