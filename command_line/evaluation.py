@@ -13,7 +13,7 @@ from command_line.compute import add_compute_arguments, choose_compute
 from configure import TRAINING_TREE, TREES, save_root
 from dataset.trials import Trials, read_enrolment, read_trials
 from evaluation import report
-from evaluation.calibration import calibration_path, load_calibration, save_calibration
+from evaluation.calibration import calibration_path, fit, load_calibration, save_calibration, split_half_llr
 from evaluation.context import EvaluationContext, load_context, of_seen_speakers
 from evaluation.embedding import Scores, Segments
 from evaluation.normalisation import Cohort, load_cohort
@@ -22,10 +22,9 @@ from evaluation.verification import (
     UNDISTURBED,
     Conditions,
     TrialSet,
-    add_llr,
-    calibrate,
     find_trials,
     score_trials,
+    scored_trials,
 )
 from model.checkpoint import Checkpoint
 from system import console, ranks
@@ -149,8 +148,8 @@ def verify(
     """
     trials, features = trial_set.trials, context.features
     speakers = [features.speaker[rows] for rows in trial_set.sides]
-    if args.calibrate:
-        refuse_seen_speakers(context, trial_set)
+    if args.calibrate and (n_seen := of_seen_speakers(trial_set.sides, features, context.unseen).sum()):
+        raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
     compared = _compared_scores(context, trial_set, tests, args, conditions)
     cohort = _cohort(context, args) if args.as_norm else None
     scores = score_trials(context, trial_set, tests, cohort, conditions)
@@ -169,12 +168,6 @@ def verify(
     publish(result)
     if unsupported:
         raise unsupported
-
-
-def refuse_seen_speakers(context: EvaluationContext, trial_set: TrialSet) -> None:
-    """Raise UserError if trials are of speakers that the network was trained on: they support no calibration."""
-    if n_seen := of_seen_speakers(trial_set.sides, context.features, context.unseen).sum():
-        raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
 
 
 def _compared_scores(
@@ -218,20 +211,23 @@ def with_llr(
     """Return the scores with LLRs if the checkpoint has a calibration, and print the ranges of the calibration.
 
     The calibration is read from the file next to the checkpoint or, with --calibrate True, fitted and written to this
-    file. `calibrate` explains labels and speakers. UserError if the trials do not support a calibration.
+    file; then the LLRs are for held-out speakers. `scored_trials` explains labels and speakers. UserError if the trials
+    do not support a calibration.
     """
     path, digest = context.path, context.checkpoint.digest
     if args.calibrate:
-        calibration, scores = calibrate(set_name(args.save_path), scores, labels, speakers)
+        name, trials = set_name(args.save_path), scored_trials(scores, labels, speakers)
+        ratios = np.split(split_half_llr(name, trials), len(scores))
+        calibration = fit({name: trials})
         if ranks.is_first():
             save_calibration(path, digest, calibration)
-        print(report.held_out_line(scores))
+        print(report.held_out_line(ratios))
     else:
         stored = load_calibration(path, digest)
         if stored is None:
             return scores
+        calibration, ratios = stored, [stored.llr(s.plain, s.enrol_seconds, s.test_seconds) for s in scores]
         if not args.trim_silence:
             console.warn(f"{calibration_path(path)}: fitted with trimmed silence; use --trim_silence True for its LLRs")
-        calibration, scores = stored, add_llr(scores, stored)
     print(report.calibration_line(calibration, calibration_path(path)))
-    return scores
+    return [s._replace(llr=llr) for s, llr in zip(scores, ratios, strict=True)]

@@ -141,14 +141,14 @@ def leave_one_set_out_lines(result: dict) -> list[str]:
     return lines
 
 
-def held_out_line(scores: Sequence[Scores]) -> str:
+def held_out_line(ratios: Sequence[np.ndarray]) -> str:
     """Return the line with the number of trials that have an LLR from 2-fold cross-validation over speakers.
 
-    The LLRs of the other trials are NaN.
+    `ratios` are the LLRs (n,) in each test; they are NaN for the other trials.
     """
-    llr = np.concatenate([s.llr for s in scores if s.llr is not None])
+    llr = np.concatenate(ratios)
     across = np.isnan(llr).sum()
-    only = "" if len(scores) > 1 else "; covers this test length only, EER_short.py can cover several"
+    only = "" if len(ratios) > 1 else "; covers this test length only, EER_short.py can cover several"
     return (
         f"LLRs below are from 2-fold cross-validation over speakers: {len(llr) - across:,} trials, {across:,} between "
         f"the folds excluded{only}"

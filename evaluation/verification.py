@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from configure import FRAMES_PER_SECOND
 from dataset.index import FeatureIndex
 from dataset.trials import Trials
-from evaluation.calibration import Calibration, ScoredTrials, fit, split_half_llr
+from evaluation.calibration import ScoredTrials
 from evaluation.context import EvaluationContext
 from evaluation.embedding import Scores, Segments, cosine, embed, embed_once, unique_segments
 from evaluation.noise import NoisyTests
@@ -127,21 +127,3 @@ def scored_trials(scores: Sequence[Scores], labels: np.ndarray, speakers: Sequen
     return ScoredTrials.pooled(
         ScoredTrials(s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores
     )
-
-
-def calibrate(
-    name: str, scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]
-) -> tuple[Calibration, list[Scores]]:
-    """Fit a calibration to one development set; return it, and the scores with LLRs for held-out speakers.
-
-    `name` is the name of the set, `scored_trials` has the other arguments. UserError if the trials do not support a
-    calibration.
-    """
-    trials = scored_trials(scores, labels, speakers)
-    ratios = np.split(split_half_llr(name, trials), len(scores))
-    return fit({name: trials}), [s._replace(llr=ratio) for s, ratio in zip(scores, ratios, strict=True)]
-
-
-def add_llr(scores: Sequence[Scores], calibration: Calibration) -> list[Scores]:
-    """Return the scores with their LLRs by a calibration."""
-    return [s._replace(llr=calibration.llr(s.plain, s.enrol_seconds, s.test_seconds)) for s in scores]
