@@ -119,9 +119,7 @@ def read_lists(path: Path, args: argparse.Namespace) -> Lists:
     if n_repeated := len(trials.enrol) - len(set(zip(*(trials if trials.labelled else trials[1:]), strict=True))):
         console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; each counts")
     if not trials.labelled and (args.calibrate or args.compare or not args.save_scores):
-        raise UsageError(
-            f"{path}: no labels; without labels only --save_scores is possible, not --calibrate, --compare"
-        )
+        raise UsageError(f"{path}: no labels; such a list needs --save_scores, without --calibrate and --compare")
     return trials, read_enrolment(args.enroll) if args.enroll else None
 
 
@@ -150,7 +148,8 @@ def verify(
     speakers = [features.speaker[rows] for rows in trial_set.sides]
     if args.calibrate and (n_seen := of_seen_speakers(trial_set.sides, features, context.unseen).sum()):
         raise UserError(f"--calibrate True: {n_seen:,} of the trials are of speakers that the network was trained on")
-    compared = _compared_scores(context, trial_set, tests, args, conditions)
+    wanted = [(length, snr, tests[length].seconds(features)) for length, snr in itertools.product(tests, conditions)]
+    compared = read_compared(args.compare, trials, trial_set.enrol_seconds, wanted) if args.compare else []
     cohort = _cohort(context, args) if args.as_norm else None
     scores = score_trials(context, trial_set, tests, cohort, conditions)
     print(report.scored_line(features, trials, [trial_set.enrolled, *tests.values()]))
@@ -168,21 +167,6 @@ def verify(
     publish(result)
     if unsupported:
         raise unsupported
-
-
-def _compared_scores(
-    context: EvaluationContext,
-    trial_set: TrialSet,
-    tests: Mapping[str, Segments],
-    args: argparse.Namespace,
-    conditions: Conditions,
-) -> list[np.ndarray]:
-    """Return the scores (n,) of --compare in each test, none without that flag."""
-    if not args.compare:
-        return []
-    of_each = itertools.product(tests, conditions)
-    wanted = [(length, snr, tests[length].seconds(context.features)) for length, snr in of_each]
-    return read_compared(args.compare, trial_set.trials, trial_set.enrol_seconds, wanted)
 
 
 def _cohort(context: EvaluationContext, args: argparse.Namespace) -> Cohort:
