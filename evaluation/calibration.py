@@ -251,7 +251,7 @@ def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
         calibration = _checked(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         console.warn(f"{path}: not a calibration; EER_short.py --calibrate True writes a new one")
         return None
     if owner != digest:

@@ -228,6 +228,7 @@ def test_a_written_calibration_is_read_and_damaged_ones_are_not(
         "{",
         json.dumps(content | {"weights": content["weights"][:4]}),
         json.dumps(content | {"intercept": float("nan")}),
+        json.dumps(content | {"intercept": 10**400}),
         json.dumps(content | {"test_seconds": [0, 5]}),
         json.dumps(content | {"enrol_seconds": 3}),
         json.dumps(content | {"n_target": -5}),
