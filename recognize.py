@@ -4,11 +4,11 @@
     python recognize.py enroll --voices voices Anna anna.flac  # enrol a speaker
     python recognize.py identify --voices voices clip.mp3      # which speaker?
 
-Each command has its own --help. Recordings may have any sampling rate and any
-format that FFmpeg's libraries can decode; "-" is standard input. Except for
-compare, a folder stands for all recordings in it, and @LIST for the paths in a
-text file, one per line. If some recordings cannot be used, the others are
-identified or embedded, and the exit status is 1.
+Each command has a --help. Recordings may have any sampling rate and any format
+that FFmpeg's libraries can decode; "-" is standard input. All commands except
+compare also accept a folder of recordings, and @LIST, a text file with one path
+per line. If some recordings cannot be used, the others are identified or
+embedded, and the exit status is 1.
 
 Without --checkpoint or --n_folder, the checkpoint is the bundled model,
 pretrained/open_speech.pth. Decisions use the log-likelihood ratio (LLR) and the

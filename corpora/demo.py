@@ -129,8 +129,8 @@ def in_session(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def synthesiser(accent: str, variant: str) -> Iterator[Callable[[str, float, float, float, int], np.ndarray]]:
     """Yield `say(text, speed, pitch, pitch_range, seed)`, which returns speech (S,) float32 at 16 kHz in [-1, 1].
 
-    The speed is in words per minute. Pitch and range are 0..100; 50 gives those of the variant. The seed is that of
-    eSpeak's flutter, roughness and breath.
+    The speed is in words per minute. Pitch and range are 0..100; 50 gives those of the variant. The seed
+    controls flutter, roughness and breath.
     """
     import espeakng_loader
 

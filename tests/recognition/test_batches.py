@@ -181,15 +181,15 @@ def test_one_group_is_in_memory_at_a_time(home: Path, monkeypatch: pytest.Monkey
         read.clear()
         return embed_each([Candidate(file, True) for file in features], reader, recognizer)
 
-    whole = list(results())
-    assert [result.file for result in whole] == list(features) and len(read) == 10
+    at_once = list(results())
+    assert [result.file for result in at_once] == list(features) and len(read) == 10
     monkeypatch.setattr(batch, "GROUP_FRAMES", 60)  # of two utterances
     lazily, ahead = [], []
     for result in results():
         lazily.append(result)
         ahead.append(len(read) - len(lazily))
     assert max(ahead) < 3
-    for one, other in zip(whole, lazily, strict=True):
+    for one, other in zip(at_once, lazily, strict=True):
         if isinstance(one, FailedRecording):
             assert one == other == FailedRecording("4", "4: damaged", is_other=False)
         else:

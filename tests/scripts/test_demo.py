@@ -120,8 +120,8 @@ def test_resumes_after_a_kill(corpus: Path, tmp_path: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in (wavs / "train000").glob("*/*.wav")}
     assert len(written) == len(UTTERANCES)
     write_demo(root, seed=1, workers=1, **SIZE)
-    whole = {name: content for name, content in files_of(root).items() if not name.endswith(TEMPORARY_SUFFIX)}
-    assert whole == files_of(corpus)
+    complete = {name: content for name, content in files_of(root).items() if not name.endswith(TEMPORARY_SUFFIX)}
+    assert complete == files_of(corpus)
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
