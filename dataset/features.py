@@ -4,11 +4,9 @@ A feature file is read in one of two ways:
 
 - `read_feature` reads the complete file. A pickle is a program and may come from other people, so `load_feature` of
   dataset/safe_pickle.py reads it without calling anything that the pickle names.
-- Training needs short windows of long utterances. `locate` finds the offset of the array's bytes in the file once, for
-  the index, and `read_frames` then reads the bytes of the window only. `locate` does not read the bytes of the array:
-  it parses the two ends of the file with zeros between them. This is sufficient because a pickle of protocol 3 or later
-  has all its operations in the two ends. `load_feature` notes where these bytes start while
-  it checks the operations, so the offset does not depend on the form of the pickle.
+- Training needs short windows of long utterances. `locate` reads the complete file once, for the index, and returns the
+  offset of the array's bytes in it. `read_frames` then reads the bytes of the window only. `load_feature` notes the
+  offset while it checks the operations of the pickle, so the offset is correct for any form of pickle.
 
 Some pickles do not contain the frames as consecutive little-endian numbers: those of protocols 0 to 2, which store
 bytes as text, and those of arrays in Fortran order or big-endian. Their offset is -1, and `read_frames` reads the
@@ -31,7 +29,6 @@ from system.console import UserError
 from system.files import replacing
 
 MAX_BYTES = 256 * 2**20  # larger files are refused; two hours of float64 frames fit
-END_BYTES = 4096  # that `locate` reads at each end of a file; the operations of a pickle take about 200
 
 
 class Location(NamedTuple):
@@ -60,14 +57,7 @@ def read_feature(path: Path) -> np.ndarray:
 def locate(path: Path) -> Location:
     """Return the position of the frames in a feature file; UserError if it is not one."""
     with _opened(path) as (file, stamp):
-        blob = bytearray(stamp[0])
-        for start in (0, max(0, len(blob) - END_BYTES)):
-            file.seek(start)
-            file.readinto(memoryview(blob)[start : start + END_BYTES])
-    try:
-        array = _parse(bytes(blob), path)
-    except UserError:  # damaged, or of a text protocol, whose operations are not only in the ends
-        return Location(len(read_feature(path)), -1, 0, *stamp)
+        array = _parse(file.read(), path)
     if array.offset < 0 or array.fortran or array.dtype.byteorder == ">":
         return Location(array.shape[0], -1, 0, *stamp)
     return Location(array.shape[0], array.offset, array.dtype.itemsize, *stamp)
