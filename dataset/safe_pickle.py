@@ -113,8 +113,7 @@ def _stored_array(array: _Recorder, offsets: dict[int, int]) -> StoredArray:
             name="encode", arguments=(str() as text, "latin1")
         ):  # protocols 0 to 2 have no operation for bytes
             raw, offsets = text.encode("latin1"), {}
-    is_pair = isinstance(shape, tuple) and [type(n) for n in shape] == [int, int]
-    if not is_pair or shape[0] < 1 or shape[1] != N_MELS:
+    if not isinstance(shape, tuple) or [type(n) for n in shape] != [int, int] or shape[0] < 1 or shape[1] != N_MELS:
         raise pickle.UnpicklingError(f"its array has shape {shape}, not (frames, {N_MELS})")
     if not isinstance(raw, bytes | bytearray) or len(raw) != shape[0] * N_MELS * kind.itemsize:
         raise pickle.UnpicklingError("its array is truncated")
