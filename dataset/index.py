@@ -35,18 +35,19 @@ class FeatureIndex:
             np.concatenate([getattr(table, field) for table in tables]) for field in ("name", "suffix", "location")
         )
         of_tree = np.repeat(np.arange(len(tables), dtype=np.int8), [len(table.name) for table in tables])
-        rows = np.arange(len(names))  # a table is sorted
+        rows: np.ndarray | slice = slice(None)  # a table is sorted
+        unused = np.zeros(0, np.int64)  # utterances that an earlier tree contains
         if len(tables) > 1:
             rows = np.unique(names, return_index=True)[1]  # the first of equal names, from the first tree
+            unused = np.delete(np.arange(len(names)), rows)
         self._trees, self._tree = present, of_tree[rows]
         self._names, self._suffix, self._location = names[rows], suffixes[rows], locations[rows]
-        self._checked = np.zeros(len(rows), bool)  # rows whose file this process has compared with the table
+        self._checked = np.zeros(len(self._names), bool)  # rows whose file this process has compared with the table
         of_rows = np.array([name.split(b"/", 1)[0] for name in self._names.tolist()])
         speakers, self.first, self.speaker, self.count = np.unique(
             of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
-        unused = np.delete(np.arange(len(names)), rows)  # also in an earlier tree
         self._unused = names[unused], of_tree[unused]
         if len(unused):
             self._warn_of_duplicates(locations[unused, 0])
