@@ -16,6 +16,7 @@ FLOOR = 1e-5  # minimum energy before the logarithm
 # Frames that are transformed together. Their arrays stay below 128 kB: glibc returns larger arrays to the system after
 # use, and every page of the next ones faults.
 BLOCK = 60
+PART = 6000  # frames that are pre-emphasised together, one minute; this limits the memory
 FULL_SCALE = 32768  # of int16 samples
 MIN_PEAK = 4  # of float samples: decoders exceed a full scale of 1 by less, and a fainter int16 recording is silent
 
@@ -44,12 +45,15 @@ def log_energies(samples: np.ndarray, before: float | None = None) -> np.ndarray
 
     energies = np.empty((n_frames_of(len(samples)), N_MELS), np.float32)
     padded = np.zeros((min(BLOCK, len(energies)), N_FFT), np.float32)  # rfft(x, n) would pad, four times slower
-    for start in range(0, len(energies), BLOCK):
-        block = energies[start : start + BLOCK]
-        np.multiply(_frames(samples, before or 0, start, len(block)), HAMMING, out=padded[: len(block), :WINDOW])
-        spectrum = scipy.fft.rfft(padded[: len(block)])
-        power = spectrum.real**2 + spectrum.imag**2
-        np.matmul(power, _mel_filters(), out=block)
+    for first in range(0, len(energies), PART):
+        part = energies[first : first + PART]
+        frames = _frames(samples, before or 0, first, len(part))
+        for start in range(0, len(part), BLOCK):
+            block = frames[start : start + BLOCK]
+            np.multiply(block, HAMMING, out=padded[: len(block), :WINDOW])
+            spectrum = scipy.fft.rfft(padded[: len(block)])
+            power = spectrum.real**2 + spectrum.imag**2
+            np.matmul(power, _mel_filters(), out=part[start : start + BLOCK])
     np.maximum(energies, np.float32(FLOOR), out=energies)
     features = np.log10(energies, out=energies)  # in place: the array of an hour takes 58 MB
     features *= 20

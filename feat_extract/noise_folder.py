@@ -30,14 +30,14 @@ NO_SOUND = "silent (all samples are equal)"
 DOWNLOAD = "dataprep.py --musan --rirs downloads noise and impulse responses"
 
 
-class Recorded(NamedTuple):
+class Wav(NamedTuple):
     """A 16 kHz mono 16-bit wav."""
 
     path: Path
     n_samples: int
 
 
-def recordings(folder: Path, unknown: str, kinds: Collection[str] | None, root: Path) -> dict[str, list[Recorded]]:
+def recordings(folder: Path, unknown: str, kinds: Collection[str] | None, root: Path) -> dict[str, list[Wav]]:
     """Return the recordings of the given kinds in a folder, by kind: NOISE, MUSIC, SPEECH or RIR.
 
     The innermost folder with a name of MUSAN or RIRS_NOISES gives the kind of a recording; without such a folder, its
@@ -95,9 +95,9 @@ def _names_above(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _prepare(folder: Path, files: list[Path], root: Path) -> list[Recorded]:
+def _prepare(folder: Path, files: list[Path], root: Path) -> list[Wav]:
     """Return 16 kHz mono 16-bit wavs of the recordings that can be used, in the order of the files."""
-    recorded: dict[Path, Recorded] = {}
+    recorded: dict[Path, Wav] = {}
     skipped: dict[Path, str] = {}
     to_decode: dict[Path, Path] = {}
     for file in console.progress(files, desc=f"reading {folder}", unit="file"):
@@ -105,14 +105,14 @@ def _prepare(folder: Path, files: list[Path], root: Path) -> list[Recorded]:
             if not (n_samples := n_plain_samples(file)):
                 to_decode[file] = root / CACHE / _cached_name(file)
             elif _has_sound(file, n_samples):
-                recorded[file] = Recorded(file, n_samples)
+                recorded[file] = Wav(file, n_samples)
             else:
                 skipped[file] = NO_SOUND
         except RecordingError as error:
             skipped[file] = error.reason
     if missing := {file: wav for file, wav in to_decode.items() if not _n_decoded(wav)}:
         skipped |= _decode_all(folder, missing, root / CACHE)
-    recorded |= {file: Recorded(wav, n_samples) for file, wav in to_decode.items() if (n_samples := _n_decoded(wav))}
+    recorded |= {file: Wav(wav, n_samples) for file, wav in to_decode.items() if (n_samples := _n_decoded(wav))}
     named = ", ".join(f"{file.relative_to(folder)} ({skipped[file]})" for file in list(skipped)[:N_NAMED])
     if len(skipped) > N_NAMED:
         named += f" and {len(skipped) - N_NAMED:,} more"

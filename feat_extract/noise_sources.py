@@ -12,7 +12,7 @@ from configure import SAMPLE_RATE, TREES
 from dataset.index import FeatureIndex
 from feat_extract.audio import read_samples
 from feat_extract.fbank import STEP, log_mel, n_frames_of, n_samples_of
-from feat_extract.noise_folder import NOISE, RIR, SPEECH, Recorded, recordings
+from feat_extract.noise_folder import NOISE, RIR, SPEECH, Wav, recordings
 from system.console import UserError
 
 BABBLE = "babble"
@@ -168,7 +168,7 @@ class NoiseSources:
         return synthetic_impulse_response(rng.uniform(*RT60), rng.uniform(*DIRECT_TO_REVERBERANT), rng)
 
 
-def _random_segment(recordings: list[Recorded], n: int, rng: np.random.Generator) -> np.ndarray:
+def _random_segment(recordings: list[Wav], n: int, rng: np.random.Generator) -> np.ndarray:
     """Return n samples from a random position of a random recording; a shorter recording is repeated."""
     path, n_samples = recordings[rng.integers(len(recordings))]
     start = int(rng.integers(max(1, n_samples - n + 1)))
