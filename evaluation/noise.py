@@ -23,9 +23,7 @@ class NoisyTests:
     """
 
     features: FeatureIndex
-    sources: (
-        NoiseSources  # for the recorded utterances; of noise or music if it has recordings of them, otherwise of babble
-    )
+    sources: NoiseSources  # for the recorded utterances; it has recordings of noise or music, otherwise babble is used
     sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
     reverb: bool  # reverberation, with another impulse response for each trial

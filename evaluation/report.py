@@ -93,7 +93,7 @@ def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dic
 def rate_lines(result: dict) -> list[str]:
     """Return the lines of a result of `summarise`: in each test the error rates, as-norm, LLRs and the comparison."""
     several, lines = "lengths" in result, []
-    for rates in result["lengths"] if several else [result] if "eer" in result else []:
+    for rates in result.get("lengths", [result] if "eer" in result else []):
         noise = f", SNR {rates['snr']}" if "snr" in rates else ""
         prefix = f"test {rates['length']}{noise}: " if several else ""
         lines.append(f"{prefix}{_in_words(rates)}")

@@ -44,9 +44,8 @@ def draw_det(inputs: dict[str, Path]) -> Figure:
         axes.plot(*_deviates([rates.eer_interpolated] * 2), "o", color=colour, markersize=7)
         for p_target, marker in DCF_MARKS.items():
             best = np.argmin(detection_cost(fpr, fnr, p_target))
-            point = np.clip(
-                _deviates([fpr[best], fnr[best]]), *limits.T
-            )  # points outside the axes are drawn on their edge
+            # Points outside of the axes are drawn on their edge.
+            point = np.clip(_deviates([fpr[best], fnr[best]]), *limits.T)
             axes.plot(*point, marker, color=colour, markersize=7, markerfacecolor="white", clip_on=False, zorder=3)
     axes.plot(limits[0], limits[0], color="0.7", linewidth=0.8, zorder=0)
     ticks, names = norm.ppf(np.array(DET_TICKS) / 100), [f"{tick:g}" for tick in DET_TICKS]
