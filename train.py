@@ -1,5 +1,5 @@
-"""Train a speaker encoder: softmax, prototypical, or prototypical with global
-classification (the default).
+"""Train a speaker encoder with the softmax loss, the prototypical loss, or the
+prototypical loss and global classification (the default).
 
     python train.py --save_path DATA --n_folder 1
     python train.py --save_path DATA --n_folder 1 --use_checkpoint True
@@ -44,7 +44,7 @@ from training.report import check_finite, describe_epoch, describe_metrics, desc
 from training.step import EpisodeLoss, TrainingState, end_epoch, train_step
 from training.validation import Validation
 
-LOG_INTERVAL = 20  # episodes between two transfers of the losses to the CPU, each of which waits for the device
+LOG_INTERVAL = 20  # episodes between transfers of the losses to the CPU, which wait for the device
 
 
 def parse_args(argv: list[str]) -> Namespace:

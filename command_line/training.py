@@ -15,52 +15,58 @@ from system.console import Parser, boolean, integer, positive
 
 def add_training_arguments(parser: Parser) -> None:
     """Add all flags."""
-    data = parser.add_argument_group("data").add_argument
-    data("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="training set (default: vox2)")
-    data("--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    add = parser.add_argument_group("data").add_argument
+    add("--data_type", choices=sorted(TRAINING_TREE), default="vox2", help="training set (default: vox2)")
+    add("--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
 
-    model = parser.add_argument_group("model").add_argument
-    model("--backbone", choices=list(BACKBONES), default="resnet34", metavar="NAME",
-          help=f"{', '.join(BACKBONES)} (default: resnet34)")  # fmt: skip
-    model("--init", type=Path, metavar="FILE",
-          help="checkpoint of the initial encoder (default: none, random weights)")  # fmt: skip
-    model("--loss_type", choices=LOSS_TYPES, default="prototypical", help="objective (default: prototypical)")
-    model("--use_GC", type=boolean, default=True, metavar="BOOL",
-          help="global classification in addition to prototypical (default: True)")  # fmt: skip
+    add = parser.add_argument_group("model").add_argument
+    names = ", ".join(BACKBONES)
+    add("--backbone", choices=list(BACKBONES), default="resnet34", metavar="NAME", help=f"{names} (default: resnet34)")
+    add("--init", type=Path, metavar="FILE", help="checkpoint of the initial encoder (default: none, random weights)")
+    add("--loss_type", choices=LOSS_TYPES, default="prototypical", help="objective (default: prototypical)")
+    add(
+        "--use_GC", type=boolean, default=True, metavar="BOOL", help="global classification in addition (default: True)"
+    )
 
-    episodes = parser.add_argument_group("episodes").add_argument
-    episodes("--nb_class_train", type=integer(2), default=100, metavar="N", help="speakers (default: 100)")
-    episodes("--n_shot", type=integer(1), default=1, metavar="N", help="support utterances per speaker (default: 1)")
-    episodes("--n_query", type=integer(0), default=2, metavar="N", help="query utterances per speaker (default: 2)")
-    episodes("--use_variable", type=boolean, default=True, metavar="BOOL",
-             help="prototypical queries of 1 to 2 s instead of 2 s (default: True)")  # fmt: skip
-    episodes("--seed", type=integer(0), default=100, metavar="N",
-             help="random seed, of the initial weights too (default: 100)")  # fmt: skip
+    add = parser.add_argument_group("episodes").add_argument
+    add("--nb_class_train", type=integer(2), default=100, metavar="N", help="speakers (default: 100)")
+    add("--n_shot", type=integer(1), default=1, metavar="N", help="support utterances per speaker (default: 1)")
+    add("--n_query", type=integer(0), default=2, metavar="N", help="query utterances per speaker (default: 2)")
+    add(
+        "--use_variable",
+        type=boolean,
+        default=True,
+        metavar="BOOL",
+        help="queries of 1 to 2 s, else 2 s (default: True)",
+    )
+    add("--seed", type=integer(0), default=100, metavar="N", help="seed of episodes and initial weights (default: 100)")
 
-    optimisation = parser.add_argument_group("optimisation").add_argument
-    optimisation("--max_epoch", type=integer(0), default=300, metavar="N",
-                 help="epochs; 0 writes the untrained network (default: 300)")  # fmt: skip
-    optimisation("--lr", type=positive, default=0.1, help="initial learning rate (default: 0.1)")
-    optimisation("--scale_lr", type=boolean, default=False, metavar="BOOL",
-                 help="multiply --lr by the number of ranks (default: False)")  # fmt: skip
-    optimisation("--max_grad_norm", type=positive, metavar="NORM",
-                 help="maximum norm of the gradient (default: no clipping)")  # fmt: skip
-    optimisation("--sync_bn", type=boolean, default=False, metavar="BOOL",
-                 help="batch-norm statistics over all ranks, CUDA only (default: False)")  # fmt: skip
+    add = parser.add_argument_group("optimisation").add_argument
+    add(
+        "--max_epoch", type=integer(0), default=300, metavar="N", help="epochs; 0: the untrained network (default: 300)"
+    )
+    add("--lr", type=positive, default=0.1, help="initial learning rate (default: 0.1)")
+    add(
+        "--scale_lr",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="--lr times the number of ranks (default: False)",
+    )
+    add("--max_grad_norm", type=positive, metavar="NORM", help="gradient clipping to this norm (default: none)")
+    add("--sync_bn", type=boolean, default=False, metavar="BOOL",
+        help="batch-norm statistics over all ranks, CUDA only (default: False)")  # fmt: skip
 
-    run = parser.add_argument_group("run folder, checkpoints and validation").add_argument
-    run("--model_path", default=MODEL_PATH, metavar="DIR", help=f"folder of all runs (default: {MODEL_PATH})")
-    run("--n_folder", type=integer(0), default=0, metavar="N", help="number NNN of baseline_NNN (default: 0)")
-    run("--use_checkpoint", type=boolean_or_auto, default=False, metavar="BOOL|auto",
-        help="resume the run; auto: resume it if there is one (default: False)")  # fmt: skip
-    run("--cp_num", type=integer(0), metavar="N",
-        help="epoch to resume from with --use_checkpoint True (default: the last)")  # fmt: skip
-    run("--keep_last", type=integer(1), metavar="N", help="number of checkpoints to keep (default: all)")
-    run("--save_every_minutes", type=positive, metavar="M",
-        help="interval of saves within an epoch in minutes (default: none)")  # fmt: skip
-    run("--val_trials", type=Path, metavar="FILE",
-        help="trial list whose EER is logged, in float32 (default: no validation)")  # fmt: skip
-    run("--val_every", type=integer(1), default=1, metavar="N", help="epochs between validations (default: 1)")
+    add = parser.add_argument_group("run folder, checkpoints and validation").add_argument
+    add("--model_path", default=MODEL_PATH, metavar="DIR", help=f"folder of all runs (default: {MODEL_PATH})")
+    add("--n_folder", type=integer(0), default=0, metavar="N", help="number NNN of baseline_NNN (default: 0)")
+    add("--use_checkpoint", type=boolean_or_auto, default=False, metavar="BOOL|auto",
+        help="resumption of the run; auto: if there is one (default: False)")  # fmt: skip
+    add("--cp_num", type=integer(0), metavar="N", help="epoch for --use_checkpoint True (default: the last)")
+    add("--keep_last", type=integer(1), metavar="N", help="number of checkpoints to keep (default: all)")
+    add("--save_every_minutes", type=positive, metavar="M", help="minutes between saves in an epoch (default: none)")
+    add("--val_trials", type=Path, metavar="FILE", help="trial list whose EER is logged (default: no validation)")
+    add("--val_every", type=integer(1), default=1, metavar="N", help="epochs between validations (default: 1)")
     add_augmentation_arguments(parser)
     add_compute_arguments(parser, precision="auto")
     parser.needs("val_every", "val_trials")

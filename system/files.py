@@ -1,10 +1,8 @@
 """Walk trees of files, read text lists, lock folders, and write files atomically."""
 
-import codecs
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -207,15 +205,14 @@ def read_lines(path: Path, absent: str) -> list[str]:
     UserError for a missing file, with the message `absent`, and for text in UTF-16 and binary files.
     """
     try:
-        with open(path, "rb") as data:
-            is_utf16 = data.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            text = io.TextIOWrapper(data, encoding="utf-8", errors="surrogateescape", newline="")
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as text:
             lines = [line.removeprefix("\ufeff") for line in text]  # joined lists have several marks
     except FileNotFoundError:
         raise UserError(f"{path}: {absent}") from None
-    if is_utf16 or any("\0" in line for line in lines):
-        found = "text in UTF-16, as PowerShell's > writes it" if is_utf16 else "contains NUL: UTF-16 or a binary file"
-        raise UserError(f"{path}: {found}; a list is text in UTF-8, iconv -f UTF-16 -t UTF-8 FILE > NEW converts it")
+    if any("\0" in line for line in lines):
+        raise UserError(
+            f"{path}: UTF-16 or a binary file; a list is text in UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+        )
     return lines
 
 

@@ -46,7 +46,7 @@ class Loader(Generic[Tensors]):
         The iterator raises what the dataset raises, and UserError if a process is killed. The calling process keeps its
         signal handlers, exit handlers and random states.
         """
-        # Without a generator DataLoader would draw a number from the global one.
+        # Without a generator DataLoader would sample a number from the global one.
         options = self._options | {"sampler": order, "generator": torch.Generator()}
         if not self._workers:
             yield iter(DataLoader(self._dataset, **options))
@@ -85,17 +85,17 @@ def _unchanged(batch: Any) -> Any:
 
 def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
     """Return the number of processes and of batches that each prefetches, so that all fit in shared memory."""
-    room = workers * PREFETCH
+    n_batches = workers * PREFETCH
     if SHARED_MEMORY.exists():
         free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
-        room = max(0, free // batch_bytes - 2)  # the main process has two more
-    fitting = min(workers, room)
+        n_batches = max(0, free // batch_bytes - 2)  # the main process has two more
+    fitting = min(workers, n_batches)
     if fitting < workers:
         console.warn(
             f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free for batches of {batch_bytes / 1e6:.1f} MB: {fitting} "
             f"processes load data instead of {workers}; enlarge it (docker: --shm-size)"
         )
-    return fitting, min(PREFETCH, room // fitting) if fitting else None
+    return fitting, min(PREFETCH, n_batches // fitting) if fitting else None
 
 
 class _Batches(Iterator[Tensors]):

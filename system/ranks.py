@@ -121,7 +121,7 @@ def all_gather(tensor: "Tensor") -> "Tensor":
 
 
 def broadcast(tensor: "Tensor") -> None:
-    """Replace a tensor by that of the first rank."""
+    """Replace a tensor by the first rank's."""
     if _distributed:
         _distributed.broadcast(tensor, 0)
 

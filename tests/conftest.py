@@ -104,7 +104,7 @@ def shared() -> Path:
 def peak_memory(code: str, *arguments: object) -> int:
     """Return the peak memory (kB) of a new process that runs some code (getrusage's would include the parent's)."""
     if not Path("/proc/self/status").exists():
-        pytest.skip("Linux tells it")
+        pytest.skip("needs Linux's /proc")
     code += "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return int(subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split()[-1])

@@ -3,7 +3,7 @@
     python tests/test_cuda.py
     METASR_TEST_DEVICE=cpu python tests/test_cuda.py  # tests these tests without a GPU
 
-METASR_SHARED names the folder that may hold golden/release_checkpoint.pth (shared, beside the checkout).
+METASR_SHARED is the folder with golden/release_checkpoint.pth (default: shared, next to the checkout).
 """
 
 import os
@@ -37,7 +37,7 @@ from training.checkpoints import restore, save_state  # noqa: E402
 from training.step import EpisodeLoss, TrainingState, end_epoch, train_step  # noqa: E402
 
 DEVICE = os.environ.get("METASR_TEST_DEVICE", "cuda")
-RELEASE = Path(os.environ.get("METASR_SHARED", PROJECT.parent / "shared")) / "golden" / "release_checkpoint.pth"
+OFFICIAL = Path(os.environ.get("METASR_SHARED", PROJECT.parent / "shared")) / "golden" / "release_checkpoint.pth"
 PER_EPOCH = 4
 
 
@@ -73,9 +73,9 @@ class TestCuda(unittest.TestCase):
     def embeddings(self, encoder: Encoder, compute: Compute) -> torch.Tensor:
         rows = np.arange(len(self.features))
         torch.manual_seed(0)
-        whole, windows = Segments.full(self.features, rows), Segments(rows, rows % 7, np.full(len(rows), 100))
+        full, windows = Segments.full(self.features, rows), Segments(rows, rows % 7, np.full(len(rows), 100))
         prepared = encoder.for_inference(compute.device)
-        both = [embed(prepared, self.features, segments, compute) for segments in (whole, windows)]
+        both = [embed(prepared, self.features, segments, compute) for segments in (full, windows)]
         return torch.nn.functional.normalize(torch.cat(both), dim=1)
 
     def assert_embeddings_agree(self, encoder: Encoder) -> None:
@@ -88,9 +88,9 @@ class TestCuda(unittest.TestCase):
         torch.manual_seed(1)
         self.assert_embeddings_agree(Encoder("resnet34"))
 
-    @unittest.skipUnless(RELEASE.is_file(), "no release checkpoint beside the checkout")
+    @unittest.skipUnless(OFFICIAL.is_file(), "no official checkpoint")
     def test_embeddings_of_the_official_checkpoint_equal_those_of_the_cpu(self) -> None:
-        self.assert_embeddings_agree(load_checkpoint(RELEASE).encoder())
+        self.assert_embeddings_agree(load_checkpoint(OFFICIAL).encoder())
 
     def new_state(self, compute: Compute) -> TrainingState:
         torch.manual_seed(7)

@@ -192,7 +192,7 @@ CASES = [
     ("EER_full", FULL, text(LIST, PAIR.splitlines()[1]), 1, "only target trials"),
     ("EER_full", FULL, text(LIST, ""), 1, f"{LIST}: "),
     ("EER_full", FULL, text(LIST, "\r\n\r\n"), 1, f"{LIST}: "),
-    ("EER_full", FULL, text(LIST, b"\xff\xfe1\x00"), 1, f"{LIST}: text in UTF-16"),
+    ("EER_full", FULL, text(LIST, b"\xff\xfe1\x00"), 1, f"{LIST}: UTF-16"),
     ("EER_full", FULL, text(LIST, PAIR + "1 id7/v/1.wav id7/v/2.wav\n"), 1, "id7/v/1.wav: no such utterance"),
     ("EER_short", [*FULL, "--trials", "mine.txt"], text(Path("mine.txt"), ""), 1, "mine.txt: "),
 ]  # fmt: skip

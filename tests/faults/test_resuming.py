@@ -46,13 +46,13 @@ def test_a_signal_during_validation_stops_at_once_and_the_epoch_is_saved(
     trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(home / RUN)
-    whole, seen = train.Validation.__call__, list[bool]()
+    validate, seen = train.Validation.__call__, list[bool]()
 
     def asked_to_stop(self: train.Validation, encoder: Encoder) -> float:
         seen.append(checkpoint_path(Path("..", "home") / RUN, 1).exists())
         os.kill(os.getpid(), signal.SIGTERM)
         seen.append(False)  # the validation continued
-        return whole(self, encoder)
+        return validate(self, encoder)
 
     monkeypatch.setattr(train.Validation, "__call__", asked_to_stop)
     outcome = in_process(train.main, VALIDATED, home)
@@ -61,7 +61,7 @@ def test_a_signal_during_validation_stops_at_once_and_the_epoch_is_saved(
     assert load_checkpoint(checkpoint_path(home / RUN, 1)).epoch == 1
     assert [row["val_eer"] for row in rows(home / RUN)] == [""]
 
-    monkeypatch.setattr(train.Validation, "__call__", whole)
+    monkeypatch.setattr(train.Validation, "__call__", validate)
     outcome = in_process(train.main, VALIDATED, home)
     assert outcome.status == 0, outcome.stderr
     assert same_training(checkpoint_path(home / RUN, 2), checkpoint_path(trained / RUN, 2))

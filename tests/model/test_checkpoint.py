@@ -174,10 +174,10 @@ def test_the_newest_intact_checkpoint_is_found(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, within_epoch=False)[1].episode == 0
     save_checkpoint(unfinished_path(tmp_path), some(9, episode=5))  # a kill after epoch 10's checkpoint was written
     assert newest_checkpoint(tmp_path)[0].name == "checkpoint_010.pth"
-    whole = checkpoint_path(tmp_path, 10).read_bytes()
-    checkpoint_path(tmp_path, 10).write_bytes(whole[:5000])
+    intact = checkpoint_path(tmp_path, 10).read_bytes()
+    checkpoint_path(tmp_path, 10).write_bytes(intact[:5000])
     assert newest_checkpoint(tmp_path)[1].episode == 5
-    checkpoint_path(tmp_path, 10).write_bytes(whole)
+    checkpoint_path(tmp_path, 10).write_bytes(intact)
     for damaged in (unfinished_path(tmp_path), checkpoint_path(tmp_path, 10)):
         damaged.write_bytes(damaged.read_bytes()[:5000])
     assert newest_checkpoint(tmp_path)[1].epoch == 2

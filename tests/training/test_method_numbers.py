@@ -69,8 +69,8 @@ def test_episodes_of_a_default_run(data: Path, tmp_path: Path, monkeypatch: pyte
     assert len(lengths) > 6 and lengths <= set(range(100, 200))
     assert all(len(set(episode.speaker.tolist())) == 100 for episode in episodes)
     # numpy's generator of (seed, epoch, index), which samples the speakers first
-    drawn = np.random.default_rng([100, 1, 0]).choice(101, 100, replace=False)
-    assert episodes[0].speaker.tolist() == drawn.tolist()
+    speakers = np.random.default_rng([100, 1, 0]).choice(101, 100, replace=False)
+    assert episodes[0].speaker.tolist() == speakers.tolist()
     torch.manual_seed(100)
     drawn_first = Objective("prototypical", True, 101, 256).class_vectors
     assert torch.equal(present(state.model.objective.class_vectors), present(drawn_first))

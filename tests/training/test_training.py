@@ -240,5 +240,5 @@ def test_nothing_is_float64_before_it_is_on_the_cpu(
         train_steps(state, episodes, 4)
         save_state(tmp_path / "x.pth", state)
         restore(new_state(), load_checkpoint(tmp_path / "x.pth"), episodes.per_epoch)
-        whole = Segments.full(features, rows)
-        score(state.model.encoder.for_inference(), features, whole, whole, CPU)
+        segments = Segments.full(features, rows)
+        score(state.model.encoder.for_inference(), features, segments, segments, CPU)
