@@ -42,7 +42,7 @@ class Location(NamedTuple):
 
 
 def write_feature(path: Path, feat: np.ndarray, speaker: str) -> None:
-    """Write a feature file: feat (T, 40) as float32, speaker the name of the speaker's folder."""
+    """Write a feature file of feat (T, 40), as float32; `speaker` is the name of the speaker's folder."""
     blob = pickle.dumps({"feat": np.ascontiguousarray(feat, np.float32), "label": speaker}, protocol=4)
     with replacing(path) as temporary:
         temporary.write_bytes(blob)

@@ -1,8 +1,8 @@
 """Read the pickle {'feat': (T, 40) float array, 'label': speaker} without running it.
 
-A pickle is a program. Its operations are checked before it is loaded. It may refer to the names of a
-pickled NumPy array only, and each is replaced by an object that stores its arguments and calls nothing. Memory and time
-are limited by the size of the file.
+A pickle is a program. Its operations are checked before it is loaded. It may refer only to the names in a pickled NumPy
+array. Each name is replaced by an object that stores the arguments of a call and calls nothing. The size of the file
+limits the memory and the time.
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from configure import N_MELS
 
 MAX_OPERATIONS = 200  # our files have 40, protocol 0 has 90; this also limits the size of the memo
-MAX_GETS = 8  # reads of the memo, 2 in any protocol: each can double the work of hashing a key
+MAX_GETS = 8  # reads of the memo; our files have 2. Each can double the time to compute the hash of a key
 ADMITTED = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 DICT EMPTY_DICT TUPLE EMPTY_TUPLE "
@@ -108,10 +108,8 @@ def _stored_array(array: _Recorder, offsets: dict[int, int]) -> StoredArray:
             kind = np.dtype(order + code)
         case _:
             raise pickle.UnpicklingError("its array is not float32 or float64")
-    match raw:
-        case _Recorder(
-            name="encode", arguments=(str() as text, "latin1")
-        ):  # protocols 0 to 2 have no operation for bytes
+    match raw:  # protocols 0 to 2 have no operation for bytes
+        case _Recorder(name="encode", arguments=(str() as text, "latin1")):
             raw, offsets = text.encode("latin1"), {}
     if not isinstance(shape, tuple) or [type(n) for n in shape] != [int, int] or shape[0] < 1 or shape[1] != N_MELS:
         raise pickle.UnpicklingError(f"its array has shape {shape}, not (frames, {N_MELS})")

@@ -20,7 +20,7 @@ from system import console
 from system.console import UserError
 from system.files import replacing, walk
 
-RACY_NS = 2 * 10**9  # after a more recent change, a further change may give the same time stamp
+RACY_NS = 2 * 10**9  # within this time, a second change may leave the same time stamp
 READERS = 16  # threads; most of the time they wait for the disk or the network
 CHUNK = 256  # files per task of a thread
 

@@ -17,9 +17,9 @@ RATES = range(4_000, 768_001)  # Hz
 MAX_PEAK = 2**16  # of float samples; full scale is 1, but some programs write floats on the int16 scale
 # FFmpeg's names of containers whose header states the duration. For others FFmpeg estimates it, or reads the end.
 WITH_DURATION = {"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "wav"}
-CANCELLED = 0.1  # energy of the sum of two channels, relative to the sum of uncorrelated ones
-ACTIVE = 1e-3  # energy of a channel relative to the louder one; a channel below is empty
-ALIKE = 0.5  # correlation of the loudness of two channels over time; for one voice in two microphones it is near 1
+CANCELLED = 0.1  # channels cancel if the energy of their sum is below this share of that of uncorrelated channels
+ACTIVE = 1e-3  # a channel is empty if its energy is below this share of the louder channel's
+ALIKE = 0.5  # minimum correlation of the loudness of two channels over time; for one voice, it is near 1
 MIN_BLOCKS = 10  # for an estimate of this correlation
 
 

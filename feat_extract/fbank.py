@@ -18,7 +18,7 @@ FLOOR = 1e-5  # minimum energy before the logarithm
 BLOCK = 60
 PART = 6000  # frames that are pre-emphasised together, one minute; this limits the memory
 FULL_SCALE = 32768  # of int16 samples
-MIN_PEAK = 4  # of float samples: decoders exceed a full scale of 1 by less, and a fainter int16 recording is silent
+MIN_PEAK = 4  # of float samples on the int16 scale; decoded samples of full scale 1 always stay below it
 
 
 def log_mel(samples: np.ndarray, before: float | None = None) -> np.ndarray:

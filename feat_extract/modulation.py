@@ -10,7 +10,7 @@ SEGMENT = SAMPLE_RATE  # samples of a segment, 1 s: slow changes, such as those 
 MAX_SEGMENTS = 60  # of a recording, evenly spaced; this limits the time for long recordings
 FLOOR_DB = 40  # energies are raised to at least this level below the largest of a segment
 PAUSE_DB = 25  # frames more than this below the loudest of a segment are pauses and are ignored
-SMOOTHED = 5  # frames; random noise changes from frame to frame, speech from syllable to syllable
+SMOOTHED = 5  # frames to average: random noise changes from frame to frame, speech from syllable to syllable
 
 
 def spectral_modulation(samples: np.ndarray) -> float:

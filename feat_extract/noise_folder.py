@@ -24,8 +24,8 @@ RIRS_NOISES = {"pointsource_noises": NOISE, "simulated_rirs": RIR, "real_rirs_is
 KINDS = MUSAN | RIRS_NOISES  # by the name of a folder
 CACHE = "decoded_noise"  # folder in the data root
 PATIENCE = 6 * 3600  # seconds to wait for another process that decodes
-BLOCK = 16_000  # samples
-N_NAMED = 3  # files that a message names
+BLOCK = 16_000  # samples that are read together
+N_NAMED = 3  # maximum number of files in a message
 NO_SOUND = "silent (all samples are equal)"
 DOWNLOAD = "dataprep.py --musan --rirs downloads noise and impulse responses"
 

@@ -69,10 +69,10 @@ def change_speed(samples: np.ndarray, tenths: int) -> np.ndarray:
 
 
 class NoiseSources:
-    """Speech of a data root, and noise, music, babble and room impulse responses for it.
+    """Noise, music, babble and room impulse responses, and crops of speech to which they are added.
 
-    Noise and impulse responses are recordings if their folders are given, else synthetic. Babble is the speech in the
-    noise folder if it contains any, else speech of other speakers of the features.
+    Noise and impulse responses are recorded if their folders are given, otherwise synthetic. Babble is the speech in
+    the noise folder if it contains any, otherwise speech of other speakers of the features.
 
     Attributes:
         recorded: recordings of the noise folder by kind (NOISE, MUSIC, SPEECH); empty without a noise folder.
@@ -88,8 +88,8 @@ class NoiseSources:
     ):
         """Find the wavs of the features in the data root, and prepare the recordings; UserError if there are none.
 
-        `kinds` are the kinds of recordings of the noise folder. The default is its noise; its music if it has no noise;
-        its speech if it has neither.
+        `kinds` are the kinds of recordings to use of the noise folder; the default is the first of NOISE, MUSIC and
+        SPEECH that the folder contains.
         """
         self._root, self._features = root, features
         for first in features.first:  # a missing wav tree is reported before the work starts
@@ -102,8 +102,8 @@ class NoiseSources:
     ) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, computed from its transformed samples.
 
-        `transform` maps samples (S,) to samples (S,); before it the speed is changed to tenths / 10. If neither changes
-        the samples, the frames are equal to FeatureIndex.crop except for the mean of each coefficient.
+        `transform` maps samples (S,) to samples (S,); their speed is changed to tenths / 10 before. If neither changes
+        the samples, the frames are equal to those of FeatureIndex.crop except for the mean of each coefficient.
         """
         n_frames = int(self._features.n_frames(np.array([row]))[0])
         repeated = start + length > n_frames  # the utterance is shorter than the window: the full utterance is read

@@ -10,11 +10,11 @@ from av.filter import Graph
 
 from configure import FRAMES_PER_SECOND, SAMPLE_RATE
 
-RANGE_DB = 40  # below the level of the loudest 25 ms is silence; room noise is usually above
-NOISE = 50  # peak of 16-bit samples, -56 dB of full scale: fainter samples are silence too,
-SPEECH_DB = 28  # unless they are within this range of the loudest 25 ms: faint speech
-PAUSE = 0.1  # seconds of a pause within speech that are kept
-WINDOW = 400  # samples of which the level is measured, 25 ms
+RANGE_DB = 40  # silence is more than this below the loudest 25 ms; room noise is usually louder
+NOISE = 50  # silence is also below this peak of 16-bit samples, -56 dB of full scale
+SPEECH_DB = 28  # faint speech: samples within this range of the loudest 25 ms are never silence
+PAUSE = 0.1  # seconds that are kept of a pause within speech
+WINDOW = 400  # samples whose level is measured, 25 ms
 BLOCK = 60 * SAMPLE_RATE  # samples that are processed together
 
 
