@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
 def prepare(
     args: Namespace, folder: Path, augmentation: Augmentation, compute: Compute
 ) -> tuple[TrainingState, TrainingEpisodes, Validation | None]:
-    """Return model and optimiser, new or as the run in the folder left them, the training data and the validation."""
+    """Return the new or resumed state of the training, the training data, and the validation if there is one."""
     # Errors that do not depend on the data come first: indexing a large corpus takes minutes.
     with_class_vectors = args.use_GC or args.loss_type == "softmax"
     start = ranks.broadcast_object(
@@ -133,7 +133,7 @@ def train(
     stop = StopSignal()
     if args.max_epoch == state.epoch == state.episode == 0 and ranks.is_first():
         save_epoch(folder, state, args.keep_last)
-    validate(args, folder, state, validation, stop)  # which a signal may have prevented before
+    validate(args, folder, state, validation, stop)  # a signal may have stopped the one before
     if state.epoch >= args.max_epoch:
         return
     done = state.epoch, state.episode
@@ -145,7 +145,7 @@ def train(
             row = train_epoch(args, folder, state, episodes, batches, stop)
             if ranks.is_first():
                 print(describe_epoch(row), flush=True)
-                logbook.add_row(folder, row)  # first: an epoch with a checkpoint has a row even after a kill
+                logbook.add_row(folder, row)  # before the checkpoint: after a kill, each checkpoint has a row
                 save_epoch(folder, state, args.keep_last)
             exit_if(ranks.all_reduce_max([stop.number])[0], f"after epoch {state.epoch}")
             validate(args, folder, state, validation, stop)

@@ -29,7 +29,7 @@ from training.logbook import LOG_NAME, logged_epochs
 from training.metrics import EpochMetrics
 from training.step import TrainingState
 
-SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # without its settings
+SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # not its settings
 
 
 def find_start(
@@ -37,8 +37,8 @@ def find_start(
 ) -> tuple[Path, Checkpoint] | None:
     """Return file and content of the checkpoint to resume from; None for a new run.
 
-    UserError if a new run would start in the folder of another, or if the checkpoint is missing, or does not fit the
-    backbone or an objective with or without class vectors.
+    UserError if a new run would start in the folder of another run, if the checkpoint is missing, or if it does not
+    fit the backbone or the objective.
     """
     has_run = holds_run(folder)
     if not (has_run if resume == "auto" else resume):
