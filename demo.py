@@ -5,8 +5,8 @@
 
 The steps are corpus, features, training, evaluation, a table and a figure. They
 take at most five minutes on two cores. All files are written to demo_data; a
-second run keeps corpus and features, and retrains. The exit status is 1 if the
-network trained here does not beat both untrained systems at every test length.
+second run keeps corpus and features, and retrains. The exit status is 1 unless
+the trained network has a lower EER than both untrained systems at every length.
 """
 
 import shlex
@@ -40,23 +40,23 @@ NOTICE = "These voices are synthetic, made by eSpeak NG: the error rates are not
 ROOT = Path("demo_data")
 RUN, PICTURE = run_folder(str(ROOT / "saved_model"), 0), ROOT / "eer_by_length.png"
 COMMON = ["--save_path", str(ROOT), "--seed", "100"]
-# The paper's training (train.py's defaults) in short: ResNet-34, 100 speakers and a rate of 0.1 need more episodes.
+# A short training. The defaults of train.py (ResNet-34, 100 speakers per episode, rate 0.1) need more episodes.
 BACKBONE = "resnet18"
 TRAINING = ["--backbone", BACKBONE, "--nb_class_train", "10", "--lr", "0.01", "--max_epoch", "6"]
 LENGTHS = ("full", "200", "100")  # of the test segments, as in a score file: frames of 10 ms
-NEXT_STEP = """The next step is real speech, LibriSpeech, without an account. Times are for two cores without AVX-512.
+NEXT_STEP = """Next, train on real speech: LibriSpeech needs no account. The times are for two cores without AVX-512.
 
 # 460 MB; a few minutes after the download
 python dataprep.py --librispeech train-clean-5 dev-clean-2
 # 7 hours of speech; one or two minutes
 python feat_extract/feature_extraction.py
-# 28 speakers; 75 minutes; EER not measured: expect a higher one than with the 552 speakers of docs/evaluation.md
+# 28 speakers; 75 minutes; expect a higher EER (not measured) than with the 552 speakers of docs/evaluation.md
 python train.py --nb_class_train 20 --max_epoch 20 --n_folder 1 --val_every 20 \\
     --val_trials data/trial_pair_Verification.txt"""
 
 
 def main(argv: list[str]) -> None:
-    """Run every stage and print the results; UserError if the training did not help."""
+    """Run every step and print the results; UserError unless the training reduced the EER."""
     console.Parser(__doc__).parse_args(argv)  # the only flag is --help
     started = time.monotonic()
     print(NOTICE)
@@ -128,7 +128,7 @@ def evaluate() -> dict[str, list[float]]:
 
 
 def mfcc_statistics(features: FeatureIndex, segments: Segments) -> Tensor:
-    """Return mean and deviation over time of MFCCs 1 to 20, without the level, of n segments: (n, 40)."""
+    """Return mean and standard deviation over time of MFCCs 1 to 20 of n segments, (n, 40); MFCC 0 is the level."""
     import librosa  # takes seconds, so not for --help
 
     vectors = []
@@ -141,12 +141,13 @@ def mfcc_statistics(features: FeatureIndex, segments: Segments) -> Tensor:
 
 
 def identify(embeddings: Tensor, n_speakers: int) -> float:
-    """Return the accuracy in percent with one full utterance enrolled and 1 s tested; unit-length embeddings (3, U, D).
+    """Return the identification accuracy in percent, with one full utterance per speaker enrolled and tests of 1 s.
 
-    Each utterance of the speakers is enrolled once, and the others are tested.
+    `embeddings` (3, U, D), of unit length, are those of U utterances at each of LENGTHS. The first utterance of each
+    speaker is enrolled and the others are tested, then the second one is enrolled, and so on.
     """
     full, *_, short = embeddings.unflatten(1, (n_speakers, -1))  # (speakers, utterances, D)
-    nearest = torch.einsum("sud,tvd->svut", short, full).argmax(dim=-1)  # speaker found where v is enrolled, u tested
+    nearest = torch.einsum("sud,tvd->svut", short, full).argmax(dim=-1)  # if utterance v is enrolled and u is tested
     correct = nearest == torch.arange(n_speakers)[:, None, None]
     return 100 * float(correct[:, ~torch.eye(full.shape[1], dtype=torch.bool)].double().mean())
 

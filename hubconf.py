@@ -6,7 +6,7 @@
 docs/recognition.md, "From Python", describes them.
 """
 
-# Modules only: torch.hub.list would name imported classes and functions as entry points.
+# Only modules are imported here: torch.hub.list would list imported classes and functions as entry points.
 import importlib.machinery
 import pathlib
 import sys
@@ -24,7 +24,7 @@ _MODULES = ("configure", "dataset", "evaluation", "feat_extract", "loss", "model
 
 
 def recognizer(checkpoint: str | pathlib.Path | None = None, device: str = "auto") -> "Recognizer":
-    """Return a speaker recogniser: recordings to embeddings (256,) float32 of unit length, and their scores.
+    """Return a speaker recogniser, which maps recordings to embeddings (256,) float32 of unit length and scores them.
 
     `embed(waveform, rate)` takes samples (S,), (S, channels) or (channels, S), floats within -1..1 or int16, at `rate`
     Hz; `embed_files(files)` takes paths or open files; `score(a, b)` is the cosine score, -1..1, of two embeddings.
@@ -38,13 +38,13 @@ def recognizer(checkpoint: str | pathlib.Path | None = None, device: str = "auto
 
 
 def encoder(pretrained: bool = True, checkpoint: str | pathlib.Path | None = None) -> "Encoder":
-    """Return the network: features (N, 1, 40, T) float32 to embeddings (N, 256) float32, not normalised.
+    """Return the network, which maps features (N, 1, 40, T) float32 to embeddings (N, 256) float32, not normalised.
 
     The features are the logarithms of 40 mel bands in T frames of 10 ms; feat_extract.fbank.log_mel computes them from
     samples on the int16 scale. The network subtracts their mean over time. It is on the CPU, and its weights are
-    frozen; `checkpoint` is a file of train.py or of the official code (default: the bundled model). With `pretrained`
-    False it is a ResNet-34 with random weights, in training mode. ValueError for a checkpoint without `pretrained`;
-    ImportError if the calling program has modules of the same names.
+    frozen. `checkpoint` is a file of train.py or of the official code (default: the bundled model). If `pretrained` is
+    False, the network is a ResNet-34 with random weights, in training mode. ValueError if `checkpoint` is given and
+    `pretrained` is False; ImportError if the calling program has modules of the same names.
     """
     if checkpoint and not pretrained:
         raise ValueError("encoder: a checkpoint is given and pretrained is False; give one of the two")
@@ -56,7 +56,7 @@ def encoder(pretrained: bool = True, checkpoint: str | pathlib.Path | None = Non
 
 
 def _refuse_namesakes() -> None:
-    """Raise ImportError if the calling program has a module, imported or not, with the name of one of ours."""
+    """Raise ImportError if a module of another program, imported or importable, has the name of one of ours."""
     for name in _MODULES:
         for file in _files(name):
             if _ROOT not in pathlib.Path(file).resolve().parents:

@@ -1,20 +1,20 @@
 """Recognise speakers in your own recordings with a trained checkpoint.
 
-    python recognize.py compare a.wav b.m4a                    # same speaker?
+    python recognize.py compare a.wav b.m4a                    # one speaker or two?
     python recognize.py enroll --voices voices Anna anna.flac  # enrol a speaker
     python recognize.py identify --voices voices clip.mp3      # which speaker?
 
 Each command has a --help. Recordings may have any sampling rate and any format
-that FFmpeg's libraries can decode; "-" is standard input. All commands except
-compare also accept a folder of recordings, and @LIST, a text file with one path
-per line. If some recordings cannot be used, the others are identified or
-embedded, and the exit status is 1.
+that FFmpeg's libraries can decode; "-" is standard input. The commands enroll,
+identify and embed also accept a folder of recordings, and @LIST, a text file
+with one path per line. If some recordings cannot be used, identify and embed
+process the others, and the exit status is 1.
 
 Without --checkpoint or --n_folder, the checkpoint is the bundled model,
 pretrained/open_speech.pth. Decisions use the log-likelihood ratio (LLR) and the
 prior probability --prior. The LLR needs a calibration of the checkpoint, which
-EER_short.py --calibrate True writes; --threshold decides by the score without
-one.
+EER_short.py --calibrate True writes. Without a calibration, use --threshold to
+decide by the cosine score.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import inspect
 import json
 import logging
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ from system.console import UserError
 
 __all__ = ["Recognizer", "read_utterance", "utterance_of"]
 
-MIN_SPEECH = 0.5  # seconds; with less speech a score is not reliable
-RANKS_SHOWN = 5  # speakers of a ranking as text; --json has all
+MIN_SPEECH = 0.5  # seconds of speech that a reliable score needs, if there is no calibration
+RANKS_SHOWN = 5  # speakers of a ranking that are printed as text; --json has all
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -53,13 +54,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_checkpoint_arguments(file, bundled=True)
     network = console.Parser(add_help=False, parents=[file])
     network.add_argument_group("hardware").add_argument("--device", default="auto", metavar="NAME",
-        help="auto, cpu, cuda, cuda:1, mps (default: auto, CUDA or cpu)")  # fmt: skip
+        help="auto, cpu, cuda, cuda:1 or mps (default: auto, CUDA if available)")  # fmt: skip
     folder.add_argument_group("speakers").add_argument("--voices", type=Path, required=True, metavar="DIR",
         help="folder of enrolled speakers (required)")  # fmt: skip
     decision = rule.add_argument_group("decision").add_argument
     decision("--prior", type=_prior, default=0.5, metavar="P",
-             help="prior probability of the same or an enrolled speaker (default: 0.5)")  # fmt: skip
-    decision("--threshold", type=float, metavar="SCORE", help="minimum cosine score instead of --prior (default: none)")
+             help="prior probability of the same speaker or of an enrolled one (default: 0.5)")  # fmt: skip
+    decision("--threshold", type=float, metavar="SCORE", help="minimum cosine score, without LLR (default: none)")
     rule.works_if("prior", lambda args: args.threshold is None, "with --threshold")
     output.add_argument_group("output").add_argument("--json", action="store_true",
         help="print the result as one line of JSON")  # fmt: skip
@@ -73,19 +74,19 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         added.set_defaults(run=run)
         return added
 
-    _add_files(command(compare, "score two recordings", network, rule, output), nargs=2)
-    enrolment = command(enroll, "enrol a speaker, or more recordings of one", network, folder, output)
+    _add_files(command(compare, "decide whether two recordings are from one speaker", network, rule, output), nargs=2)
+    enrolment = command(enroll, "enrol a speaker, or add recordings", network, folder, output)
     enrolment.add_argument("name", metavar="NAME")
     _add_files(enrolment)
     enrolment.add_argument_group("speakers").add_argument("--force", type=console.boolean, default=False,
-        metavar="BOOL", help="enrol without comparing (default: False)")  # fmt: skip
+        metavar="BOOL", help="enrol without comparing speakers (default: False)")  # fmt: skip
     command(list_speakers, "list the enrolled speakers", folder, output)
     renamed = command(rename, "rename a speaker", folder)
     renamed.add_argument("name", metavar="OLD")
     renamed.add_argument("new", metavar="NEW")
-    removed = command(remove, "remove a speaker, or recordings of one", folder)
+    removed = command(remove, "remove a speaker, or some recordings", folder)
     removed.add_argument("name", metavar="NAME")
-    removed.add_argument("recordings", nargs="*", metavar="FILE", help="recordings to remove (default: the speaker)")
+    removed.add_argument("recordings", nargs="*", metavar="FILE", help="recording to remove (default: the speaker)")
     _add_files(command(identify, "name the speakers of recordings", network, folder, rule, output))
     vectors = command(embed, "write embeddings", network, output)
     _add_files(vectors)
@@ -103,8 +104,9 @@ def _add_files(parser: console.Parser, nargs: int | str = "+") -> None:
     several = "" if nargs == 2 else ", folder of recordings, or @LIST, a text file of paths"
     parser.add_argument("files", nargs=nargs, metavar="FILE", help=f"recording, - (standard input){several}")
     add = parser.add_argument_group("recordings").add_argument
-    add("--channel", type=console.integer(1), metavar="N", help="channel, counted from 1 (default: the mean)")
-    add("--trim_silence", type=console.boolean, default=True, metavar="BOOL", help="remove pauses (default: True)")
+    add("--channel", type=console.integer(1), metavar="N", help="channel, counted from 1 (default: mean of all)")
+    add("--trim_silence", type=console.boolean, default=True, metavar="BOOL",
+        help="remove silence at both ends, and shorten pauses to 0.1 s (default: True)")  # fmt: skip
 
 
 def _prior(text: str) -> float:
@@ -121,7 +123,11 @@ def main(argv: list[str]) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print score, LLR, probability, decision and seconds of speech of a pair."""
+    """Decide whether two recordings are from the same speaker.
+
+    Prints the decision, the cosine score, the log-likelihood ratio (LLR), the
+    probability of the same speaker, and the seconds of speech.
+    """
     rule = _decision_rule(args)
     utterances = list(map(_reader(args, rule.recognizer), args.files))
     a, b = rule.recognizer.embed_utterances(utterances)
@@ -138,8 +144,8 @@ def compare(args: argparse.Namespace) -> None:
 def enroll(args: argparse.Namespace) -> None:
     """Enrol recordings for a speaker: all of them, or none if one cannot be used.
 
-    They are compared with each other, with the speaker and with the other
-    speakers in the folder. A recording that is probably of another speaker is
+    Each recording is compared with the recordings of the speaker and with the
+    other speakers in the folder. If it is probably from another speaker, it is
     enrolled with a warning. The comparison needs a calibration.
     """
     speakers.speaker_path(args.voices, args.name)  # raises before the recordings are embedded
@@ -150,18 +156,22 @@ def enroll(args: argparse.Namespace) -> None:
     if len(recordings) < len(results):
         _print(args, {"speaker": args.name} | files)
     _refuse_failed(results, "; nothing was enrolled")
-    speaker, warnings = enrol(args.voices, args.name, recordings, recognizer, compare=not args.force)
-    for warning in warnings:
+    speaker, remarks = enrol(args.voices, args.name, recordings, recognizer, compare=not args.force)
+    for warning in remarks:
         console.warn(warning.text)
-    if any(warning.suggests_removal for warning in warnings):
+    if any(warning.suggests_removal for warning in remarks):
         command = shlex.join(["recognize.py", "remove", "--voices", str(args.voices), speaker.name])
-        console.warn(f"{command} FILE removes a recording")
-    result = speaker.as_json() | files | {"warnings": [warning.as_json() for warning in warnings]}
-    _print(args, result, f"{speaker} enrolled")
+        console.warn(f"to remove a recording: python {command} FILE")
+    result = speaker.as_json() | files | {"warnings": [warning.as_json() for warning in remarks]}
+    added = len(recordings) - sum(warning.kind == "enrolled_already" for warning in remarks)
+    _print(args, result, f"{speaker}; {added} added")
 
 
 def list_speakers(args: argparse.Namespace) -> None:
-    """Print the speakers of a folder, their recordings and seconds of speech."""
+    """Print each enrolled speaker with the number of recordings and the seconds of speech.
+
+    --json also prints the names of the recordings.
+    """
     enrolled = speakers.load_speakers(args.voices)
     lines = (f"{speaker}, checkpoint {speaker.digest[:12]}" for speaker in enrolled)
     _print(args, {"voices": [speaker.as_json() for speaker in enrolled]}, *lines)
@@ -174,21 +184,20 @@ def rename(args: argparse.Namespace) -> None:
 
 
 def remove(args: argparse.Namespace) -> None:
-    """Remove a speaker, or recordings of a speaker.
+    """Remove recordings of a speaker, or the speaker.
 
-    The speaker is also removed with the last recording.
+    The speaker is removed if no FILE is given, or if no recording would remain.
     """
     left = speakers.remove_recordings(args.voices, args.name, args.recordings)
-    print(f"{left} left" if left else f"{args.name}: removed")
+    print(f"{left} remain" if left else f"{args.name}: removed")
 
 
 def identify(args: argparse.Namespace) -> None:
     """Print the speaker of each recording, or "unknown", and a ranking.
 
-    The prior probability is shared equally by the enrolled speakers. With many
-    speakers, the answer at --prior 0.5 is often "unknown" although the correct
-    speaker ranks first. --prior 0.95 accepts more recordings, also of people who
-    are not enrolled.
+    The enrolled speakers share the prior probability equally. With many of them,
+    the answer at --prior 0.5 is often "unknown" although the correct speaker ranks
+    first. --prior 0.95 accepts more recordings, but also more impostors.
     """
     rule = _decision_rule(args)
     enrolled = speakers.load_speakers(args.voices, rule.recognizer.digest)
@@ -213,8 +222,8 @@ def identify(args: argparse.Namespace) -> None:
 def embed(args: argparse.Namespace) -> None:
     """Write embeddings as .npz or .csv.
 
-    An .npz file contains arrays `files` (n,) and `embeddings` (n, 256) of unit
-    length, a .csv file one row per recording.
+    An .npz file contains the arrays `files` (n,) and `embeddings` (n, 256), of unit
+    length. A .csv file contains one row per recording.
     """
     console.suffix_of(args.output, ".npz", ".csv")
     results = list(_embed_files(args, _recognizer(args)))
@@ -243,6 +252,7 @@ def export(args: argparse.Namespace) -> None:
         print(f"{args.output}: the encoder of {path} in half precision, {args.output.stat().st_size / 1e6:.1f} MB")
         return
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its exporter warns of packages that are not needed here
+    warnings.simplefilter("ignore", FutureWarning)  # of torch.export about its own code
     export_onnx(checkpoint.encoder().for_inference(), args.output, checkpoint.digest)
     print(f"{args.output}: features (batch, 1, 40, frames) to embedding (batch, 256)")
 
@@ -277,13 +287,13 @@ def _decision_rule(args: argparse.Namespace) -> DecisionRule:
 
 
 def _reader(args: argparse.Namespace, recognizer: Recognizer) -> Callable[[str], Utterance]:
-    """Return a function that reads a recording, and warns if it has too little speech, or no voice."""
+    """Return a function that reads a recording, and warns if it has too little speech or else no voice."""
     least = recognizer.calibration.test_seconds[0] if recognizer.calibration else MIN_SPEECH
 
     def read(file: str) -> Utterance:
         utterance = read_utterance(file, args.channel, args.trim_silence)
         if utterance.speech < least:
-            console.warn(f"{file}: {utterance.speech:.2f} s of speech; below {least:.2f} s scores are not reliable")
+            console.warn(f"{file}: {utterance.speech:.2f} s of speech; a reliable score needs {least:.2f} s")
         elif not utterance.has_voice:
             console.warn(f"{file}: no voice found; its scores are not meaningful")
         return utterance
@@ -325,7 +335,7 @@ def _print(args: argparse.Namespace, result: dict[str, Any], *lines: str) -> Non
 
 
 def _in_words(answer: dict[str, Any]) -> str:
-    """Return an answer as one line: the speaker, and the most probable ones, including "unknown"."""
+    """Return an answer as one line: the speaker and the top of the ranking, with "unknown" if it has a probability."""
     by_probability = "unknown" in answer
     ranking = [(entry["speaker"], entry["probability" if by_probability else "score"]) for entry in answer["ranking"]]
     if by_probability:

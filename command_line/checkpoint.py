@@ -12,9 +12,10 @@ def add_checkpoint_arguments(parser: console.Parser, bundled: bool = False) -> N
     run, folder = (None, None) if bundled else (0, MODEL_PATH)
     add = parser.add_argument_group("model").add_argument
     add("--n_folder", type=console.integer(0), default=run, metavar="N",
-        help=f"number NNN of the folder baseline_NNN (default: {'the bundled model' if bundled else run})")  # fmt: skip
+        help=f"number of the run in the folder baseline_NNN (default: {'none' if bundled else run})")  # fmt: skip
     add("--cp_num", type=console.integer(0), metavar="N", help="epoch of the checkpoint (default: the newest)")
-    add("--checkpoint", type=Path, metavar="FILE", help="checkpoint file instead of a run's (default: none)")
+    add("--checkpoint", type=Path, metavar="FILE",
+        help=f"checkpoint file (default: {'the bundled model' if bundled else 'newest of --n_folder'})")  # fmt: skip
     add("--model_path", default=folder, metavar="DIR", help=f"folder of all runs (default: {MODEL_PATH})")
     for flag in ("n_folder", "cp_num", "model_path"):
         parser.works_if(flag, lambda args: not args.checkpoint, "with --checkpoint")

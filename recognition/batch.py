@@ -1,4 +1,4 @@
-"""Many recordings: find the files that the user named, and embed them in groups, so that memory use is bounded."""
+"""Find the recordings that the user named, and embed them in groups, so that the use of memory is bounded."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from recognition.utterance import STANDARD_INPUT, Utterance
 from system.console import UserError
 from system.files import files_below, read_lines, replacing, replacing_table
 
-LIST_MARK = "@"  # precedes the name of a text list
+LIST_MARK = "@"  # @LIST is a text file with one path per line
 GROUP_FRAMES = 360_000  # one hour, 58 MB of features: a group of this size is embedded before more is read
 
 
@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
     """A file that may be a recording."""
 
     file: str
-    certain: bool  # False in a folder, without the suffix of a recording: it may be any kind of file
+    certain: bool  # whether an unreadable file is an error; False for files in folders without an audio suffix
 
 
 class EmbeddedRecording(NamedTuple):
@@ -34,7 +34,7 @@ class EmbeddedRecording(NamedTuple):
     has_voice: bool | None = None  # None in the files of enrolled speakers, which do not store it
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of a recording."""
+        """Return the entry of --json for the recording."""
         return {"file": self.file, "seconds": self.seconds, "voice": self.has_voice}
 
 
@@ -43,18 +43,18 @@ class FailedRecording(NamedTuple):
 
     file: str
     error: str  # begins with the name of the file
-    is_other: bool  # a file in a folder that is no recording, rather than a damaged one
+    is_other: bool  # whether it is a file in a folder that is not a recording; otherwise a recording is damaged
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of the file."""
+        """Return the entry of --json for the file."""
         return {"file": self.file, "error": self.error}
 
 
 def find_candidates(names: Iterable[str]) -> list[Candidate]:
-    """Return the files that the user named: a file, all files of a folder, or the lines of a text list, @LIST.
+    """Return the files that the user named: files, all files in folders, and files and folders in lists, @LIST.
 
-    Folders are searched recursively without hidden files. The lines of a list name files and folders; "-" is standard
-    input. UserError names a list that cannot be read, and a list or folder without files.
+    Folders are searched recursively; hidden files are excluded. A list has one path per line; "-" is standard input.
+    UserError naming a list that cannot be read, or a list or folder without files.
     """
     found: list[Candidate] = []
     for path in (path for name in names for path in _lines_of(name)):
@@ -68,7 +68,7 @@ def find_candidates(names: Iterable[str]) -> list[Candidate]:
 
 
 def _lines_of(name: str) -> list[str]:
-    """Return the lines of a text list, @LIST; of another name, that name."""
+    """Return the lines of the list if the name is @LIST, otherwise the name."""
     if not name.startswith(LIST_MARK):
         return [name]
     path = Path(name.removeprefix(LIST_MARK))
@@ -81,10 +81,10 @@ def _lines_of(name: str) -> list[str]:
 def embed_each(
     candidates: Iterable[Candidate], read: Callable[[str], Utterance], recognizer: Recognizer
 ) -> Iterator[EmbeddedRecording | FailedRecording]:
-    """Yield for each candidate, in the same order, its embedding or the error.
+    """Yield the embedding or the error of each candidate, in the same order.
 
-    `read` reads a file; its UserError or OSError makes the recording a failed one. About an hour of speech is in memory
-    at a time, and at least one recording.
+    `read` reads a file; if it raises UserError or OSError, a FailedRecording is yielded. About one hour of speech, and
+    at least one recording, is in memory at the same time.
     """
     group: list[Utterance | FailedRecording] = []
     n_frames = 0

@@ -1,4 +1,4 @@
-"""Enrol recordings, and warn of those that may be of another speaker than the one they are enrolled for."""
+"""Enrol recordings, and warn of recordings that may be from another speaker than the given one."""
 
 import math
 from collections.abc import Sequence
@@ -12,37 +12,37 @@ from recognition.recognizer import Recognizer
 from recognition.speakers import Speaker, changing, find_same, find_speaker, load_others, save_speaker
 
 NO_CALIBRATION = (
-    "this checkpoint has no calibration, so enrolment detects repeated recordings only; EER_short.py --calibrate True "
-    "fits a calibration"
+    "this checkpoint has no calibration, so only repeated recordings are detected; fit a calibration with "
+    "EER_short.py --calibrate True"
 )
 
 
 class EnrolmentWarning(NamedTuple):
-    """Why a recording may be of another speaker, or why a comparison was not possible."""
+    """A warning that a recording was skipped, may be from another speaker, or could not be compared."""
 
-    file: str | None  # the recording
+    file: str | None  # the recording; None if the warning is for all new recordings
     kind: str  # "enrolled_already", "same_recording", "different_speaker", "better_match" or "not_compared"
-    details: dict[str, str | float]  # the other speaker, the other recording, the log-likelihood ratio
+    details: dict[str, str | float]  # speaker, recording, LLR or reason, as --json prints them
     text: str  # the warning in one line
 
     @property
     def suggests_removal(self) -> bool:
-        """Whether the recording was enrolled and may be of another speaker."""
+        """Whether the recording was enrolled although it may be from another speaker."""
         return self.kind in ("same_recording", "different_speaker", "better_match")
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of a warning."""
+        """Return the entry of --json for the warning."""
         return {"file": self.file, "warning": self.kind} | self.details
 
 
 def enrol(
     folder: Path, name: str, recordings: Sequence[EmbeddedRecording], recognizer: Recognizer, compare: bool = True
 ) -> tuple[Speaker, list[EnrolmentWarning]]:
-    """Add recordings to a speaker in a folder; return the speaker and warnings. Both are created if they are missing.
+    """Add recordings to a speaker in a folder, create both if necessary, and return the speaker and warnings.
 
-    A recording that the speaker already has is skipped. With `compare`, the others are compared with each other, with
-    the speaker and with the other speakers in the folder. UserError if the name is not valid, or if the speaker's file
-    is damaged or belongs to another checkpoint.
+    A recording that the speaker already has is skipped. With `compare`, the other recordings are compared with the
+    other speakers in the folder, and with the recordings of the speaker or, if there are none, with each other.
+    UserError if the name is invalid, or if the speaker's file is damaged or belongs to another checkpoint.
     """
     with changing(folder):
         speaker = find_speaker(folder, name, recognizer.digest)
@@ -68,12 +68,14 @@ def enrol(
 def find_mismatches(
     speaker: Speaker, new: Sequence[EmbeddedRecording], others: Sequence[Speaker], recognizer: Recognizer
 ) -> list[EnrolmentWarning]:
-    """Return warnings of new recordings that may not be of the speaker, given the other speakers.
+    """Return warnings for new recordings that may be from another speaker.
 
-    A recording may already be enrolled for another speaker. The other warnings need a calibration: the log-likelihood
-    ratio (LLR) of the recording with its speaker is below 0, or the LLR with one of n other speakers exceeds both 0 and
-    the LLR with its speaker by log(n). This makes the other speaker more probable if the given name is correct with a
-    prior probability of 0.5. If the speaker has no recordings yet, the new ones are compared with each other.
+    same_recording: the recording is enrolled for another speaker. The other two kinds need a calibration.
+    different_speaker: the log-likelihood ratio (LLR) of the recording with the given speaker is below 0.
+    better_match: the LLR with one of n other speakers is above log(n), and above the LLR with the given speaker plus
+    log(n). Then the other speaker is more probable, if the prior probability of the given speaker is 0.5 and the n
+    others share the rest equally. If the given speaker has no recordings yet, the new recordings are compared with
+    each other for different_speaker, and the second condition of better_match is omitted.
     """
     warnings: list[EnrolmentWarning] = []
     for recording, own in zip(new, _own_llr(speaker, new, recognizer), strict=True):
@@ -99,10 +101,11 @@ def find_mismatches(
 
 
 def _own_llr(speaker: Speaker, new: Sequence[EmbeddedRecording], recognizer: Recognizer) -> list[float]:
-    """Return the LLR (n,) of each new recording with its speaker; NaN without a calibration or anything to compare.
+    """Return the LLR (n,) of each new recording with the given speaker; NaN if it cannot be computed.
 
-    If the speaker has no recordings yet, each new recording is compared with the other new ones that agree: while the
-    lowest LLR of one recording with all others is below 0, that recording is excluded from the comparison.
+    It needs a calibration, and another recording of the speaker. If the speaker has no recordings yet, each new
+    recording is compared with the new recordings that agree. To find these, the recording with the lowest LLR with all
+    others is excluded, again and again, until this LLR is not below 0.
     """
 
     def llr(recording: EmbeddedRecording, recordings: Sequence[EmbeddedRecording]) -> float:
@@ -116,7 +119,7 @@ def _own_llr(speaker: Speaker, new: Sequence[EmbeddedRecording], recognizer: Rec
     agreeing = list(new)
     while len(agreeing) > 1:
         ratios = [llr(recording, agreeing) for recording in agreeing]
-        lowest = min(range(len(ratios)), key=lambda i: (round(ratios[i], 6), -i))  # of equal ones the last
+        lowest = min(range(len(ratios)), key=lambda i: (round(ratios[i], 6), -i))  # the last of equal ones
         if not ratios[lowest] < 0:  # NaN without a calibration
             break
         del agreeing[lowest]

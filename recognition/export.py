@@ -17,12 +17,12 @@ PACKAGES = ("onnx", "onnxscript")  # needed by torch's exporter
 def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
     """Write the encoder as ONNX: `features` (N, 1, 40, T) float32, any N and T >= 1, to `embedding` (N, 256).
 
-    The input is what feat_extract.fbank.log_mel returns, transposed; the mean over time is subtracted inside. The
-    embedding is not normalised. The metadata of the file state this, and contain the SHA-256 `digest` of the
-    checkpoint. UserError if a package that torch's exporter needs is not installed.
+    The input is the transpose of what feat_extract.fbank.log_mel returns. The network subtracts its mean over time. The
+    embedding is not normalised. The metadata of the file describe input and output, and contain `digest`, the SHA-256
+    of the checkpoint. UserError if a package that torch's exporter needs is not installed.
     """
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
-        raise UserError(f"export needs two more packages: pip install {' '.join(PACKAGES)}")
+        raise UserError("export to ONNX needs more packages: pip install -r requirements-export.txt")
     example = torch.zeros(2, 1, N_MELS, 200)
     dynamic = {0: torch.export.Dim("batch"), 3: torch.export.Dim("frames")}
     program = torch.onnx.export(
@@ -34,7 +34,7 @@ def export_onnx(encoder: Encoder, path: Path, digest: str) -> None:
         output_names=["embedding"],
         verbose=False,
     )
-    assert program is not None  # dynamo=True returns one
+    assert program is not None  # with dynamo=True, a program is returned
     program.model.metadata_props.update(metadata(digest))
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)

@@ -38,17 +38,17 @@ class Recognizer:
         self.calibration = load_calibration(path, self.digest)  # None if the checkpoint has none
 
     def embed(self, waveform: np.ndarray | torch.Tensor, rate: float) -> np.ndarray:
-        """Return the embedding (256,) float32, of unit length, of a waveform at `rate` Hz, as for `utterance_of`.
+        """Return the embedding (256,) float32, of unit length, of a waveform at `rate` Hz.
 
-        The samples are floats within -1..1, as soundfile and librosa read them, or int16. Other sampling rates are
-        converted to 16 kHz, and channels are averaged. ValueError and UserError as for `utterance_of`.
+        The samples are floats within -1..1, as soundfile and librosa return them, or int16. Other sampling rates are
+        converted to 16 kHz, and channels are averaged. Shapes and errors are those of `utterance_of`.
         """
         return self.embed_utterances([utterance_of(waveform, rate)])[0]
 
     def embed_files(self, files: Iterable[str | Path | bytes | IO[bytes]]) -> np.ndarray:
-        """Return the embeddings (n, 256) float32, of unit length, of n audio files, as for `read_utterance`.
+        """Return the embeddings (n, 256) float32, of unit length, of n audio files.
 
-        UserError naming a file that cannot be used.
+        `read_utterance` describes the possible types of a file. UserError naming a file that cannot be used.
         """
         return self.embed_utterances([read_utterance(file) for file in files])
 
@@ -91,10 +91,10 @@ class Recognizer:
 
 
 class _Frames(list[Utterance]):
-    """Utterances in memory, as evaluation.embedding.embed reads them."""
+    """Utterances in memory, with the method that evaluation.embedding.embed calls."""
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) of an utterance from `start` on, all within it."""
+        """Return the frames (length, 40) of an utterance from `start`; the utterance must contain them."""
         return self[row].features[start : start + length]
 
 

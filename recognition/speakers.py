@@ -17,11 +17,11 @@ from system.console import UserError
 from system.files import locked, replacing
 
 SUFFIX = ".npz"
-LOCK_NAME = ".voices.lock"  # locked by the one process that is changing the folder
-PATIENCE = 60  # seconds to wait for that lock; a change takes milliseconds
+LOCK_NAME = ".voices.lock"  # the process that changes the folder locks this file
+PATIENCE = 60  # seconds to wait for this lock; a change takes milliseconds
 UNKNOWN = "unknown"  # the answer if no enrolled speaker matches; not allowed as a speaker's name
 MAX_NAME = 100  # characters
-SAME_RECORDING = 1 - 1e-6  # cosine from which two embeddings are of one recording
+SAME_RECORDING = 1 - 1e-6  # two embeddings with a larger cosine are from the same recording
 
 
 class Speaker(NamedTuple):
@@ -56,7 +56,7 @@ class Speaker(NamedTuple):
         return self.embeddings.mean(axis=0)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of a speaker."""
+        """Return the entry of --json for the speaker."""
         recordings = [{"file": recording.file, "seconds": recording.seconds} for recording in self.recordings]
         return {"speaker": self.name, "seconds": self.speech, "checkpoint": self.digest, "recordings": recordings}
 
@@ -81,15 +81,18 @@ def find_same(recordings: Sequence[EmbeddedRecording], recording: EmbeddedRecord
 
 
 def speaker_path(folder: Path, name: str) -> Path:
-    """Return the file of a speaker, which may not exist yet; UserError if the name is not valid on every system.
+    """Return the file of a speaker, which may not exist yet; UserError for an invalid name.
 
     Names that differ only in their Unicode normal form are the same name. New files are named in NFC.
     """
     name = unicodedata.normalize("NFC", name)
     if not name.isprintable() or set(name) & set('/\\:*?"<>|') or name != name.strip(" .") or len(name) > MAX_NAME:
-        raise UserError(f"speaker '{name}': a name has printable characters, none of /\\:*?\"<>|, and up to {MAX_NAME}")
+        raise UserError(
+            f"speaker '{name}': invalid name; use up to {MAX_NAME} printable characters, none of /\\:*?\"<>|, and no "
+            "space or full stop at the beginning or end"
+        )
     if name in ("", UNKNOWN):
-        raise UserError(f"speaker '{name}': not a name for a speaker")
+        raise UserError(f"speaker '{name}': not a name for a speaker; choose another name")
     return _files(folder).get(name, folder / f"{name}{SUFFIX}")
 
 
@@ -112,9 +115,9 @@ def rename_speaker(folder: Path, old: str, new: str) -> None:
 
 
 def remove_recordings(folder: Path, name: str, files: Sequence[str]) -> Speaker | None:
-    """Remove recordings of a speaker; without any `files`, or with the last recording, remove the speaker.
+    """Remove recordings of a speaker; remove the speaker if `files` is empty or no recording would remain.
 
-    Returns the speaker unless it was removed. UserError as for enrolled_path and Speaker.without.
+    Returns the speaker, None if it was removed. Errors are those of enrolled_path and Speaker.without.
     """
     enrolled_path(folder, name)  # raises before `changing` creates the folder or its lock file
     with changing(folder):
@@ -144,9 +147,9 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 def load_speaker(path: Path, digest: str | None = None) -> Speaker:
-    """Read a speaker's file without running any code of it; UserError naming the file if it is not one.
+    """Read the file of a speaker without running code from it; UserError naming the file if it is not valid.
 
-    With `digest`, the SHA-256 of a checkpoint, it is also a UserError if another checkpoint embedded the recordings.
+    If `digest` is given, also UserError unless the checkpoint with this SHA-256 embedded the recordings.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -161,15 +164,15 @@ def load_speaker(path: Path, digest: str | None = None) -> Speaker:
         raise UserError(f"{path}: not a file of an enrolled speaker; remove it and enrol the speaker again") from None
     if digest not in (None, owner):
         raise UserError(
-            f"{path}: enrolled with another checkpoint (SHA-256 {owner[:12]}, not {digest[:12]}); use that checkpoint, "
-            "or remove the speaker and enrol it again"
+            f"{path}: enrolled with another checkpoint (SHA-256 {owner[:12]}, not {digest[:12]}); select it by "
+            "--checkpoint, or remove the speaker and enrol the recordings again"
         )
     recordings = zip(files.tolist(), embeddings, seconds.tolist(), strict=True)
     return Speaker(_name_of(path), tuple(EmbeddedRecording(*recording) for recording in recordings), owner)
 
 
 def find_speaker(folder: Path, name: str, digest: str) -> Speaker:
-    """Return a speaker, without recordings if not enrolled yet; UserError as for speaker_path and load_speaker."""
+    """Return a speaker; its recordings are empty if it is not enrolled. Errors of speaker_path and load_speaker."""
     path = speaker_path(folder, name)
     return load_speaker(path, digest) if path.exists() else Speaker(_name_of(path), (), digest)
 
@@ -197,7 +200,7 @@ def load_others(folder: Path, name: str, digest: str) -> tuple[list[Speaker], li
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder by speaker; UserError if two names differ only in their Unicode normal form."""
+    """Return the files of a folder by speaker name, sorted; UserError if two differ only in Unicode normal form."""
     paths: dict[str, Path] = {}
     for file in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if file.endswith(SUFFIX) and not file.startswith("."):

@@ -1,4 +1,4 @@
-"""Read a recording and compute its features, its duration, the duration of its speech, and whether it has a voice."""
+"""Read recordings: features, duration, seconds of speech, and whether a voice is found."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ from feat_extract.silence import trim_samples
 from system.console import UserError
 
 STANDARD_INPUT = "-"
-MAX_CHANNELS = 8  # of a waveform; an array (16, 48000) is probably a batch, and the time axis of (2, 3) is ambiguous
+MAX_CHANNELS = 8  # of a waveform; a larger first dimension, as in (16, 48000), is probably a batch
 
 
 class Utterance(NamedTuple):
@@ -28,12 +28,12 @@ class Utterance(NamedTuple):
     name: str  # as the user gave it
     features: np.ndarray  # (T, 40) float32
     seconds: float  # duration of the recording
-    speech: float  # seconds that are not silence; steady noise counts as speech, so this is an upper bound
-    modulation: float  # of the spectrum's shape in the speech, in dB: see spectral_modulation
+    speech: float  # seconds left after trimming silence; noise is not trimmed, so this is an upper bound
+    modulation: float  # of the spectral shape, in dB, as spectral_modulation returns it
 
     @property
     def has_voice(self) -> bool:
-        """Whether the recording probably contains a voice; music and other changing sounds count as one."""
+        """Whether the recording probably contains a voice; music and other changing sounds are also detected."""
         return self.modulation >= MIN_MODULATION
 
 
@@ -44,9 +44,9 @@ def read_utterance(
 
     `file` is a path, "-" for standard input, the content of a file (bytes, bytearray or memoryview), or a file that is
     open in binary mode. An open file is read from its start if it is seekable, otherwise from its current position; it
-    stays open. Channels are counted from 1; None averages them. `trim_silence` removes pauses before the features are
-    computed. Problems that do not prevent reading are warnings. UserError naming the file if it is missing, damaged,
-    empty or silent; TypeError if `file` is none of the above.
+    stays open. Channels are counted from 1; None averages them. `trim_silence` removes silence at both ends and
+    shortens pauses to 0.1 s. Problems that do not prevent reading are warnings. UserError naming the file if it is
+    missing, damaged, empty or silent; TypeError if `file` is none of the above.
     """
     source: Path | IO[bytes]
     match file:
@@ -65,7 +65,7 @@ def read_utterance(
 
 
 def utterance_of(waveform: np.ndarray | torch.Tensor, rate: float) -> Utterance:
-    """Return the utterance of a waveform, without its pauses; `rate` is a whole number of Hz.
+    """Return the utterance of a waveform, with silence trimmed; `rate` is an integer number of Hz.
 
     The waveform contains floats within -1..1, or int16, in an array or a torch tensor on any device. Its shape is (S,),
     (S, channels) as soundfile reads it, or (channels, S) as torchaudio and librosa do, with at most 8 channels and

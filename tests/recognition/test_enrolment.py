@@ -165,9 +165,9 @@ def test_enroll_warns_of_a_recording_of_another_speaker(home: Path) -> None:
     assert "remove --voices voices Anna FILE" in warnings[2]
 
     done = here("recognize.py", "remove", *VOICES, "Anna", "boris2.wav", cwd=home)
-    assert done.stdout == "Anna: 2 recordings, 1.80 s of speech left\n"
+    assert done.stdout == "Anna: 2 recordings, 1.80 s of speech remain\n"
     done = here("recognize.py", "enroll", *NETWORK, *VOICES, "Anna", "boris2.wav", "--force", "True", cwd=home)
-    assert done.stderr == "" and done.stdout == "Anna: 3 recordings, 2.70 s of speech enrolled\n"
+    assert done.stderr == "" and done.stdout == "Anna: 3 recordings, 2.70 s of speech; 1 added\n"
 
 
 def test_enroll_warns_of_two_speakers_among_first_recordings(home: Path) -> None:
@@ -219,7 +219,7 @@ def test_rename(home: Path) -> None:
     for old, new, message in (
         ("Anna", "Eve", "Anna: not enrolled in voices"),
         ("Zoë", "Boris", "Boris: already enrolled in voices"),
-        ("Zoë", "a/b", "a name has"),
+        ("Zoë", "a/b", "invalid name"),
         ("Zoë", "unknown", "not a name"),
     ):
         done = here("recognize.py", "rename", *VOICES, old, new, cwd=home, check=1)

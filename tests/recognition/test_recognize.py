@@ -205,11 +205,11 @@ def test_llr_of_a_recognizer(home: Path) -> None:
 def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = home / "voices"
     done = run(home, "enroll", "--voices", folder, "Ana María", wav(home, 30, 0))
-    assert done.stdout == "Ana María: 1 recording, 0.90 s of speech enrolled\n"
+    assert done.stdout == "Ana María: 1 recording, 0.90 s of speech; 1 added\n"
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0))
     call(home, "enroll", "--voices", folder, "Ben", wav(home, 31, 0), wav(home, 31, 1))
     again = capsys.readouterr()
-    assert "already enrolled for Ben" in again.err and "Ben: 2 recordings" in again.out
+    assert "already enrolled for Ben" in again.err and "Ben: 2 recordings" in again.out and "; 1 added" in again.out
     listed = run(home, "list", "--voices", folder).stdout.splitlines()
     assert [line.split(": ")[0] for line in listed] == ["Ana María", "Ben"]
     clips = [wav(home, 30, 0), wav(home, 31, 0), wav(home, 32, 0)]
