@@ -1,6 +1,6 @@
 """Recognise speakers in your own recordings with a trained checkpoint.
 
-    python recognize.py compare a.wav b.m4a                    # one speaker or two?
+    python recognize.py compare a.wav b.m4a                    # same speaker?
     python recognize.py enroll --voices voices Anna anna.flac  # enrol a speaker
     python recognize.py identify --voices voices clip.mp3      # which speaker?
 
@@ -76,16 +76,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
     _add_files(command(compare, "decide whether two recordings are from one speaker", network, rule, output), nargs=2)
     enrolment = command(enroll, "enrol a speaker, or add recordings", network, folder, output)
-    enrolment.add_argument("name", metavar="NAME")
+    enrolment.add_argument("name", metavar="NAME", help="speaker")
     _add_files(enrolment)
     enrolment.add_argument_group("speakers").add_argument("--force", type=console.boolean, default=False,
         metavar="BOOL", help="enrol without comparing speakers (default: False)")  # fmt: skip
     command(list_speakers, "list the enrolled speakers", folder, output)
     renamed = command(rename, "rename a speaker", folder)
-    renamed.add_argument("name", metavar="OLD")
-    renamed.add_argument("new", metavar="NEW")
+    renamed.add_argument("name", metavar="OLD", help="speaker")
+    renamed.add_argument("new", metavar="NEW", help="new name of the speaker")
     removed = command(remove, "remove a speaker, or some recordings", folder)
-    removed.add_argument("name", metavar="NAME")
+    removed.add_argument("name", metavar="NAME", help="speaker")
     removed.add_argument("recordings", nargs="*", metavar="FILE", help="recording to remove (default: the speaker)")
     _add_files(command(identify, "name the speakers of recordings", network, folder, rule, output))
     vectors = command(embed, "write embeddings", network, output)

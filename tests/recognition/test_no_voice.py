@@ -70,7 +70,7 @@ def test_too_little_speech_gives_one_warning(home: Path) -> None:
     soundfile.write(home / "short.wav", samples[:4000], RATE)
     done = here("recognize.py", "compare", *NETWORK, *THRESHOLD, "anna.wav", "short.wav", cwd=home)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("short.wav: 0.25 s of speech; below 0.50 s")
+    assert line.startswith("short.wav: 0.25 s of speech") and "0.50 s" in line
 
 
 def test_has_voice_in_python(home: Path) -> None:
