@@ -159,7 +159,7 @@ def enroll(args: argparse.Namespace) -> None:
     speaker, remarks = enrol(args.voices, args.name, recordings, recognizer, compare=not args.force)
     for warning in remarks:
         console.warn(warning.text)
-    if any(warning.suggests_removal for warning in remarks):
+    if {warning.kind for warning in remarks} - {"enrolled_already", "not_compared"}:
         command = shlex.join(["recognize.py", "remove", "--voices", str(args.voices), speaker.name])
         console.warn(f"to remove a recording: python {command} FILE")
     result = speaker.as_json() | files | {"warnings": [warning.as_json() for warning in remarks]}
@@ -214,8 +214,7 @@ def identify(args: argparse.Namespace) -> None:
             answers.append(answer)
         elif isinstance(result, EmbeddedRecording):
             console.say(_in_words(answer))
-    if args.json:
-        print(json.dumps(rule.as_json() | {"files": answers}))
+    _print(args, rule.as_json() | {"files": answers})
     _refuse_failed(results)
 
 

@@ -83,7 +83,7 @@ def embed_each(
 ) -> Iterator[EmbeddedRecording | FailedRecording]:
     """Yield the embedding or the error of each candidate, in the same order.
 
-    `read` reads a file; if it raises UserError or OSError, a FailedRecording is yielded. About one hour of speech, and
+    `read` reads a file; if it raises UserError, a FailedRecording is yielded. About one hour of speech, and
     at least one recording, is in memory at the same time.
     """
     group: list[Utterance | FailedRecording] = []
@@ -91,10 +91,9 @@ def embed_each(
     for candidate in candidates:
         try:
             utterance = read(candidate.file)
-        except (UserError, OSError) as error:
+        except UserError as error:
             is_other = isinstance(error, NotAudioError) and not candidate.certain
-            reason = f"{candidate.file}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            group.append(FailedRecording(candidate.file, reason, is_other))
+            group.append(FailedRecording(candidate.file, str(error), is_other))
         else:
             group.append(utterance)
             n_frames += len(utterance.features)

@@ -25,11 +25,6 @@ class EnrolmentWarning(NamedTuple):
     details: dict[str, str | float]  # speaker, recording, LLR or reason, as --json prints them
     text: str  # the warning in one line
 
-    @property
-    def suggests_removal(self) -> bool:
-        """Whether the recording was enrolled although it may be from another speaker."""
-        return self.kind in ("same_recording", "different_speaker", "better_match")
-
     def as_json(self) -> dict[str, Any]:
         """Return the entry of --json for the warning."""
         return {"file": self.file, "warning": self.kind} | self.details

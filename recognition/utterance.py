@@ -16,7 +16,6 @@ from feat_extract.fbank import log_mel
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import Recording
 from feat_extract.silence import trim_samples
-from system.console import UserError
 
 STANDARD_INPUT = "-"
 MAX_CHANNELS = 8  # of a waveform; a larger first dimension, as in (16, 48000), is probably a batch
@@ -57,8 +56,6 @@ def read_utterance(
             return _utterance(STANDARD_INPUT, recording, trim_silence)
         case str() | Path():
             name, source = str(file), Path(file)
-            if not source.exists() or source.is_dir():
-                raise UserError(f"{file}: no such recording")
         case _:
             name, source = _name_of(file), file
     return _utterance(name, read_and_warn(source, channel, name), trim_silence)

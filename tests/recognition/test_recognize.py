@@ -439,7 +439,7 @@ def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.Mon
     network, voices = ["--checkpoint", "model.pth"], ["--voices", str(tmp_path / "v")]
     recognize.main(["enroll", *network, *voices, "Ana", good])
     for arguments, kind, message in (
-        (["compare", *network, good, "absent.wav"], UserError, "absent.wav: no such recording"),
+        (["compare", *network, good, "absent.wav"], UserError, "absent.wav: cannot be read"),
         (["compare", *network, good, str(junk), "--threshold", "0"], UserError, "junk.wav: no readable audio"),
         (["identify", "--checkpoint", "other.pth", *voices, good], UserError, "no calibration"),
         (["enroll", "--checkpoint", "other.pth", *voices, "Ana", good], UserError, "enrolled with another checkpoint"),
