@@ -20,7 +20,7 @@ from configure import TREES
 from corpora.voxceleb import Archive
 from system import console
 from system.console import UserError
-from system.files import check_room, read_lines, remove_unfinished_below, replacing, utterances
+from system.files import check_free_space, read_lines, remove_unfinished_below, replacing, utterances
 
 BLOCK = 1 << 20  # bytes read at a time
 ENCODINGS = (".wav", ".m4a")  # suffixes of recordings; archives of --parts_list may contain other files, too
@@ -140,7 +140,7 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
         if other := next((place for place in missing.values() if os.path.lexists(place)), None):
             raise UserError(f"{other}: differs from the file in {archive.name}; move it away and run again")
         if missing:
-            check_room(root, archive.name, sum(member.file_size for member in missing))
+            check_free_space(root, archive.name, sum(member.file_size for member in missing))
             _check_md5(archive, root, data)
             remove_unfinished_below(root / TREES[archive.tree].wav)
             _write_members(root / archive.name, opened, missing)

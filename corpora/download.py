@@ -8,7 +8,7 @@ from pathlib import Path
 from corpora.servers import Download, Server
 from system import console
 from system.console import UserError
-from system.files import check_room, digest
+from system.files import check_free_space, digest
 
 LONGEST_PAUSE = 60  # seconds between two attempts
 
@@ -40,7 +40,7 @@ def download_files(files: Sequence[Download], server: Server, folder: Path, jobs
     with ThreadPool(jobs) as threads:  # daemons, so Ctrl-C stops the program at once
         size = sum(threads.imap(client.size, missing))
         n_downloaded = sum(client.n_downloaded(file) for file in missing)
-        check_room(folder, "the download", size - n_downloaded)
+        check_free_space(folder, "the download", size - n_downloaded)
         with console.progress_of_bytes(size, "download", n_downloaded) as bar:
             failures = list(threads.imap(functools.partial(client.download, bar=bar), missing))
     if any(failures):

@@ -39,7 +39,7 @@ class Folder(NamedTuple):
 
 
 def walk(tree: Path) -> Iterator[Folder]:
-    """Yield the folders of a tree in the order of their names, including the targets of links.
+    """Yield the folders of a tree in the order of their names, including folders behind links.
 
     A missing tree yields nothing. A link to a folder that contains it is not followed. UserError names a folder that
     cannot be listed and a link without a target, so that no part of a tree is skipped silently.
@@ -97,7 +97,8 @@ def is_folder(path: Path) -> bool:
 def utterances(tree: Path, suffix: str) -> dict[str, str]:
     """Return the files of a tree with a suffix, in upper or lower case: <speaker>/<video>/<utterance> -> suffix.
 
-    Instead of one video there may be no folder or several. UserError if two names differ only in the suffix's case.
+    The folder <video> may be missing, or may be several nested folders. UserError if two names differ only in the case
+    of the suffix.
     """
     found: dict[str, str] = {}
     for folder in walk(tree):
@@ -113,8 +114,9 @@ def utterances(tree: Path, suffix: str) -> dict[str, str]:
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` after the block, or remove it on an error.
 
-    The folder is created. With `durable` the bytes are on the disk before the rename, so that a power failure leaves
-    no broken file; this takes some milliseconds, too long for a million features. An OSError names `path`.
+    The folder is created. With `durable`, the bytes are flushed to the disk before the rename, so that a power failure
+    leaves no broken file. This takes some milliseconds, which is too slow for a million feature files. An OSError names
+    `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -127,7 +129,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         if durable:
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the rename, too
+                os.fsync(folder)  # flushes the rename
             finally:
                 os.close(folder)
     except OSError as error:
@@ -190,18 +192,20 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
 def _try_lock(file: TextIO) -> bool:
     """Lock a file until it is closed; return False if another process has locked it."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # worker processes do not inherit it, unlike flock's
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock(), whose lock worker processes inherit
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
-        console.warn(f"{file.name}: cannot be locked here ({error.strerror}); let no other run write to this folder")
+        console.warn(
+            f"{file.name}: cannot be locked here ({error.strerror}); start no other run that writes to this folder"
+        )
     return True
 
 
 def read_lines(path: Path, absent: str) -> list[str]:
-    """Return the lines of a text list in UTF-8 with their line ends, those of any operating system.
+    """Return the lines of a text list in UTF-8, with their line ends (LF, CRLF or CR).
 
-    Byte order marks at the start of a line are removed; other bytes, as in file names, are kept by surrogateescape.
+    Byte order marks at the start of a line are removed. Bytes that are not UTF-8 are kept as surrogate escapes.
     UserError for a missing file, with the message `absent`, and for text in UTF-16 and binary files.
     """
     try:
@@ -248,7 +252,7 @@ def digest(path: Path, algorithm: str) -> str:
     return found.hexdigest()
 
 
-def check_room(folder: Path, purpose: str, size: int) -> None:
+def check_free_space(folder: Path, purpose: str, size: int) -> None:
     """Raise UserError, with the purpose, if the disk of `folder` has less than `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if size > free:

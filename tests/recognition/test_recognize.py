@@ -470,14 +470,14 @@ def test_the_onnx_file_gives_the_embeddings_of_the_network(home: Path) -> None:
     session = runtime.InferenceSession(str(home / "model.onnx"), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["checkpoint_sha256"] == hashlib.sha256((home / "model.pth").read_bytes()).hexdigest()
-    expected_facts = {
+    expected_metadata = {
         "n_mels": "40",
         "sample_rate": "16000",
         "sample_scale": "int16",
         "window_ms": "25",
         "step_ms": "10",
     }
-    assert metadata.items() >= (expected_facts | {"embedding_size": "256", "embedding_normalised": "no"}).items()
+    assert metadata.items() >= (expected_metadata | {"embedding_size": "256", "embedding_normalised": "no"}).items()
     assert metadata["mean_subtraction"] == "over time, inside the network" and "log mel" in metadata["features"]
     encoder, rng = Recognizer(home / "model.pth").encoder.eval(), np.random.default_rng(0)
     for n, frames in ((1, 50), (3, 137), (2, 500), (1, 1000)):

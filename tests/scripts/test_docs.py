@@ -311,9 +311,9 @@ def test_the_readme_leads_to_every_page() -> None:
 
 
 def test_every_symbol_of_the_method_page_exists() -> None:
-    facts, _, _ = (PROJECT / "docs/method.md").read_text(encoding="utf-8").partition("## Differences")
+    table, _, _ = (PROJECT / "docs/method.md").read_text(encoding="utf-8").partition("## Differences")
     symbols = []
-    for cell in re.findall(r"\| ([^|]*\.py[^|]*) \|$", facts, re.MULTILINE):
+    for cell in re.findall(r"\| ([^|]*\.py[^|]*) \|$", table, re.MULTILINE):
         for name in re.findall(r"`([^`]+)`", cell):
             if name.endswith(".py"):
                 module = script(name)

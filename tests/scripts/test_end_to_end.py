@@ -103,8 +103,8 @@ def test_full_evaluation(home: Path) -> None:
     assert list(scores.columns) == columns.split()
     rates = verification_metrics(scores["score"].to_numpy(), scores["label"].to_numpy())
     percent = [100 * rates.eer, 100 * rates.eer_interpolated]
-    told = ("eer", "eer_interpolated", "threshold", "min_dcf_0.01", "min_dcf_0.001")
-    assert [result[name] for name in told] == pytest.approx([*percent, *rates[2:]], abs=1e-9)
+    expected = ("eer", "eer_interpolated", "threshold", "min_dcf_0.01", "min_dcf_0.001")
+    assert [result[name] for name in expected] == pytest.approx([*percent, *rates[2:]], abs=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +188,8 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert compared["eer"] == before["eer"]
         assert compared["difference"] == pytest.approx(after["eer"] - before["eer"], abs=1e-9)
         assert compared["difference_low"] <= compared["difference_high"]
-        told = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
-        assert f"test {after['length']}: {told}" in done.stderr
+        expected = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
+        assert f"test {after['length']}: {expected}" in done.stderr
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
     full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
     assert result_of(full[0])["compared"] == result_of(full[1])["compared"] == after["compared"]
@@ -203,7 +203,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
     refused = here("EER_full.py", "--compare", "whole.csv", "--save_scores", "whole.csv", cwd=home, check=2)
     assert "whole.csv: is also an input" in refused.stderr
     one = ["EER_short.py", "--trials", f"data/{TRIALS_NAME}", "--test_length"]
-    for wrong, told in (
+    for wrong, expected in (
         *(
             (["EER_full.py", "--compare", f"other_{name}.csv"], "test length full")
             for name in ("label", "enrol", "test")
@@ -218,7 +218,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         ([*one, "50", "--compare", f"data/{TRIALS_NAME}"], "not a score file"),
     ):
         done = here(*wrong, cwd=home, check=1)
-        assert told in done.stderr and len(done.stderr.splitlines()) == 1
+        assert expected in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_calibration_is_of_speech_without_pauses(home: Path, steady: Path, five: list, tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_evaluation_in_noise(home: Path) -> None:
     here("plots.py", "length", "n.csv", "-o", "n.svg", cwd=home)
     room = here("EER_short.py", *trials, "--reverb", True, "--test_length", 100, cwd=home)
     assert "tests in reverberation (computed)" in room.stderr
-    for wrong, told in (
+    for wrong, expected in (
         (["--noise_dir", "x"], "--noise_dir has no effect without --noise_snr in dB"),
         (["--rir_dir", "x"], "--rir_dir has no effect without --reverb True"),
         (["--save_path", "a", "b", "--trials", "a.txt", "b.txt"], "--calibrate True"),
@@ -334,7 +334,7 @@ def test_evaluation_in_noise(home: Path) -> None:
         (["--noise_snr", "loud"], "'loud' is neither clean nor a number"),
     ):
         done = here("EER_short.py", *wrong, cwd=home, check=2)
-        assert told in done.stderr and len(done.stderr.splitlines()) == 1
+        assert expected in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_lists_of_other_toolkits_give_the_same_scores(home: Path) -> None:

@@ -97,7 +97,7 @@ def test_prefetched_batches_fit_in_shared_memory(
 def test_a_killed_loader_process_raises_at_the_next_batch(
     shared_memory: Callable[[int, int], None], end: Callable[[], None]
 ) -> None:
-    shared_memory(64 * MB, 48)  # room for one prefetched batch
+    shared_memory(64 * MB, 48)  # one prefetched batch fits
     with (
         pytest.raises(UserError, match="a process that loads data was killed.*--num_workers"),
         loader(end).batches(range(9)) as batches,
