@@ -51,7 +51,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--seed", type=console.integer(0), default=100, metavar="N",
         help="random seed of trial lists and --demo (default: 100)")  # fmt: skip
     add = parser.add_argument_group("output and hardware").add_argument
-    add("--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)")
+    add("--save_path", metavar="DIR", help="root of the data (default: $METASR_SAVE_PATH, else configure.py)")
     add("--check", action="store_true", help="print the state of the data and the next command")
     add("--num_workers", type=console.integer(1), metavar="N", help="decoding processes (default: all cores)")
     add("--jobs", type=console.integer(1), default=4, metavar="N", help="simultaneous downloads (default: 4)")

@@ -6,8 +6,9 @@ prototypical loss and global classification (the default).
     torchrun --nproc_per_node=4 train.py --save_path DATA --scale_lr True
 
 The second command resumes the first. Each epoch writes checkpoint_EEE.pth and a
-row of log.csv to saved_model/baseline_NNN (--n_folder NNN). Ctrl-C and SIGTERM
-save before they stop. docs/training.md explains the flags.
+row of log.csv to saved_model/baseline_NNN (--n_folder NNN). After
+Ctrl-C or SIGTERM, the run is saved before it stops. docs/training.md explains
+the flags.
 """
 
 import math
@@ -44,7 +45,7 @@ from training.report import check_finite, describe_epoch, describe_metrics, desc
 from training.step import EpisodeLoss, TrainingState, end_epoch, train_step
 from training.validation import Validation
 
-LOG_INTERVAL = 20  # episodes between transfers of the losses to the CPU, which wait for the device
+LOG_INTERVAL = 20  # episodes between copies of the losses to the CPU; each copy waits for the device
 
 
 def parse_args(argv: list[str]) -> Namespace:
@@ -107,7 +108,7 @@ def prepare(
     objective = Objective(args.loss_type, args.use_GC, episodes.n_classes, EMBEDDING_SIZE)
     model = EpisodeLoss(init.encoder() if init else Encoder(args.backbone), objective)
     if init and take_class_vectors(init, objective, features.speakers):
-        print(f"{args.init}: the same speakers; starting from its class vectors too")
+        print(f"{args.init}: trained on the same speakers; its class vectors are used, too")
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     lr = args.lr * (ranks.world_size() if args.scale_lr else 1)
@@ -118,7 +119,7 @@ def prepare(
         resume(state, *start, episodes.per_epoch)
         print(f"resuming from {start[0]}: {state.epoch} epochs and {state.episode} episodes completed")
     if ranks.world_size() > 1:
-        # The batch norms of each rank use its own batch, as on one GPU; the first rank's running statistics are kept.
+        # Each rank computes batch-norm statistics of its batch, as one GPU does; those of the first rank are saved.
         state.replica = DistributedDataParallel(state.model)
     if ranks.is_first():
         clean_folder(folder, args.cp_num)
@@ -133,7 +134,7 @@ def train(
     stop = StopSignal()
     if args.max_epoch == state.epoch == state.episode == 0 and ranks.is_first():
         save_epoch(folder, state, args.keep_last)
-    validate(args, folder, state, validation, stop)  # a signal may have stopped the one before
+    validate(args, folder, state, validation, stop)  # after resuming: a signal may have stopped the last validation
     if state.epoch >= args.max_epoch:
         return
     done = state.epoch, state.episode
@@ -182,7 +183,7 @@ def train_epoch(
             if signalled or save:
                 if ranks.is_first():
                     save_state(unfinished_path(folder), state)
-                ranks.barrier()  # until the file is written: torchrun kills all ranks when one ends
+                ranks.barrier()  # wait until the file is written: torchrun kills all ranks when one exits
                 exit_if(signalled, f"after episode {state.episode}")
                 saved = time.perf_counter()
     check_finite(state, state.metrics.all_gather(), episodes)
@@ -190,7 +191,7 @@ def train_epoch(
         ranks.broadcast(statistic)
     row = {"epoch": state.epoch + 1, **state.metrics.means(), "lr": lr}
     n_utterances = (state.episode - n_before) * episodes.n_utterances
-    seconds = time.perf_counter() - started if n_utterances else math.nan  # resumed after the last episode
+    seconds = time.perf_counter() - started if n_utterances else math.nan  # if resumed after the last episode
     end_epoch(state)
     return row | {"utterances_per_second": n_utterances / seconds, "waiting": waited / seconds, logbook.EER: math.nan}
 

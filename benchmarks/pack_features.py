@@ -31,7 +31,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("action", choices=("pack", "unpack"))
     parser.add_argument("file", type=Path, help="archive")
     parser.add_argument(
-        "--save_path", metavar="DIR", help="root of the data (default: METASR_SAVE_PATH, else configure.py)"
+        "--save_path", metavar="DIR", help="root of the data (default: $METASR_SAVE_PATH, else configure.py)"
     )
     parser.add_argument("--step", type=console.positive, default=2.0, help="rounding step of the features (default: 2)")
     return parser.parse_args(argv)

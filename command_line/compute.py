@@ -15,10 +15,10 @@ def add_compute_arguments(parser: Parser, precision: str) -> None:
     """Add the flags of device, precision and loader processes; the default precision depends on the script."""
     add = parser.add_argument_group("hardware").add_argument
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto, CUDA or cpu)")
-    add("--use_cuda", type=boolean, default=True, metavar="BOOL", help="CUDA with --device auto (default: True)")
+    add("--use_cuda", type=boolean, default=True, metavar="BOOL", help="use of CUDA with --device auto (default: True)")
     add("--gpu", type=integer(0), default=0, metavar="N", help="number of the GPU (default: 0)")
     add("--precision", choices=PRECISIONS, default=precision,
-        help=f"precision of the ResNet; auto: bf16 if the device has it (default: {precision})")  # fmt: skip
+        help=f"precision of the ResNet; auto: bf16 if the device supports it (default: {precision})")  # fmt: skip
     add("--num_workers", type=integer(0, 1000), metavar="N",
         help="processes that load data (default: 0 on a CPU, else one per core, up to 8)")  # fmt: skip
     add("--deterministic", type=boolean, default=False, metavar="BOOL",

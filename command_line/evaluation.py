@@ -37,7 +37,7 @@ def evaluation_parser(description: str | None, several_roots: bool = False) -> c
     parser = console.Parser(description)
     data, model = parser.add_argument_group("data"), parser.add_argument_group("model")
     data.add_argument("--save_path", metavar="DIR", nargs="+" if several_roots else None,
-        help="root of the data (default: METASR_SAVE_PATH, else configure.py)"
+        help="root of the data (default: $METASR_SAVE_PATH, else configure.py)"
         + several_roots * "; several with --calibrate True, with a list of --trials for each")  # fmt: skip
     add_checkpoint_arguments(parser)
     model.add_argument("--data_type", choices=sorted(TRAINING_TREE),

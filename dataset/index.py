@@ -68,7 +68,7 @@ class FeatureIndex:
         )
 
     def speakers_of(self, tree: Path) -> set[str]:
-        """Return the names of the speakers with utterances in one of the trees; an empty set if it does not exist."""
+        """Return the names of the speakers with utterances in one of the trees; empty if that tree does not exist."""
         if tree not in self._trees:
             return set()
         number = self._trees.index(tree)
@@ -108,7 +108,7 @@ class FeatureIndex:
         may precede it, as in an absolute path.
         """
         unique = list(dict.fromkeys(names))
-        rest = [name.replace("\\", "/") for name in unique]  # of each name; its first folder is removed in each round
+        rest = [name.replace("\\", "/") for name in unique]  # each round removes the first folder of each name
         rows = np.full(len(unique), -1)
         while any(rest[i] for i in np.flatnonzero(rows < 0)):
             for without_suffix in (False, True):
@@ -138,7 +138,7 @@ class FeatureIndex:
         return read_frames(self.path(row), location, 0, location.n_frames)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return `length` frames (length, 40) of a row from frame `start` on; the utterance is repeated end to end.
+        """Return `length` frames (length, 40) of a row from frame `start` on; a shorter utterance is repeated.
 
         UserError if the file has changed since this process first read its length or frames.
         """

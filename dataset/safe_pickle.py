@@ -22,7 +22,7 @@ ADMITTED = set(
     "TUPLE1 TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD "
     "SETITEM SETITEMS".split()
 )
-NAMES = {  # that a pickled NumPy array refers to; in numpy.core up to NumPy 1
+NAMES = {  # names in a pickled NumPy array; NumPy 1 has numpy.core, NumPy 2 numpy._core
     "numpy.ndarray", "numpy.dtype", "_codecs.encode",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
@@ -74,7 +74,7 @@ def _check_operations(blob: bytes) -> dict[int, int]:
 
 
 class _Recorder:
-    """Takes the place of a name in the pickle and of what a call of it returns: stores what the pickle passes to it."""
+    """Replaces a function or class that the pickle names, and the results of its calls: stores the arguments only."""
 
     def __init__(self, name: str, *arguments: object):
         self.name, self.arguments = name, arguments

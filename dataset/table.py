@@ -1,4 +1,4 @@
-"""Make, store and update the table of a feature tree: its utterances, and the location of the frames of each.
+"""Make, store and update the table of a feature tree: its utterances and the location of their frames.
 
 It takes minutes to read the lengths of a million files. Therefore the table is stored next to the tree, in
 <tree>.index.npz (arrays, no pickles), and updated if the modification time of one of its folders has changed. A file
@@ -20,7 +20,7 @@ from system import console
 from system.console import UserError
 from system.files import replacing, walk
 
-RACY_NS = 2 * 10**9  # within this time, a second change may leave the same time stamp
+RACY_NS = 2 * 10**9  # two changes within this time may give the same time stamp
 READERS = 16  # threads; most of the time they wait for the disk or the network
 CHUNK = 256  # files per task of a thread
 

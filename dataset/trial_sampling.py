@@ -1,8 +1,8 @@
 """Sample verification trials: of the short-utterance test, and of a trial list over any wav tree.
 
-The two functions sample differently. The short-utterance test of the paper samples each side of a trial with
-replacement, a fixed number of trials for each speaker. A list for a small corpus contains no trial twice, and spreads
-its trials over the pairs of speakers as evenly as the numbers of their utterances allow.
+The two functions sample differently. The short-utterance test of the paper samples a fixed
+number of trials for each speaker, each side of a trial with replacement. A list for a small corpus contains no trial
+twice, and spreads its trials over the pairs of speakers as evenly as the numbers of their utterances allow.
 """
 
 import itertools
@@ -58,9 +58,9 @@ def rows_of(features: FeatureIndex, speakers: np.ndarray) -> np.ndarray:
 def sample_trials(speakers: Sequence[Sequence[str]], count: int, seed: int) -> list[tuple[str, str]]:
     """Return an even number of trials (enrolment, test), alternately target and non-target.
 
-    `speakers` are the utterances of each speaker. The target trials are spread evenly over the speakers, the non-target
-    trials over the pairs of speakers. The utterances of a trial differ, and no two trials have the same two utterances.
-    UserError if the utterances do not suffice for `count` trials.
+    `speakers` contains the utterances of each speaker. The target trials are spread evenly over the speakers, the
+    non-target trials over the pairs of speakers. The utterances of a trial differ, and no two trials have the same two
+    utterances. UserError if the utterances do not suffice for `count` trials.
     """
     rng = random.Random(seed)
     targets, others = _targets(rng, speakers, count // 2), _nontargets(rng, speakers, count // 2)
@@ -110,7 +110,7 @@ def _pair(number: int, n: int) -> tuple[int, int]:
 
 
 def _spread(rng: random.Random, count: int, capacities: Sequence[int], kind: str) -> list[int]:
-    """Return `count` split as evenly as the capacities allow; random ones of them take the remainder."""
+    """Split `count` as evenly as the capacities allow; return the parts. Random parts get the remainder."""
     if count > sum(capacities):
         raise UserError(
             f"{TREES['vox1_test'].wav} suffices for {sum(capacities):,} {kind} trials, not for {count:,}; "

@@ -1,4 +1,4 @@
-"""Read trial lists and enrolment lists in the formats of common toolkits, and write trial lists as VoxCeleb's."""
+"""Read trial lists and enrolment lists in the formats of common toolkits; write trial lists in VoxCeleb's format."""
 
 import csv
 from pathlib import Path

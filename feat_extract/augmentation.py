@@ -1,10 +1,10 @@
 """Augment training crops: noise, babble, reverberation, codecs and speed on the samples, SpecAugment on the features.
 
-With the probability of --augment_prob a crop gets one of noise, music, babble and reverberation. This, the default
-probability of 0.6 and the SNRs of noise and music are those of WeSpeaker (wespeaker/dataset/processor.py). The SNRs of
-babble and its 3 to 7 speakers are those of voxceleb_trainer. As in WeSpeaker, a speaker at another speed is another
-class, and SpecAugment masks up to 10 frames and 8 coefficients. A codec is chosen independently and applied last, since
-a telephone transmits the speech together with the noise and the reverberation.
+With the probability of --augment_prob, a crop gets one of noise, music, babble and reverberation. This scheme, the
+default probability of 0.6 and the SNRs of noise and music come from WeSpeaker (wespeaker/dataset/processor.py). The
+SNRs of babble and its 3 to 7 speakers come from voxceleb_trainer. As in WeSpeaker, a speaker at another speed is
+another class, and SpecAugment masks up to 10 frames and 8 coefficients. A codec is chosen independently and applied
+last, since a telephone transmits the speech together with the noise and the reverberation.
 
 audiomentations (0.43) is not used: it takes its random numbers from the global states of random and numpy.random, but
 crops have to depend on (seed, epoch, index) only.
@@ -47,7 +47,7 @@ class AugmentedCrops:
     """
 
     def __init__(self, augmentation: Augmentation, root: Path, features: FeatureIndex):
-        """Find the wavs, noise and impulse responses that the kinds need; UserError if there are none."""
+        """Find the wavs, noise and impulse responses that the kinds need; UserError if one is missing."""
         self._augmentation, self._features = augmentation, features
         kinds, noise_dir = set(augmentation.kinds), augmentation.noise_dir
         self.n_speeds = len(SPEEDS) if "speed" in kinds else 1
@@ -62,9 +62,9 @@ class AugmentedCrops:
         self._noises = [kind for kind in (NOISE, BABBLE, "reverb", MUSIC) if kind in kinds]
 
     def crop(self, row: int, start: int, length: int, speed: int, rng: np.random.Generator) -> np.ndarray:
-        """Return `length` frames (length, 40) of a row from frame `start` on, at a speed of 0 .. n_speeds - 1.
+        """Return `length` frames (length, 40) of a row from frame `start` on; `speed` is an index into SPEEDS.
 
-        At speed 0 and without any augmentation, it is FeatureIndex.crop except for the mean of each coefficient.
+        At speed 0 and without any augmentation, it equals FeatureIndex.crop except for the mean of each coefficient.
         """
         if self._sources:
             transform = partial(self._transform, self._sources, row, rng)
@@ -76,7 +76,7 @@ class AugmentedCrops:
         return frames
 
     def _transform(self, sources: NoiseSources, row: int, rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-        """Return samples (S,) of a row, at random with noise or reverberation and through a codec."""
+        """Return samples (S,) of a row with noise or reverberation and through a codec, each at random."""
         if self._noises and rng.random() < self._augmentation.prob:
             samples = self._add_noise(sources, row, rng, samples)
         if "codec" in self._augmentation.kinds and rng.random() < self._augmentation.codec_prob:
@@ -107,7 +107,7 @@ def mask(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _span(size: int, max_width: int, rng: np.random.Generator) -> slice:
-    """Return a random slice of 1 to `max_width` of `size` positions."""
+    """Return a random slice of 1 to `max_width` positions in range(size)."""
     width = int(rng.integers(1, min(max_width, size), endpoint=True))
     start = int(rng.integers(size - width, endpoint=True))
     return slice(start, start + width)

@@ -15,7 +15,7 @@ from system.console import UserError
 
 FULL_SCALE = 2**15 - 1
 TELEPHONE_BAND = 300, 3400  # Hz
-N_TAPS = 257  # of the band-pass: its transitions are 200 Hz wide
+N_TAPS = 257  # length of the band-pass filter, whose transition bands are 200 Hz wide
 PADDING = 400  # zeros after the speech, because a resampler keeps back its last samples
 
 
@@ -33,7 +33,7 @@ class Codec(NamedTuple):
 CODECS = {
     "telephone": Codec("pcm_s16le", "pcm_s16le", 8000, telephone=True),
     "mu-law": Codec("pcm_mulaw", "pcm_mulaw", 8000, telephone=True),  # G.711
-    # compression_level is the fastest: the default takes three times as long for Opus and twice for MP3.
+    # The fastest compression_level: the default takes three times as long for Opus and twice as long for MP3.
     "opus": Codec("libopus", "libopus", 16000, (8000, 24000), {"application": "voip", "compression_level": "0"}),
     "mp3": Codec("libmp3lame", "mp3float", 16000, (16000, 32000), {"compression_level": "9"}),
 }

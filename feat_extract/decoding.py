@@ -17,7 +17,7 @@ RATES = range(4_000, 768_001)  # Hz
 MAX_PEAK = 2**16  # of float samples; full scale is 1, but some programs write floats on the int16 scale
 # FFmpeg's names of containers whose header states the duration. For others FFmpeg estimates it, or reads the end.
 WITH_DURATION = {"aiff", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "wav"}
-CANCELLED = 0.1  # channels cancel if the energy of their sum is below this share of that of uncorrelated channels
+CANCELLED = 0.1  # channels cancel if the energy of their sum is below this share of the sum of their energies
 ACTIVE = 1e-3  # a channel is empty if its energy is below this share of the louder channel's
 ALIKE = 0.5  # minimum correlation of the loudness of two channels over time; for one voice, it is near 1
 MIN_BLOCKS = 10  # for an estimate of this correlation
@@ -56,7 +56,7 @@ class Channels:
     def add(self, planes: np.ndarray) -> None:
         """Add a block (C, S); its mean is subtracted first.
 
-        If C changes within the file (joined files), the earlier blocks are forgotten.
+        If C changes within the file (joined files), the earlier blocks are discarded.
         """
         if len(planes) != len(self._products):
             self._products, self._energies = np.zeros((len(planes), len(planes))), array("d")
@@ -123,7 +123,7 @@ class _Decoding:
             for frame in frames:
                 seconds += frame.samples / rate
                 content += _samples(resampler.resample(frame if unchanged else self._mixed(frame)))
-                if len(content) > 2 * MAX_SAMPLES:  # the caller refuses it
+                if len(content) > 2 * MAX_SAMPLES:  # too long: read_recording raises an error
                     return np.frombuffer(content, np.int16), seconds
             content += _samples(resampler.resample(None))
         return np.frombuffer(content, np.int16), seconds
@@ -151,7 +151,7 @@ class _Decoding:
             self.remark = f"only its first part could be decoded ({error.strerror})"
 
     def _mixed(self, frame: av.AudioFrame) -> av.AudioFrame:
-        """Return a frame with one channel and the gain; an unchanged frame if the resampler averages two channels."""
+        """Return a mono frame times the gain; the unchanged frame if the resampler has only to average two channels."""
         n_channels = frame.layout.nb_channels
         planes = _planes(frame)
         if self._is_float:

@@ -6,9 +6,10 @@
 
 Reads the wavs in voxceleb2/dev/wav, voxceleb1/dev/wav and voxceleb1/test/wav of
 the data root, and writes a feature file for each into the folder feat next to
-wav. Wavs that already have one are not read again. Several machines need a
-common disk. If a wav cannot be used, feature_errors.csv in the data root names
-it and the reason, and the exit status is 1 after all other wavs.
+wav. Wavs that already have a feature file are skipped. Several machines need
+access to the same data root. If wavs cannot be used, feature_errors.csv in the
+data root lists them with the reason; all other wavs are extracted, and the exit
+status is 1.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = console.Parser(__doc__)
     parser.add_argument_group("data").add_argument("--save_path", metavar="DIR",
-        help="root of the data (default: METASR_SAVE_PATH, else configure.py)")  # fmt: skip
+        help="root of the data (default: $METASR_SAVE_PATH, else configure.py)")  # fmt: skip
     parser.add_argument_group("hardware").add_argument("--num_workers", type=console.integer(1, 1000), metavar="N",
         help="number of processes (default: number of cores)")  # fmt: skip
     return parser.parse_args(argv)

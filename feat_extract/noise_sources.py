@@ -88,7 +88,7 @@ class NoiseSources:
     ):
         """Find the wavs of the features in the data root, and prepare the recordings; UserError if there are none.
 
-        `kinds` are the kinds of recordings to use of the noise folder; the default is the first of NOISE, MUSIC and
+        `kinds` are the kinds of recordings to use from the noise folder; the default is the first of NOISE, MUSIC and
         SPEECH that the folder contains.
         """
         self._root, self._features = root, features
@@ -102,7 +102,7 @@ class NoiseSources:
     ) -> np.ndarray:
         """Return `length` frames (length, 40) of a row from frame `start` on, computed from its transformed samples.
 
-        `transform` maps samples (S,) to samples (S,); their speed is changed to tenths / 10 before. If neither changes
+        `transform` maps samples (S,) to samples (S,); before, the speed is changed to tenths / 10. If neither changes
         the samples, the frames are equal to those of FeatureIndex.crop except for the mean of each coefficient.
         """
         n_frames = int(self._features.n_frames(np.array([row]))[0])
@@ -126,10 +126,10 @@ class NoiseSources:
         for other in path.parent.iterdir() if path.parent.is_dir() else ():
             if other.stem == path.stem and other.suffix.lower() == ".wav":
                 return other
-        raise UserError(f"{path}: no such wav; augmentation with anything but specaugment needs the wavs")
+        raise UserError(f"{path}: no such wav; noise, reverberation, codecs and speed need the wavs")
 
     def _speech(self, row: int, start: int, n: int) -> np.ndarray:
-        """Return n samples of an utterance from sample `start` on, fewer at its end; UserError as `wav`."""
+        """Return n samples of an utterance from sample `start` on, or fewer if it ends before; UserError as wav()."""
         path, n_frames = self.wav(row), self._features.n_frames(np.array([row]))[0]
         samples, n_samples = read_samples(path, start, n)
         if n_frames_of(n_samples) != n_frames:
@@ -142,7 +142,7 @@ class NoiseSources:
         """Return n samples of a kind: NOISE, MUSIC or BABBLE.
 
         NOISE without recordings is coloured noise, from white to brown. BABBLE is 3 to 7 speakers at equal power;
-        `excluded` are speakers of the features that are not among them.
+        `excluded` are indices of speakers that are not used.
         """
         if kind == BABBLE:
             speakers = [self._other_speech(excluded, n, rng) for _ in range(rng.integers(*N_SPEAKERS, endpoint=True))]

@@ -10,8 +10,8 @@ from av.filter import Graph
 
 from configure import FRAMES_PER_SECOND, SAMPLE_RATE
 
-RANGE_DB = 40  # silence is more than this below the loudest 25 ms; room noise is usually louder
-NOISE = 50  # silence is also below this peak of 16-bit samples, -56 dB of full scale
+RANGE_DB = 40  # 25 ms are silence if they are more than this below the loudest 25 ms; room noise is usually louder
+NOISE = 50  # 25 ms are also silence if their peak is below this 16-bit value, -56 dB of full scale
 SPEECH_DB = 28  # faint speech: samples within this range of the loudest 25 ms are never silence
 PAUSE = 0.1  # seconds that are kept of a pause within speech
 WINDOW = 400  # samples whose level is measured, 25 ms
@@ -22,13 +22,14 @@ def trim_samples(samples: np.ndarray) -> np.ndarray:
     """Return 16 kHz samples (S,) int16, not all zero, without leading and trailing silence and long pauses.
 
     25 ms are silence if their peak is more than 40 dB below the root mean square of the loudest 25 ms, or below -56 dB
-    of full scale. The first 0.1 s of a pause within speech are kept.
+    of full scale and more than 28 dB below the loudest 25 ms. The first 0.1 s of a pause within speech are kept.
     """
     loudest = _loudest(samples)
     level = min(max(loudest * 10 ** (-RANGE_DB / 20), NOISE), loudest * 10 ** (-SPEECH_DB / 20)) / 32768
     start = f"start_periods=1:start_threshold={level}"
     trimmed = _filtered(samples, f"{start}:stop_periods=-1:stop_threshold={level}:stop_duration={PAUSE}")
-    end = trimmed[-SAMPLE_RATE:]  # the filter treats trailing silence as a pause; it is leading silence in reverse
+    # The filter treats trailing silence as a pause, so the end is reversed and its leading silence is trimmed.
+    end = trimmed[-SAMPLE_RATE:]
     surplus = len(end) - len(_filtered(end[::-1], start))
     trimmed = trimmed[: len(trimmed) - max(0, surplus)]
     return trimmed if len(trimmed) else samples

@@ -16,18 +16,18 @@ class EpisodeMetrics(NamedTuple):
     episodic_loss: Tensor
     global_loss: Tensor
     episodic_accuracy: Tensor  # share of queries classified correctly among the speakers of the episode
-    global_accuracy: Tensor  # share of embeddings classified correctly among all training speakers
+    global_accuracy: Tensor  # share of embeddings classified correctly among all classes
 
 
 class Objective(nn.Module):
-    """The loss of an episode's embeddings, with class vectors (n_speakers, D) for softmax and global classification."""
+    """The loss of an episode's embeddings, with class vectors (n_classes, D) for softmax and global classification."""
 
-    def __init__(self, loss_type: str, use_GC: bool, n_speakers: int, embedding_size: int):
+    def __init__(self, loss_type: str, use_GC: bool, n_classes: int, embedding_size: int):
         super().__init__()
         self.episodic = loss_type == "prototypical"
         self.class_vectors: nn.Parameter | None = None
         if use_GC or not self.episodic:
-            self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_speakers, embedding_size)))
+            self.class_vectors = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_classes, embedding_size)))
 
     def forward(self, support: Tensor, query: Tensor, speaker: Tensor) -> EpisodeMetrics:
         """Return losses and accuracies of support (K, W, D), query (Q, W, D) and the classes (W,) of the W speakers."""
@@ -45,7 +45,7 @@ class Objective(nn.Module):
 def prototypes(support: Tensor) -> Tensor:
     """Return the class vectors (W, D) of support embeddings (K, W, D): the mean over the shots.
 
-    Differs from the official code, which makes every support of a K-shot episode a separate class.
+    The official code differs: in a K-shot episode, it makes every support a separate class.
     """
     return support.mean(dim=0)
 

@@ -1,8 +1,8 @@
 """The checkpoint file: its content, writing it atomically, reading it without running code from it.
 
 The format is the one of the official code (Kye et al., 2020): {'epoch', 'state_dict', 'optimizer'} in
-saved_model/baseline_NNN/checkpoint_EEE.pth, with the official parameter names. Our files add what an exact resume and
-the exclusion of training speakers from tests need. Official files lack these fields and load as well.
+saved_model/baseline_NNN/checkpoint_EEE.pth, with the official parameter names. Our files have more fields, for an
+exact resume and for the exclusion of training speakers from tests. Official files without these fields can be loaded.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class Checkpoint:
 
     def encoder(self) -> Encoder:
         """Return an encoder with these weights; ValueError names missing and unexpected parameters."""
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: their sampling leaves no trace
+        with torch.random.fork_rng(devices=[]):  # keep the random state: the sampled initial weights are replaced below
             encoder = Encoder(self.backbone)
         ours = {_official_name(name): name for name in encoder.state_dict()}
         needed, given = set(ours), set(self.state_dict) - {CLASS_VECTORS}
@@ -81,7 +81,7 @@ class Checkpoint:
         """Return the checkpoint without optimiser and class vectors, its matrices in half precision.
 
         It has a quarter of the size and suffices for recognition and evaluation. Vectors stay in float32 because the
-        statistics of the batch norms exceed half precision. ValueError if a weight does.
+        statistics of the batch norms exceed half precision. ValueError if a weight exceeds half precision.
         """
         weights = {name: value for name, value in self.state_dict.items() if name != CLASS_VECTORS}
         halved = {name: value.half() if value.dim() > 1 else value for name, value in weights.items()}
@@ -100,7 +100,7 @@ def state_dict_of(encoder: Encoder, class_vectors: Tensor | None) -> dict[str, T
 
 
 def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[nn.Parameter]:
-    """Return the parameters in the official order, which the state of an optimiser refers to."""
+    """Return the parameters in the official order, on which the indices in the optimiser's state are based."""
     return list(_in_official_order(encoder.named_parameters(), class_vectors).values())
 
 
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    blob = path.read_bytes()  # an unreadable disk raises OSError: that is not a damaged checkpoint
+    blob = path.read_bytes()  # OSError if the disk cannot be read: the checkpoint is not damaged then
     # A damaged or hostile file can make torch raise nearly any exception, here and below.
     try:
         content = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
@@ -146,9 +146,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _checked(content: dict) -> Checkpoint:
     """Return the checkpoint with a file's content; ValueError unless its tensors are finite and fit the encoder."""
-    if "speakers" not in content:  # the official code writes epoch k's file one update into epoch k + 1
+    if "speakers" not in content:  # the official code writes the file of epoch k after one update of epoch k + 1
         content["epoch"] = max(0, content["epoch"] - 1)
-    if isinstance(sums := content.get("sums"), list):  # of earlier versions of this project
+    if isinstance(sums := content.get("sums"), list):  # the format of earlier versions of this project
         content["sums"] = dict(zip(EpisodeMetrics._fields, sums, strict=False))
     hints = get_type_hints(Checkpoint)
     for name in STORED:
@@ -209,7 +209,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: bool = True) -> tuple[Path, Checkpoint]:
-    """Return file and content of the checkpoint of epoch cp_num or, without it, of the newest one in a run's folder.
+    """Return file and content of the checkpoint of epoch cp_num (None: the newest checkpoint) in a run's folder.
 
     The checkpoint saved within an epoch is considered if `within_epoch`. A damaged file is skipped with a warning.
     UserError if there is no intact one.

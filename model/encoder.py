@@ -13,7 +13,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EMBEDDING_SIZE = 256
-WIDTHS = (32, 64, 128, 256)  # of the four stages
+WIDTHS = (32, 64, 128, 256)  # channels of the four stages
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a widening 1x1 convolution and a shortcut."""
+    """A 1x1, a 3x3 and a 1x1 convolution to 4 times the width, and a shortcut."""
 
     expansion = 4
 
@@ -116,8 +116,8 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor, trunk_dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return the embeddings (N, 256), not normalised, of features x (N, 1, 40, T), T >= 1.
 
-        The mean over the time of each segment is subtracted first. With bfloat16 as `trunk_dtype` the trunk is autocast
-        to it; the pooling, its batch norm, the linear map and the embeddings are float32.
+        The mean of each coefficient over time is subtracted first. If `trunk_dtype` is bfloat16, the trunk is autocast
+        to bfloat16. The pooling, the batch norm after it, the linear map and the embeddings are float32.
         """
         x = x - x.mean(dim=3, keepdim=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trunk_dtype is torch.bfloat16):
@@ -128,8 +128,8 @@ class Encoder(nn.Module):
     def for_inference(self, device: torch.device | str = "cpu") -> "Encoder":
         """Return a copy on `device` that computes the same embeddings about 10 % faster and cannot be trained.
 
-        The batch norms are folded into the convolutions, and the weights are frozen. A call changes nothing, so threads
-        can share the copy.
+        The batch norms are folded into the convolutions, and the weights are frozen. A forward pass changes no state,
+        so threads can share the copy.
         """
         encoder = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(encoder.modules()):

@@ -22,14 +22,14 @@ class Compute(NamedTuple):
 
 
 def inference(device: str = "auto") -> Compute:
-    """Return float32 on a device named as --device names it, without loader processes."""
+    """Return float32 on a device, without loader processes; `device` is a value of --device."""
     return Compute(select_device(device), torch.float32, 0)
 
 
 def select_device(name: str, use_cuda: bool = True, gpu: int = 0) -> torch.device:
     """Return the device with a name: "auto" is CUDA if present and `use_cuda`, "cuda" is the GPU with number `gpu`.
 
-    Each of several ranks of a machine has one GPU. UsageError if there is no such device.
+    With several ranks on a machine, each rank uses the GPU of its local rank. UsageError if there is no such device.
     """
     several = ranks.local_world_size() > 1
     if several and name.startswith("cuda:"):
@@ -83,16 +83,16 @@ def _tf32_settings() -> list[tuple[Any, str, bool | str]]:
     try:
         for owner, name, _ in settings:
             getattr(owner, name)
-    except RuntimeError:  # the program uses the settings of torch 2.9 and later, which exclude reading these
+    except RuntimeError:  # if the newer settings (torch 2.9) have been set, the older ones cannot be read
         return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
     return settings
 
 
 def select_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of the trunk's arithmetic for one of PRECISIONS; auto: bfloat16 if the device computes in it.
+    """Return the type of the trunk's arithmetic for one of PRECISIONS; auto: bfloat16 if the hardware has it.
 
-    A processor with AVX512-bf16 or AMX does; other processors emulate bfloat16 slowly. A torch before 2.11 cannot
-    report these features: float32 is used.
+    Processors with AVX512-bf16 or AMX have it; other processors emulate bfloat16 slowly. Versions of torch before 2.11
+    cannot report these features, so auto is float32.
     """
     in_bf16 = precision == "bf16"
     if precision == "auto" and device.type == "cuda":

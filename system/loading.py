@@ -30,10 +30,10 @@ class Loader(Generic[Tensors]):
     """Loads the batches of a dataset in loader processes or in this process."""
 
     def __init__(self, dataset: "Dataset[Tensors]", num_workers: int, batch_bytes: int, pin_memory: bool):
-        """Load batches of at most `batch_bytes` in `num_workers` processes, 0 for none; pin_memory as for DataLoader.
+        """Load batches of at most `batch_bytes` in `num_workers` processes (0: none); `pin_memory` is DataLoader's.
 
-        Prefetched batches are in shared memory, of which containers often have 64 MB. If they do not fit, the processes
-        prefetch fewer and, if that is not enough, fewer processes are started, with a warning.
+        Prefetched batches are in shared memory, which is often only 64 MB in containers. If they do not fit, the
+        processes prefetch fewer batches and, if that is not enough, fewer processes are started, with a warning.
         """
         self._dataset = dataset
         self._workers, self._prefetch = _fitting(num_workers, batch_bytes)
@@ -46,12 +46,12 @@ class Loader(Generic[Tensors]):
         The iterator raises what the dataset raises, and UserError if a process is killed. The calling process keeps its
         signal handlers, exit handlers and random states.
         """
-        # Without a generator DataLoader would sample a number from the global one.
+        # Without this generator, DataLoader would use torch's global one.
         options = self._options | {"sampler": order, "generator": torch.Generator()}
         if not self._workers:
             yield iter(DataLoader(self._dataset, **options))
             return
-        # Without a context DataLoader would fix the start method of the program.
+        # Without a context, DataLoader would set the start method for the complete program.
         method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
         options |= {"multiprocessing_context": method, "worker_init_fn": _ignore_signals}
         with _for_processes(self._dataset, method) as dataset:
@@ -65,10 +65,10 @@ class Loader(Generic[Tensors]):
 
 @contextmanager
 def _for_processes(dataset: Dataset, method: str) -> Iterator["_InProcess"]:
-    """Yield the dataset for loader processes; those that are not forked read it from a temporary file.
+    """Yield the dataset for loader processes; processes that are not forked read it from a temporary file.
 
-    Python would pickle it for each of them and wait until the process has imported PyTorch and read it, so that the
-    processes would start one after the other.
+    Without the file, Python would pickle the dataset for each process and wait until the process has imported PyTorch
+    and read the dataset. The processes would start one after the other.
     """
     if method == "fork":
         yield _InProcess(dataset)
@@ -84,11 +84,11 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _fitting(workers: int, batch_bytes: int) -> tuple[int, int | None]:
-    """Return the number of processes and of batches that each prefetches, so that all fit in shared memory."""
+    """Return the number of processes, and of prefetched batches per process, that fit in shared memory."""
     n_batches = workers * PREFETCH
     if SHARED_MEMORY.exists():
         free = shutil.disk_usage(SHARED_MEMORY).free // ranks.local_world_size()
-        n_batches = max(0, free // batch_bytes - 2)  # the main process has two more
+        n_batches = max(0, free // batch_bytes - 2)  # the main process uses two more batches
     fitting = min(workers, n_batches)
     if fitting < workers:
         console.warn(
@@ -104,8 +104,8 @@ class _Batches(Iterator[Tensors]):
     def __init__(self, loader: "DataLoader[Tensors]"):
         """Start the processes; UserError if one cannot start.
 
-        They are started in a thread: in the main thread torch would set a handler of SIGCHLD for the program, which
-        raises at any place, for example in a destructor.
+        They are started in a thread: in the main thread, torch would set a SIGCHLD handler for the program. This
+        handler raises an exception at any place, for example in a destructor.
         """
         self._iterator: Any = None
         failures: list[Exception] = []
@@ -128,8 +128,8 @@ class _Batches(Iterator[Tensors]):
     def __next__(self) -> Tensors:
         """Return the next batch; UserError if a process was killed, which torch notices within five seconds.
 
-        The traceback of an exception that has passed through torch's iterator refers to it and would keep its processes
-        alive as long as the exception. So the exceptions raised here have none.
+        The traceback of an exception from torch's iterator refers to this iterator and would keep its processes alive.
+        Therefore the exceptions are raised without that traceback.
         """
         try:
             batch = next(self._iterator)
@@ -165,7 +165,7 @@ class _InProcess(Dataset):
             tensors = self._dataset[item]
         except Exception as error:
             return Failure.of(error)
-        try:  # if it failed in torch's thread that sends batches, the main process would wait for ever
+        try:  # a failure in torch's sending thread would make the main process wait forever
             for tensor in tensors:
                 tensor.share_memory_()
         except RuntimeError as error:
@@ -174,7 +174,7 @@ class _InProcess(Dataset):
 
 
 def _ignore_signals(worker: int) -> None:
-    """Let the parent alone end a loader process: Ctrl-C and a scheduler's SIGTERM reach all processes of a run."""
+    """Ignore signals except the parent's SIGTERM: Ctrl-C and a scheduler's SIGTERM reach all processes of a run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -183,7 +183,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _wait_for_parents_signal() -> None:
-    """Exit at the SIGTERM by which the parent ends its children."""
+    """Exit when the parent sends SIGTERM."""
     parent = multiprocessing.parent_process()  # os.getppid() may be the fork server
     if sys.platform == "linux" and parent:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:

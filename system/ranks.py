@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-TIMEOUT = timedelta(hours=6)  # of the others while one rank indexes a million files; a rank that dies ends the wait
+TIMEOUT = timedelta(hours=6)  # long enough to index a million files; if a rank dies, the others do not wait for it
 
 _distributed: ModuleType | None = None  # torch.distributed after init()
 
@@ -46,12 +46,12 @@ def world_size() -> int:
     return _distributed.get_world_size() if _distributed else 1
 
 
-def _from_torchrun(name: str, alone: int) -> int:
-    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+def _from_torchrun(name: str, default: int) -> int:
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else default
 
 
 def init() -> None:
-    """Join the other ranks; on CUDA, make the device of this rank the current one before."""
+    """Connect this rank to the others; on CUDA, call torch.cuda.set_device() before."""
     global _distributed
     if _from_torchrun("WORLD_SIZE", 1) == 1:
         return
@@ -121,7 +121,7 @@ def all_gather(tensor: "Tensor") -> "Tensor":
 
 
 def broadcast(tensor: "Tensor") -> None:
-    """Replace a tensor by the first rank's."""
+    """Replace a tensor by the tensor of the first rank."""
     if _distributed:
         _distributed.broadcast(tensor, 0)
 
@@ -136,7 +136,7 @@ def broadcast_object(make: Callable[[], Made]) -> Made:
 
 
 def gather(item: Item) -> list[Item]:
-    """Return the items of all ranks, in their order, on the first rank; an empty list on the others."""
+    """Return, on the first rank, the items of all ranks in the order of the ranks; on the others, an empty list."""
     if not _distributed:
         return [item]
     received = [item] * world_size() if is_first() else None

@@ -19,7 +19,7 @@ from system.console import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CHUNK = 16  # items that a worker receives at a time, unless the caller says otherwise
+CHUNK = 16  # default number of items that a worker receives at a time
 PROJECT = str(Path(__file__).resolve().parent.parent)
 MAIN = "import sys; number, *sys.path = sys.argv[1:]; from system.workers import serve; serve(int(number))"
 END = pickle.dumps(None)  # the last request to a worker
@@ -27,7 +27,7 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 
 
 def cpu_count() -> int:
-    """Return the number of processors that this process may use; the ranks of a machine share them."""
+    """Return the number of processors that this process may use, divided by the number of ranks on this machine."""
     everywhere = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, everywhere // ranks.local_world_size())
 
@@ -37,11 +37,11 @@ def unordered_map(
 ) -> Generator[Result, None, None]:
     """Yield function(item) for every item, in the order they finish, from `workers` processes (default: all cores).
 
-    `function` and the items must be picklable, and `function` defined in a module: a worker is a new Python process
-    that imports the module and does not run the script of this process again. Its linear algebra uses one thread. The
-    terminal's Ctrl-C does not reach it; it ends when its parent ends, even if that is killed. When the loop ends or is
-    abandoned, each worker finishes its current item and ends. At most one chunk of items, or a single worker, needs no
-    process: starting one takes as long as hundreds of files.
+    `function` and the items must be picklable, and `function` must be defined in a module. A worker is a new Python
+    process that imports this module and does not run the calling script again. Linear algebra in a worker uses one
+    thread. Ctrl-C does not reach workers. They end when the parent process ends, even if it is killed. If the loop is
+    left early, each worker finishes its current item and ends. With one worker, or at most one chunk of items, the
+    calling process does the work, because a worker takes as long to start as hundreds of files to process.
 
     Raises:
         UserError: a worker cannot start, or was killed.
@@ -89,7 +89,7 @@ class Failure(NamedTuple):
         text = "".join(traceback.format_exception(error))
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # the class of the exception may raise any
+        except Exception:  # the class of the exception may raise any exception
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return cls(error, text)
 
@@ -103,16 +103,16 @@ class _Worker:
 
     def __init__(self, function: Callable):
         """Start the process; UserError if it cannot start."""
-        self.connection, its_end = Pipe()
-        command = [sys.executable, "-c", MAIN, str(its_end.fileno()), *sys.path, PROJECT]
+        self.connection, worker_end = Pipe()
+        command = [sys.executable, "-c", MAIN, str(worker_end.fileno()), *sys.path, PROJECT]
         environment = os.environ | ONE_THREAD | {"PYTHONUTF8": str(sys.flags.utf8_mode)}
-        with its_end:
+        with worker_end:
             try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     env=environment,
-                    pass_fds=[its_end.fileno()],
+                    pass_fds=[worker_end.fileno()],
                     start_new_session=True,  # the terminal's Ctrl-C does not reach it
                 )
             except OSError as error:
@@ -121,7 +121,7 @@ class _Worker:
         self.send((function, console.script_runs))
 
     def send(self, request: object) -> None:
-        """Send the function, then chunks of items, and None at the end."""
+        """Send a request: the function first, then chunks of items, finally None."""
         with suppress(ConnectionError):  # the worker has ended: results() reports it
             self.connection.send_bytes(pickle.dumps(request))
 
@@ -148,13 +148,13 @@ class _Worker:
 
 
 def serve(number: int) -> None:
-    """Apply the function to the chunks that the parent sends to the descriptor `number`: the program of a worker."""
+    """Run a worker: apply the function to the chunks that the parent sends to the file descriptor `number`."""
     connection, requests, ending = Connection(number), queue.SimpleQueue[bytes](), threading.Event()
-    sys.stdout = sys.stderr  # standard output has the results of the script alone
+    sys.stdout = sys.stderr  # standard output is for the results of the script only
     threading.Thread(target=_receive, args=(connection, requests, ending), daemon=True).start()
     try:
         function, console.script_runs = pickle.loads(requests.get())
-    except Exception as error:  # importing the function's module may raise any
+    except Exception as error:  # importing the function's module may raise any exception
         hint = "define the function in a module, not in the script or notebook itself"
         reason = f"a worker process cannot load its function ({type(error).__name__}: {error}); {hint}"
         connection.send_bytes(pickle.dumps(Failure.of(UserError(reason))))

@@ -29,7 +29,7 @@ from training.logbook import LOG_NAME, logged_epochs
 from training.metrics import EpochMetrics
 from training.step import TrainingState
 
-SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # not its settings
+SCHEDULER_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")  # not the settings
 
 
 def find_start(
@@ -66,7 +66,7 @@ def load_init(path: Path, backbone: str) -> Checkpoint:
 
 
 def take_class_vectors(init: Checkpoint, objective: Objective, speakers: list[str]) -> bool:
-    """Copy the class vectors of --init if its training speakers are the same; return whether they are."""
+    """Copy the class vectors of --init if it was trained on the same speakers; return whether they were copied."""
     ours, stored = objective.class_vectors, init.class_vectors
     if ours is None or stored is None or stored.shape != ours.shape or init.speakers != speakers:
         return False
@@ -75,9 +75,9 @@ def take_class_vectors(init: Checkpoint, objective: Objective, speakers: list[st
 
 
 def resume(state: TrainingState, path: Path, checkpoint: Checkpoint, per_epoch: int) -> None:
-    """Restore a training from a checkpoint; a warning if the number of utterances has changed.
+    """Restore a training from a checkpoint, and warn if the number of utterances has changed.
 
-    The data has `per_epoch` episodes per epoch. UserError if the checkpoint does not fit the flags and the data.
+    `per_epoch` is the number of episodes per epoch. UserError if the checkpoint does not fit the flags and the data.
     """
     speakers, n_utterances = state.metadata["speakers"], state.metadata["n_utterances"]
     if checkpoint.speakers and checkpoint.speakers != speakers:
@@ -112,11 +112,11 @@ def restore(state: TrainingState, checkpoint: Checkpoint, per_epoch: int) -> Non
         _restore_optimizer(state, checkpoint)
     schedule = {name: checkpoint.scheduler[name] for name in SCHEDULER_STATE if name in checkpoint.scheduler}
     if not all(isinstance(value, int | float) for value in schedule.values()):
-        raise ValueError("the state of the scheduler contains no numbers")
+        raise ValueError("the state of the scheduler contains a value that is not a number")
     state.scheduler.load_state_dict(schedule)
     sums = checkpoint.sums
     if sums and not (sums.keys() == set(EpisodeMetrics._fields) and all(type(sum_) is float for sum_ in sums.values())):
-        raise ValueError(f"the sums are not numbers for {', '.join(EpisodeMetrics._fields)}")
+        raise ValueError(f"the sums must be one number for each of {', '.join(EpisodeMetrics._fields)}")
     state.epoch, state.episode = checkpoint.epoch, checkpoint.episode
     state.metrics = EpochMetrics(sums, checkpoint.episode)
 
@@ -129,7 +129,7 @@ def _restore_optimizer(state: TrainingState, checkpoint: Checkpoint) -> None:
     (stored,), (own,) = checkpoint.optimizer["param_groups"], state.optimizer.param_groups
     indices, states = list(stored["params"]), checkpoint.optimizer["state"]
     if state.model.objective.class_vectors is None and CLASS_VECTORS in checkpoint.state_dict:
-        unused = list(checkpoint.state_dict).index(CLASS_VECTORS)  # official files have them for any objective
+        unused = list(checkpoint.state_dict).index(CLASS_VECTORS)  # official files always have class vectors
         indices = [index for position, index in enumerate(indices) if position != unused or index in states]
     if len(indices) != len(own["params"]):
         raise ValueError(f"the optimiser has {len(indices)} parameters instead of {len(own['params'])}")
@@ -147,7 +147,7 @@ def _restore_optimizer(state: TrainingState, checkpoint: Checkpoint) -> None:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state of a training to a checkpoint; UserError if that is impossible."""
+    """Write the state of a training to a checkpoint; UserError if the file cannot be written."""
     checkpoint = Checkpoint(
         epoch=state.epoch,
         state_dict=state_dict_of(state.model.encoder, state.model.objective.class_vectors),
@@ -167,7 +167,7 @@ def save_state(path: Path, state: TrainingState) -> None:
 
 
 def save_epoch(folder: Path, state: TrainingState, keep_last: int | None) -> None:
-    """Write the checkpoint of the last completed epoch; remove unfinished_epoch.pth and all but `keep_last` others."""
+    """Write the checkpoint of the last completed epoch, remove unfinished_epoch.pth, keep `keep_last` checkpoints."""
     save_state(checkpoint_path(folder, state.epoch), state)
     unfinished_path(folder).unlink(missing_ok=True)
     if keep_last:
@@ -177,12 +177,12 @@ def save_epoch(folder: Path, state: TrainingState, keep_last: int | None) -> Non
 def remove_up_to(folder: Path, last: int) -> None:
     """Remove the checkpoints up to an epoch, with the calibrations stored next to them.
 
-    Only those with a row in log.csv: others, such as an official checkpoint, were not written by this run.
+    Checkpoints without a row in log.csv remain: this run did not write them. An example is an official checkpoint.
     """
     logged = logged_epochs(folder)
     for epoch, path in numbered_checkpoints(folder).items():
         if epoch <= last and epoch in logged:
-            calibration_path(path).unlink(missing_ok=True)  # first: a kill in between leaves none without checkpoint
+            calibration_path(path).unlink(missing_ok=True)  # first: a kill leaves no calibration without checkpoint
             path.unlink()
 
 
@@ -210,11 +210,11 @@ def _move_later(folder: Path, epoch: int) -> None:
         shutil.copy2(folder / LOG_NAME, abandoned)
     for file in files:
         file.rename(abandoned / file.name)
-    console.warn(f"{folder}: {len(files)} files from after epoch {epoch} are moved to {abandoned.name}")
+    console.warn(f"{folder}: {len(files)} files of epochs after {epoch} were moved to {abandoned.name}")
 
 
 def _is_after(unfinished: Path, epoch: int) -> bool:
-    """Return whether a checkpoint within an epoch is later than an epoch's; a damaged one may be."""
+    """Return whether unfinished_epoch.pth is later than the end of epoch `epoch`; true if it is damaged."""
     try:
         checkpoint = load_checkpoint(unfinished)
     except UserError:

@@ -21,7 +21,7 @@ DECISIVE = (  # the flags that determine the weights
 
 
 def hardware_of(device: torch.device) -> dict[str, object]:
-    """Return what determines the rounding: kind of device, number of ranks, and of threads on a CPU."""
+    """Return what affects rounding: the device, the number of ranks and, on a CPU, the number of threads."""
     on_cpu = device.type == "cpu"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
@@ -40,7 +40,7 @@ def write_config(folder: Path, flags: dict[str, object], hardware: dict[str, obj
 
 
 def compare_config(folder: Path, flags: dict[str, object], hardware: dict[str, object]) -> dict[str, object]:
-    """Return the flags of a resumed run for config.json: those given, with the initial --lr of the run.
+    """Return the flags for config.json of a resumed run: the given flags, but with the --lr that started the run.
 
     A warning lists the flags in DECISIVE and the hardware that differ from config.json. UserError if it is damaged.
     """
@@ -51,7 +51,7 @@ def compare_config(folder: Path, flags: dict[str, object], hardware: dict[str, o
         changed = [name for name in DECISIVE if name in flags_before and flags_before[name] != flags[name]]
         differences = [f"--{name} {flags[name]} (was {flags_before[name]})" for name in changed]
         result = flags | {"lr": flags_before["lr"]}
-    except FileNotFoundError:  # official checkpoints come without it
+    except FileNotFoundError:  # runs of the official code have no config.json
         return flags
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; remove it to resume without a comparison of the flags") from None
@@ -74,7 +74,7 @@ def add_row(folder: Path, row: dict[str, float]) -> None:
 
 
 def logged_epochs(folder: Path) -> set[int]:
-    """Return the epochs that have a row in log.csv: those that the run has trained."""
+    """Return the epochs that have a row in log.csv: the epochs that this run has trained."""
     return {int(row["epoch"]) for row in _read_rows(folder / LOG_NAME)}
 
 
@@ -108,6 +108,6 @@ def _read_rows(log: Path) -> list[dict[str, str]]:
     except (ValueError, KeyError, csv.Error):
         pass
     damaged = log.with_name(f"{LOG_NAME}.damaged")
-    os.replace(log, damaged)  # the training continues: its time is worth more than the log
+    os.replace(log, damaged)  # a warning only: a damaged log should not stop a training
     console.warn(f"{log}: damaged; renamed to {damaged.name}, and a new log is started")
     return []

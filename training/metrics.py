@@ -29,9 +29,8 @@ class EpochMetrics:
         rows = torch.stack(self.pending).cpu().double() if self.pending else torch.zeros(0, len(self.sums))
         gathered = ranks.all_gather(rows)  # (ranks, episodes of a rank, 5)
         self.pending.clear()
-        for row in gathered.sum(
-            dim=0
-        ).tolist():  # one by one, so that the rounding does not depend on the number of calls
+        # One episode after the other, so that the rounding does not depend on the number of calls.
+        for row in gathered.sum(dim=0).tolist():
             self.sums = {name: self.sums[name] + value for name, value in zip(self.sums, row, strict=True)}
         losses = gathered[:, :, 0].T.flatten()
         self.n_episodes += len(losses)

@@ -12,7 +12,7 @@ from training.step import TrainingState
 
 
 def describe_training(state: TrainingState, episodes: TrainingEpisodes, backbone: str, augment: Sequence[str]) -> str:
-    """Return lines with data, network and device, and the loss and accuracy of random guesses."""
+    """Return lines with the data, network and device, and the loss and accuracy at chance level."""
     device, dtype = state.compute.device, str(state.compute.dtype).removeprefix("torch.")
     lines = [
         f"{len(episodes.features)} utterances of {len(episodes.features.speakers)} speakers; {episodes.per_epoch} "
@@ -21,7 +21,7 @@ def describe_training(state: TrainingState, episodes: TrainingEpisodes, backbone
     if ranks.world_size() > 1:
         lines[0] += f"; {ranks.world_size()} ranks share the episodes"
     if augment:
-        lines.append(f"crops are augmented: {', '.join(augment)}; {episodes.n_classes} classes of speaker and speed")
+        lines.append(f"crops are augmented: {', '.join(augment)}; {episodes.n_classes} classes (speakers times speeds)")
     if episodes.n_excluded:
         needed = episodes.n_shot + episodes.n_query
         lines.append(f"{episodes.n_excluded} speakers with fewer than {needed} utterances are excluded")
@@ -59,7 +59,7 @@ def check_finite(state: TrainingState, losses: torch.Tensor, episodes: TrainingE
     if len(not_finite):
         what, index = "the loss is not finite", state.episode - len(losses) + int(not_finite[0])
     elif not all(value.isfinite().all() for value in state.model.state_dict().values()):
-        what, index = "the weights are not finite after it", state.episode - 1
+        what, index = "the weights are not finite after this episode", state.episode - 1
     else:
         return
     names = ", ".join(episodes.names((state.epoch + 1, index)))

@@ -72,7 +72,7 @@ class TrainingState:
 
 
 def train_step(state: TrainingState, episode: Episode, max_grad_norm: float | None = None) -> None:
-    """Update the weights with the gradient of an episode, with several ranks the mean over one episode of each."""
+    """Update the weights with the gradient of an episode, or with the mean gradient over the episodes of all ranks."""
     support, query, speaker = (tensor.to(state.compute.device, non_blocking=True) for tensor in episode)
     metrics = state.replica(support, query, speaker, state.compute.dtype)
     state.optimizer.zero_grad()

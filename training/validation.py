@@ -16,10 +16,10 @@ from system.compute import Compute
 
 
 class Validation:
-    """Scores a trial list in float32, for any precision of the training, so that the EER equals EER_full.py's."""
+    """Scores a trial list in float32, for any precision of the training, so that EER_full.py gives the same EER."""
 
     def __init__(self, trials: Trials, root: Path, compute: Compute, trained_on: Collection[str]):
-        """Find the utterances of the trials, and warn of trials of speakers in `trained_on`.
+        """Find the utterances of the trials, and warn of trials that contain speakers in `trained_on`.
 
         Utterances are read in this process, because prefetched episodes may fill the shared memory. UserError if an
         utterance is missing.
