@@ -1,14 +1,14 @@
-"""Measure the EER on short test utterances: the enrolment utterance is full, the
-test is a random window of --test_length frames.
+"""Measure the EER on short tests: full enrolment utterances against random test
+windows of --test_length frames.
 
     python EER_short.py --n_folder 0 --cp_num 100 --test_length 100 200 full
     python EER_short.py --test_length 200 --noise_snr clean 20 10 5 0
     python EER_short.py --test_length 50 100 200 300 500 full --calibrate True
 
-By default the trials are 100 target and 100 non-target pairs of each VoxCeleb1
-speaker that was not in the training, sampled once and stored next to the
-checkpoint. The third command fits the log-likelihood ratios that recognize.py
-decides by. docs/evaluation.md explains the flags and the output.
+By default there are 100 target and 100 non-target trials of each VoxCeleb1
+speaker that was not in the training. They are sampled once and stored next to
+the checkpoint. The third command fits the calibration that recognize.py uses.
+docs/evaluation.md explains the flags and the output.
 """
 
 import argparse
@@ -54,11 +54,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--test_length", type=_length, nargs="+", default=[500], metavar="N",
         help='test window length in frames of 10 ms, or "full" (default: 500)')  # fmt: skip
     add("--noise_snr", type=_snr, nargs="+", default=[], metavar="DB",
-        help='signal-to-noise ratio of the tests in dB, or "clean" (default: clean)')  # fmt: skip
+        help='signal-to-noise ratio of the test segments in dB, or "clean" (default: clean)')  # fmt: skip
     add("--reverb", type=console.boolean, default=False, metavar="BOOL",
-        help="reverberation of the tests (default: False)")  # fmt: skip
+        help="reverberation of the test segments (default: False)")  # fmt: skip
     add("--noise_dir", metavar="DIR",
-        help="folder of noise, music or speech such as MUSAN (default: babble of other speakers)")  # fmt: skip
+        help="folder such as MUSAN: noise, music or speech (default: babble of other speakers)")  # fmt: skip
     add("--rir_dir", metavar="DIR", help="folder of room impulse responses (default: computed ones)")
     add_trial_arguments(parser)
     parser.needs("enroll", "trials")
@@ -72,7 +72,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     check_trial_arguments(args, *args.trials or ())
     args.save_path, args.trials = args.save_path or [None], args.trials or [None]
     if len(args.save_path) > 1 and not args.calibrate:
-        raise UsageError("--save_path: several data roots need --calibrate True; otherwise evaluate one after another")
+        raise UsageError("--save_path: several data roots need --calibrate True; evaluate one root at a time instead")
     if len(args.trials) != len(args.save_path):
         n_lists = sum(path is not None for path in args.trials)
         raise UsageError(f"--trials: {n_lists} lists for {len(args.save_path)} data roots; give one list for each root")
@@ -85,7 +85,7 @@ def _length(text: str) -> int | str:
 
 
 def _in_words(length: int | str) -> str:
-    return "all frames" if isinstance(length, str) else f"{length} frames ({length / FRAMES_PER_SECOND:.2f} s)"
+    return "the full utterance" if isinstance(length, str) else f"{length} frames ({length / FRAMES_PER_SECOND:.2f} s)"
 
 
 def _snr(text: str) -> float | None:
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
 def prepare(
     network: Network, args: argparse.Namespace, lists: Lists | None
 ) -> tuple[EvaluationContext, TrialSet, dict[str, Segments], Conditions]:
-    """Load a data root, find or sample its trials, and print what will be scored; return what `verify` takes."""
+    """Load a data root, find or sample its trials and print the test conditions; return the arguments of `verify`."""
     context = context_of(args, network)
     features = context.features
     print(report.excluded_line(features, context.unseen))
@@ -131,15 +131,15 @@ def prepare(
 
 
 def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: list[Lists | None]) -> dict:
-    """Fit a calibration to several development sets and store it; print and return the leave-one-set-out error rates.
+    """Fit and store a calibration of several development sets; print and return the leave-one-set-out error rates.
 
-    Each of `sets` has the data root and the trial list of a set.
+    Each of `sets` has the flags of one set: its data root as `save_path`, its trial list as `trials`.
     """
     names = [set_name(of_set.save_path) for of_set in sets]
-    if len(set(names)) < len(names):  # several lists of one root, or roots of one name
+    if len(set(names)) < len(names):  # the same root with several lists, or roots of equal names
         names = [f"{name}/{of_set.trials.stem}" for name, of_set in zip(names, sets, strict=True)]
     if len(set(names)) < len(names):
-        raise UsageError("--save_path: two of the data sets have one name; rename a data root or a trial list")
+        raise UsageError("--save_path: two data sets have the same name; rename a data root or a trial list")
     trials = {}
     for name, of_set, listed in zip(names, sets, lists, strict=True):
         print(f"set {name}")
@@ -157,7 +157,7 @@ def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: l
 
 
 def _conditions(context: EvaluationContext, trial_set: TrialSet, args: argparse.Namespace) -> Conditions:
-    """Return the noise conditions of the tests, and print them; a calibration always includes the clean tests."""
+    """Return the noise conditions of the tests, and print them; a calibration always includes the undisturbed tests."""
     if not (args.noise_snr or args.reverb):
         return UNDISTURBED
     features = context.features
@@ -175,7 +175,7 @@ def _conditions(context: EvaluationContext, trial_set: TrialSet, args: argparse.
 
 
 def _short_trials(context: EvaluationContext, seed: int) -> Trials:
-    """Return the paper's trials, stored next to the checkpoint, and print where."""
+    """Return the trials of the paper's test, stored next to the checkpoint, and print their path."""
     path = context.path.parent / f"short_trials_seed{seed}.txt"
     with ranks.main_process_first():
         trials = stored_short_trials(path, context.features, context.unseen, seed)

@@ -3,9 +3,9 @@
     python identification.py --n_folder 0 --cp_num 100 --nb_class_test 100
     python identification.py --checkpoint FILE --nb_class_test 5 20 --n_shot 1 5
 
-An episode enrols --nb_class_test VoxCeleb1 speakers that were not in the
-training, each by the mean embedding of --n_shot windows, and identifies the
-speaker of --n_query test windows each. The accuracy is the mean over episodes.
+An episode has --nb_class_test VoxCeleb1 speakers that were not in the training.
+Each is enrolled with the mean embedding of --n_shot windows and has --n_query
+test windows to identify. The accuracy is the mean over episodes.
 docs/evaluation.md explains the flags and the output.
 """
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def identify(args: argparse.Namespace) -> dict:
-    """Print the accuracies, and return them as --json names them."""
+    """Measure and print the accuracies, and return the result for --json."""
     context = context_of(args, load_network(args))
     features, unseen = context.features, context.unseen
     print(report.excluded_line(features, unseen))
@@ -64,7 +64,7 @@ def identify(args: argparse.Namespace) -> dict:
     segments, _ = unique_segments(windows)
     n_speakers, seconds = len(np.unique(features.speaker[segments.row])), float(segments.seconds(features).sum())
     print(
-        f"scored: {args.nb_episode:,} episodes{' of each kind' if len(sizes) > 1 else ''}, "
+        f"scored: {args.nb_episode:,} episodes{' of each setting' if len(sizes) > 1 else ''}, "
         f"{len(segments.row):,} windows of {n_speakers:,} speakers, {seconds:,.0f} s of audio"
     )
     results = []

@@ -6,8 +6,8 @@
 
 det, scores, calibration and length read files of --save_scores. training reads
 folders of runs, and embeddings reads a folder of enrolled speakers. NAME=PATH
-sets the name in the legend. As-norm scores and LLRs in a file are drawn as
-further systems. docs/evaluation.md has examples.
+sets the name in the legend. As-norm scores and LLRs are drawn as additional
+systems if all trials of the file have them. docs/evaluation.md has examples.
 """
 
 import argparse
@@ -55,14 +55,14 @@ def main(argv: list[str]) -> None:
     console.refuse_overwriting(args.output, [path for _, path in args.inputs])
     inputs = {as_text(name): path for name, path in args.inputs}
     if len(inputs) < len(args.inputs):
-        raise UsageError("two inputs have one name in the legend; NAME=PATH gives one of them another")
+        raise UsageError("two inputs have the same name in the legend; rename one with NAME=PATH")
     draw, _ = PICTURES[args.picture]
     with matplotlib.rc_context(STYLE):
         figure = draw(inputs)
         if lacking := add_fallback_fonts(figure):
-            console.warn(f"no installed font has the letters {lacking}, boxes replace them; install one such as Noto")
+            console.warn(f"the installed fonts lack {lacking}, drawn as boxes; install a font such as Noto")
         with replacing(args.output) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # one of matplotlib for each such letter
+            warnings.simplefilter("ignore", UserWarning)  # matplotlib warns of each of these characters
             figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight")
     print(f"{args.output}: {args.picture}")
 
@@ -70,7 +70,8 @@ def main(argv: list[str]) -> None:
 def _named(text: str) -> tuple[str, Path]:
     """Read [NAME=]PATH; without a name, the name is the stem of the path.
 
-    Names and paths may contain equals signs: the path is the longest that exists, or all of the text if none does.
+    Names and paths may contain equals signs: the longest path that exists is chosen. If none exists, all of the text is
+    the path.
     """
     parts = text.split("=")
     splits = [("=".join(parts[:i]), Path("=".join(parts[i:]))) for i in range(len(parts))]

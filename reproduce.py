@@ -4,10 +4,10 @@ with queries of fixed and of variable length, and write one table.
     python reproduce.py --save_path DIR --output paper_table
     python reproduce.py --save_path DIR --output quick_table --quick
 
-Writes table.md and table.csv to --output: mean and standard deviation over the
-seeds of the EER on full, 5 s, 2 s and 1 s tests, and of the identification
-accuracy. Finished runs and scores are stored there, so the same command resumes
-an interrupted comparison. --quick is for a CPU and a small corpus.
+table.md and table.csv are written to --output. They contain the EER on full,
+5 s, 2 s and 1 s tests and the identification accuracy: mean and standard
+deviation over the seeds. Runs and results are stored there, too, so the same
+command resumes an interrupted comparison. --quick suits a CPU and small corpus.
 """
 
 import argparse
@@ -37,13 +37,11 @@ SETTINGS = {
     "prototypical + GC, fixed query": ["--use_variable", "False"],
     "prototypical + GC, variable query": [],
 }
-SOFTMAX_SPEAKERS = 2.56  # speakers of a softmax batch for each speaker of an episode: 256 for 100, as in the paper
+SOFTMAX_SPEAKERS = 2.56  # softmax batch size / speakers per episode: 256 / 100, as in the paper
 TEST_LENGTHS = {"5 s": "500", "2 s": "200", "1 s": "100"}
 SHOTS = (1, 5)
-FULL_SIZE = {
-    "max_epoch": 100, "nb_class_train": 100, "ways": [5, 10, 20, 50, 100], "nb_episode": 1000, "precision": "fp32"
-}  # fmt: skip
-QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "nb_episode": 1000, "precision": "auto"}
+FULL_SIZE = {"max_epoch": 100, "nb_class_train": 100, "ways": [5, 10, 20, 50, 100], "precision": "fp32"}
+QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "precision": "auto"}
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -53,7 +51,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     scoring = parser.add_argument_group("scoring").add_argument
 
     def default(name: str) -> str:
-        return f"(default: {FULL_SIZE[name]}; {QUICK[name]} with --quick)"
+        full, quick = (str(sizes[name]).strip("[]").replace(",", "") for sizes in (FULL_SIZE, QUICK))
+        return f"(default: {full}; {quick} with --quick)"
 
     data.add_argument("--save_path", required=True, metavar="DIR", help="root of the data (required)")
     data.add_argument("--data_type", choices=["vox1", "vox2"], default="vox2", help="training set (default: vox2)")
@@ -64,13 +63,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     training("--max_epoch", type=console.integer(1), metavar="N", help=f"epochs {default('max_epoch')}")
     training("--nb_class_train", type=console.integer(2), metavar="N",
         help=f"speakers per episode {default('nb_class_train')}")  # fmt: skip
-    training("--quick", action="store_true", help="smaller default values of the flags of training and scoring")
+    training("--quick", action="store_true", help="other defaults, for a CPU and a small corpus")
     scoring("--ways", type=console.integer(2), nargs="+", metavar="N",
-        help=f"numbers of speakers in identification {default('ways')}")  # fmt: skip
-    scoring("--nb_episode", type=console.integer(2), metavar="N", help=f"episodes {default('nb_episode')}")
+        help=f"speakers per identification episode {default('ways')}")  # fmt: skip
+    scoring("--nb_episode", type=console.integer(2), default=1000, metavar="N",
+        help="identification episodes (default: 1000)")  # fmt: skip
     scoring("--precision", choices=PRECISIONS, help=f"precision of the ResNet {default('precision')}")
     parser.add_argument_group("output").add_argument("--output", type=Path, required=True, metavar="DIR",
-        help="folder of runs, results and table (required)")  # fmt: skip
+        help="folder for runs, results and table (required)")  # fmt: skip
     args = parser.parse_args(argv)
     for name, size in (QUICK if args.quick else FULL_SIZE).items():
         setattr(args, name, getattr(args, name) or size)
@@ -78,7 +78,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Train and score what is missing, then write the table."""
+    """Train and score the missing runs, and write the table."""
     args = parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     check_same_sizes(args)
@@ -86,16 +86,16 @@ def main(argv: list[str]) -> None:
     measured = []
     for number, name, seed in console.progress(runs, unit="run", desc="comparison"):
         measured += [{"setting": name, "seed": seed, **row} for row in measure(args, number, name, seed)]
-        write_table(args, pandas.DataFrame(measured))  # after each run: the table so far
+        write_table(args, pandas.DataFrame(measured))  # after each run, so that results are visible early
     print((args.output / "table.md").read_text())
 
 
 def check_same_sizes(args: argparse.Namespace) -> None:
-    """Store the sizes of the runs in the folder; UserError if earlier runs in it have other sizes."""
-    sizes = {name: getattr(args, name) for name in ("save_path", "data_type", "backbone", *FULL_SIZE)}
+    """Store the settings of the runs in the folder; UserError if its earlier runs have other settings."""
+    sizes = {name: getattr(args, name) for name in ("save_path", "data_type", "backbone", "nb_episode", *FULL_SIZE)}
     path = args.output / "sizes.json"
     if path.exists() and json.loads(path.read_text()) != sizes:
-        raise UserError(f"{path}: its runs have other flags; repeat these flags or choose another --output")
+        raise UserError(f"{path}: earlier runs had other flags; use the values in this file or another --output")
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(sizes))
 
@@ -131,7 +131,7 @@ def train(args: argparse.Namespace, name: str, folder: int, seed: int) -> None:
 
 
 def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) -> dict:
-    """Return the result of an evaluator, which is stored and computed once."""
+    """Return the result of an evaluator; run it only if its result is not stored yet."""
     path = args.output / "results" / f"{folder:04d}_{name}.json"
     if not path.exists():
         result = run_script(args, command).splitlines()[-1]
@@ -141,7 +141,7 @@ def evaluate(args: argparse.Namespace, folder: int, name: str, command: list) ->
 
 
 def run_script(args: argparse.Namespace, command: list) -> str:
-    """Run one of the project's scripts and return its output; UserError with its last line if it fails."""
+    """Run one of the project's scripts and return its output; if it fails, UserError with the last line of stderr."""
     places = ["--save_path", args.save_path, "--model_path", args.output / "saved_model"]
     script, *flags = map(str, [*command, *places])
     started = time.perf_counter()
@@ -153,7 +153,7 @@ def run_script(args: argparse.Namespace, command: list) -> str:
 
 
 def write_table(args: argparse.Namespace, measured: pandas.DataFrame) -> None:
-    """Write table.csv, a row for each setting and measure, and table.md, a column for each setting.
+    """Write table.csv, with a row for each setting and measure, and table.md, with a column for each setting.
 
     `measured` has a row for each setting, seed and measure, with its value and number of trials.
     """

@@ -1,4 +1,4 @@
-"""The flags that name a checkpoint: shared by the evaluators and recognize.py."""
+"""The flags that select a checkpoint, for the evaluators and recognize.py."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from system import console
 
 
 def add_checkpoint_arguments(parser: console.Parser, bundled: bool = False) -> None:
-    """Add the flags that select a checkpoint; with `bundled`, they are None by default, which is the bundled model."""
+    """Add the flags that select a checkpoint; with `bundled`, their default is None, which means the bundled model."""
     run, folder = (None, None) if bundled else (0, MODEL_PATH)
     add = parser.add_argument_group("model").add_argument
     add("--n_folder", type=console.integer(0), default=run, metavar="N",
@@ -22,7 +22,7 @@ def add_checkpoint_arguments(parser: console.Parser, bundled: bool = False) -> N
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, Checkpoint]:
-    """Load the checkpoint that the flags name; return its file and the checkpoint."""
+    """Load the checkpoint that the flags select; return its path and the checkpoint."""
     if args.checkpoint:
         return args.checkpoint, load_checkpoint(args.checkpoint)
     return newest_checkpoint(run_folder(args.model_path, args.n_folder), args.cp_num, within_epoch=False)

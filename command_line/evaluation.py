@@ -1,4 +1,4 @@
-"""What the command lines of the evaluators share: their flags, and the steps from trials to printed error rates."""
+"""The flags that the evaluators share, and their common steps from trial lists to printed error rates."""
 
 import argparse
 import itertools
@@ -38,7 +38,7 @@ def evaluation_parser(description: str | None, several_roots: bool = False) -> c
     data, model = parser.add_argument_group("data"), parser.add_argument_group("model")
     data.add_argument("--save_path", metavar="DIR", nargs="+" if several_roots else None,
         help="root of the data (default: $METASR_SAVE_PATH, else configure.py)"
-        + several_roots * "; several with --calibrate True, with a list of --trials for each")  # fmt: skip
+        + several_roots * "; several with --calibrate True, and one list of --trials for each")  # fmt: skip
     add_checkpoint_arguments(parser)
     model.add_argument("--data_type", choices=sorted(TRAINING_TREE),
         help="training data of an official checkpoint (default: vox2)")  # fmt: skip
@@ -51,24 +51,24 @@ def evaluation_parser(description: str | None, several_roots: bool = False) -> c
 
 
 def add_trial_arguments(parser: console.Parser) -> None:
-    """Add the flags of the two evaluators that score trials, except --trials."""
+    """Add the flags that the two evaluators of trials share, except --trials."""
     data, scoring = parser.add_argument_group("data").add_argument, parser.add_argument_group("scoring").add_argument
     data("--enroll", type=Path, metavar="FILE",
         help="enrolment list, lines MODEL UTTERANCE... (default: none, trials of two utterances)")  # fmt: skip
     data("--trim_silence", type=console.boolean, metavar="BOOL",
-        help="removal of silence, as in recognize.py (default: False; True with --calibrate True)")  # fmt: skip
+        help="trimming of silence, as in recognize.py (default: False; True with --calibrate True)")  # fmt: skip
     scoring("--as_norm", type=console.integer(2), metavar="N",
-        help="adaptive s-norm by the N nearest training speakers, in addition (default: none)")  # fmt: skip
+        help="additional scores with as-norm, cohort of the N nearest training speakers (default: none)")  # fmt: skip
     scoring("--compare", type=Path, metavar="FILE",
         help="score file of another system on the same trials (default: none)")  # fmt: skip
     scoring("--calibrate", type=console.boolean, default=False, metavar="BOOL",
-        help="fit of log-likelihood ratios, stored next to the checkpoint (default: False)")  # fmt: skip
+        help="fit of a calibration (LLR), stored next to the checkpoint (default: False)")  # fmt: skip
     parser.add_argument_group("output").add_argument("--save_scores", type=Path, metavar="FILE",
         help="CSV file with one row per trial (default: none)")  # fmt: skip
 
 
 def check_trial_arguments(args: argparse.Namespace, *trials: Path) -> None:
-    """Set --trim_silence if it is not given; UsageError for flags that contradict each other.
+    """Set the default of --trim_silence; UsageError for flags that contradict each other.
 
     `trials` are the trial lists that will be read.
     """
@@ -88,9 +88,10 @@ class Network(NamedTuple):
 
 
 def load_network(args: argparse.Namespace) -> Network:
-    """Load the checkpoint that the flags select, and print which one it is."""
+    """Load the checkpoint that the flags select, and print its path, epoch and backbone."""
     compute = choose_compute(args)
-    path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))  # a training may write a newer one
+    # Only one rank looks for the newest checkpoint, because a training may write a newer one meanwhile.
+    path, checkpoint = ranks.broadcast_object(lambda: find_checkpoint(args))
     if args.data_type and checkpoint.data_type not in ("", args.data_type):
         raise UsageError(f"--data_type {args.data_type}: {path} was trained on {checkpoint.data_type}; omit the flag")
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
@@ -103,23 +104,23 @@ def context_of(args: argparse.Namespace, network: Network) -> EvaluationContext:
     """Load the index of the features that the flags select, for the evaluation of a network."""
     path, checkpoint, compute = network
     root, data_type = save_root(args.save_path), args.data_type or "vox2"
-    with ranks.main_process_first():  # the other ranks read the index that the first one has written
+    with ranks.main_process_first():  # the other ranks read the index that it writes
         return load_context(path, checkpoint, root, compute, data_type, args.trim_silence)
 
 
-Lists = tuple[Trials, dict[str, list[str]] | None]  # a trial list, and the models of an enrolment list if there is one
+Lists = tuple[Trials, dict[str, list[str]] | None]  # a trial list, and the utterances of each model with --enroll
 
 
 def read_lists(path: Path, args: argparse.Namespace) -> Lists:
-    """Read a trial list and, with --enroll, its models; a list without labels needs --save_scores.
+    """Read a trial list and, with --enroll, its models; UsageError for a list without labels if labels are needed.
 
-    Repeated trials count each time; a warning gives their number.
+    Repeated trials are scored repeatedly; a warning gives their number.
     """
     trials = read_trials(path, blind=True)
     if n_repeated := len(trials.enrol) - len(set(zip(*(trials if trials.labelled else trials[1:]), strict=True))):
-        console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; each counts")
+        console.warn(f"{path}: {n_repeated:,} of the {len(trials.enrol):,} trials are repetitions; all are scored")
     if not trials.labelled and (args.calibrate or args.compare or not args.save_scores):
-        raise UsageError(f"{path}: no labels; such a list needs --save_scores, without --calibrate and --compare")
+        raise UsageError(f"{path}: no labels; use it with --save_scores, and without --calibrate and --compare")
     return trials, read_enrolment(args.enroll) if args.enroll else None
 
 
@@ -139,10 +140,10 @@ def verify(
     publish: Callable[[dict], None],
     conditions: Conditions = UNDISTURBED,
 ) -> None:
-    """Score n trials, calibrate, summarise, print, write --save_scores, and `publish` the result for --json.
+    """Score n trials, print and `publish` their error rates, and carry out --compare, --calibrate and --save_scores.
 
-    `score_trials` explains `tests` and `conditions`. UserError if the trials do not support --calibrate; their scores
-    are reported and written nevertheless.
+    `tests` and `conditions` are as for `score_trials`. UserError if the trials do not support a calibration; their
+    scores are reported and written nevertheless.
     """
     trials, features = trial_set.trials, context.features
     speakers = [features.speaker[rows] for rows in trial_set.sides]
@@ -170,7 +171,7 @@ def verify(
 
 
 def _cohort(context: EvaluationContext, args: argparse.Namespace) -> Cohort:
-    """Return the cohort of --as_norm: speakers of the training data; print their number."""
+    """Return the cohort of --as_norm, the training speakers, and print their number."""
     checkpoint = context.checkpoint
     data_type = checkpoint.data_type or args.data_type or "vox2"
     tree = save_root(args.save_path) / TREES[TRAINING_TREE[data_type]].feat
@@ -192,11 +193,11 @@ def with_llr(
     context: EvaluationContext,
     args: argparse.Namespace,
 ) -> list[Scores]:
-    """Return the scores with LLRs if the checkpoint has a calibration, and print the ranges of the calibration.
+    """Return the scores, with LLRs if the checkpoint has a calibration, and print the ranges of the calibration.
 
-    The calibration is read from the file next to the checkpoint or, with --calibrate True, fitted and written to this
-    file; then the LLRs are for held-out speakers. `scored_trials` explains labels and speakers. UserError if the trials
-    do not support a calibration.
+    The calibration is read from the file next to the checkpoint. With --calibrate True it is fitted and written to this
+    file, and the LLRs come from 2-fold cross-validation over speakers. `labels` and `speakers` are as for
+    `scored_trials`. UserError if the trials do not support a calibration.
     """
     path, digest = context.path, context.checkpoint.digest
     if args.calibrate:
@@ -212,6 +213,6 @@ def with_llr(
             return scores
         calibration, ratios = stored, [stored.llr(s.plain, s.enrol_seconds, s.test_seconds) for s in scores]
         if not args.trim_silence:
-            console.warn(f"{calibration_path(path)}: fitted with trimmed silence; use --trim_silence True for its LLRs")
+            console.warn(f"{calibration_path(path)}: fitted with trimmed silence; its LLRs need --trim_silence True")
     print(report.calibration_line(calibration, calibration_path(path)))
     return [s._replace(llr=llr) for s, llr in zip(scores, ratios, strict=True)]

@@ -1,12 +1,12 @@
-"""Calibration: from a cosine score and the seconds of speech on both sides to a log-likelihood ratio (LLR).
+"""Calibration: map a cosine score and the seconds of speech on both sides to a log-likelihood ratio (LLR).
 
-The LLR is the natural logarithm of the ratio of two probabilities of the score: if both sides are the same speaker, and
-if they are different speakers. Short speech makes a score less reliable, so the LLR comes from a logistic regression on
-the score, the logarithms of both durations, and their products with the score (Brummer and du Preez, 2006, for
-calibration; durations as quality measures, as in VoxSRC systems). The score is transformed to Fisher's z, the inverse
-hyperbolic tangent of the cosine, because differences between cosines near 1 are small. A calibration is fitted on
-trials of speakers that the network was not trained on, and stored next to the checkpoint as
-checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as in recognition.
+The LLR is the natural logarithm of the ratio of two likelihoods of the score: the likelihood if both sides are from the
+same speaker, divided by the likelihood if they are from different speakers. With short speech a score is less reliable,
+so the LLR comes from a logistic regression on the score, the logarithms of both durations, and their products with the
+score (Brummer and du Preez, 2006, for calibration; durations as quality measures, as in VoxSRC systems). The score is
+transformed to Fisher's z, the inverse hyperbolic tangent of the cosine, because cosines near 1 differ little even if
+the evidence differs much. A calibration is fitted on trials of speakers that the network was not trained on, and stored
+next to the checkpoint as checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as in recognition.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from system.files import replacing
 
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # larger cosines are clipped, because z is infinite at 1
-MIN_TRIALS = 60  # of each kind: ten for each coefficient (Peduzzi et al., 1996)
-HALVES_SEED = 0  # of the split of the speakers into two halves
-PENALTY = 0.002  # weight of half the squared standardised coefficients, relative to the mean loss of a trial
+MIN_TRIALS = 60  # target and non-target trials each: ten for each of 6 coefficients (Peduzzi et al., 1996)
+HALVES_SEED = 0  # random seed of the split of the speakers into two halves
+PENALTY = 0.002  # L2: PENALTY / 2 times the squared standardised weights is added to the mean loss of a trial
 
 
 class ScoredTrials(NamedTuple):
@@ -38,7 +38,7 @@ class ScoredTrials(NamedTuple):
     labels: np.ndarray  # bool, true for target trials
     enrol_seconds: np.ndarray  # of speech, above 0
     test_seconds: np.ndarray
-    enrol_speaker: np.ndarray  # numbers of the speakers within the set
+    enrol_speaker: np.ndarray  # indices of the speakers within the set
     test_speaker: np.ndarray
 
     def where(self, kept: np.ndarray) -> "ScoredTrials":
@@ -56,25 +56,26 @@ class Calibration:
     """A fitted calibration."""
 
     intercept: float  # of the logistic regression
-    weights: tuple[float, ...]  # in the order of FEATURES
-    enrol_seconds: tuple[float, float]  # shortest and longest speech in the fit; other durations count as the nearest
+    weights: tuple[float, ...]  # of the logistic regression, in the order of FEATURES
+    enrol_seconds: tuple[float, float]  # shortest and longest speech in the fit; other durations are clipped to them
     test_seconds: tuple[float, float]
     n_target: int  # trials in the fit
     n_nontarget: int
     sets: tuple[str, ...] = ()  # names of the development sets; empty in files of earlier versions
-    target_speakers: tuple[int, ...] = ()  # number of speakers with target trials, of each set
+    target_speakers: tuple[int, ...] = ()  # number of speakers with target trials in each set
     nontarget_speakers: tuple[int, ...] = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The minimum and the maximum LLR: -log(S + 1) of S speakers with target trials, log(S + 1) with non-target.
+        """The minimum and the maximum LLR.
 
-        By Laplace's rule of succession, an event that did not occur in S independent observations can still have a
-        probability of about 1 / (S + 1), so S observations support no larger ratio. Trials that share a speaker are
-        not independent, so speakers are counted, not trials. All sets have equal weight in the fit, so each speaker of
-        a small set has more weight. Therefore K sets count as K times the harmonic mean of their numbers of speakers
-        (the effective sample size of Kish, 1965); one set counts as its number of speakers. Files of earlier versions
-        do not contain numbers of speakers; for these files the trials are counted.
+        The minimum is -log(S + 1) for S speakers with target trials, the maximum log(S + 1) for S speakers with
+        non-target trials. By Laplace's rule of succession, an event that did not occur in S independent observations
+        can still have a probability of about 1 / (S + 1), so they support no likelihood ratio above S + 1. Trials that
+        share a speaker are not independent, so speakers are counted, not trials. All sets have equal weight in the fit,
+        so each speaker of a small set has more weight. Therefore K sets count as K times the harmonic mean of their
+        numbers of speakers (the effective sample size of Kish, 1965); one set counts as its number of speakers. Files
+        of earlier versions do not contain numbers of speakers; for these files the trials are counted.
         """
         return (
             -math.log1p(_effective_number(self.target_speakers) or self.n_target),
@@ -94,28 +95,28 @@ class Calibration:
 
 
 def _effective_number(speakers: Sequence[int]) -> float:
-    """Return the effective number of speakers in sets of equal weight with these numbers of speakers."""
+    """Return the effective number of speakers of sets of equal weight, given the number in each; 0 without sets."""
     return len(speakers) ** 2 / sum(1 / number for number in speakers) if speakers else 0
 
 
 def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
-    """Fit a calibration to the trials of one or several development sets, by their names.
+    """Fit a calibration to the trials of one or several development sets; `sets` maps their names to their trials.
 
     All sets have equal total weight, and so have the target and the non-target trials within a set: see
     `trial_weights`. The penalty on the weights is relative to the mean loss of a trial, so it does not decrease with
     the number of trials: trials of the same speakers are not independent evidence. UserError if the trials do not
-    support a calibration: fewer than MIN_TRIALS of a kind in a set, a perfect separation of target and non-target
-    trials, or higher scores that do not indicate target trials.
+    support a calibration: fewer than MIN_TRIALS target or non-target trials in a set, target and non-target trials that
+    are perfectly separated, or higher scores that do not indicate target trials.
     """
-    from sklearn.linear_model import LogisticRegression  # a second to load, and recognition does not need it
+    from sklearn.linear_model import LogisticRegression  # takes a second to import; recognition does not need it
     from sklearn.preprocessing import StandardScaler
 
     for name, of_set in sets.items():
         n_target, n_nontarget = int(of_set.labels.sum()), int((~of_set.labels).sum())
         if min(n_target, n_nontarget) < MIN_TRIALS:
             raise UserError(
-                f"calibration: {n_target} target and {n_nontarget} non-target trials in {name}; it needs {MIN_TRIALS} "
-                "of each, of two speakers or more"
+                f"calibration: {n_target} target and {n_nontarget} non-target trials in {name}; at least {MIN_TRIALS} "
+                "of each are needed"
             )
     trials, weight = ScoredTrials.pooled(sets.values()), trial_weights([of_set.labels for of_set in sets.values()])
     features = _features(trials.scores, trials.enrol_seconds, trials.test_seconds)
@@ -139,7 +140,7 @@ def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
 
 
 def trial_weights(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the weights (n,) of all trials in the fit, with a mean of 1; `labels` has the labels of each set.
+    """Return the weights (n,) of all trials in the fit; their mean is 1. `labels` has the labels of each set.
 
     With K sets, the weight of a target trial is n / (2 K m) if its set has m target trials; non-target trials likewise.
     """
@@ -153,10 +154,10 @@ def _n_speakers(trials: ScoredTrials) -> int:
 
 
 def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
-    """Return the LLR (n,) of each trial by 2-fold cross-validation over the speakers of one set; NaN if it has none.
+    """Return the LLRs (n,) of the trials of one set by 2-fold cross-validation over speakers; NaN between the folds.
 
-    The speakers are split at random into two halves. The trials within a half get the LLRs of a calibration that is
-    fitted on the trials within the other half. Trials between the halves have no LLR. UserError as for `fit`.
+    The speakers are split at random into two halves, the folds. The LLRs of the trials within one half come from a
+    calibration that is fitted on the trials within the other half. UserError as for `fit`.
     """
     speakers = np.unique([trials.enrol_speaker, trials.test_speaker])
     if len(speakers) < 4:
@@ -171,9 +172,9 @@ def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
 
 
 def leave_one_set_out_llr(sets: Mapping[str, ScoredTrials]) -> dict[str, np.ndarray]:
-    """Return the LLRs (n,) of the trials of each of two or more sets, by a calibration fitted on the other sets.
+    """Return the LLRs (n,) of each of two or more sets; each set gets the calibration fitted on the other sets.
 
-    They show how good the LLRs are on a corpus that was not in the fit. UserError as for `fit`.
+    This measures calibration on a corpus that was not in the fit. UserError as for `fit`.
     """
     return {
         name: fit({other: trials for other, trials in sets.items() if other != name}).llr_of(of_set)
@@ -193,24 +194,24 @@ def _check_fit(calibration: Calibration, trials: ScoredTrials) -> None:
     for values in (trials.scores, calibration.llr_of(trials)):
         if values[trials.labels].min() > values[~trials.labels].max():
             raise UserError(
-                f"calibration: {len(values):,} trials without a single error do not show how reliable the scores are; "
-                "use more trials or more difficult ones"
+                f"calibration: target and non-target trials are perfectly separated in {len(values):,} trials, so the "
+                "reliability of the scores cannot be estimated; use more trials or more difficult ones"
             )
     for enrol in calibration.enrol_seconds:
         for test in calibration.test_seconds:
             if np.diff(calibration.llr(np.array([-1, 1]), enrol, test)) <= 0:
                 raise UserError(
-                    f"calibration: with {enrol:.2f} s enrolled and {test:.2f} s of test, higher scores do not indicate "
-                    "target trials; are the labels reversed, or the test lengths too short for this network?"
+                    f"calibration: with {enrol:.2f} s of enrolment and {test:.2f} s of test, higher scores do not "
+                    "indicate target trials; check whether the labels are reversed, or use longer tests"
                 )
 
 
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
-    """Return the posterior probabilities (..., S) that a recording is of each of S enrolled speakers.
+    """Return the posterior probability (..., S) of each of S enrolled speakers to be the speaker of a recording.
 
-    One minus their sum is the probability that it is of none of them. `llr` (..., S) are the LLRs of the recording with
-    each speaker. `prior`, 0..1 without the limits, is the prior probability that the recording is of an enrolled
-    speaker; the speakers share it equally.
+    One minus their sum is the probability of an unknown speaker. `llr` (..., S) are the LLRs of the recording with each
+    speaker. `prior`, above 0 and below 1, is the prior probability that the speaker is enrolled; all enrolled speakers
+    have an equal share of it.
     """
     none = np.full((*llr.shape[:-1], 1), math.log1p(-prior))
     log_joint = np.concatenate([llr + math.log(prior / llr.shape[-1]), none], axis=-1)
@@ -225,9 +226,9 @@ def calibration_path(checkpoint: Path) -> Path:
 def save_calibration(
     checkpoint: Path, digest: str, calibration: Calibration, leave_one_set_out: dict | None = None
 ) -> None:
-    """Write a calibration next to the checkpoint file of this SHA-256; in a read-only folder, only warn.
+    """Write a calibration next to a checkpoint file, whose SHA-256 is `digest`; if it cannot be written, only warn.
 
-    `leave_one_set_out`, the error rates on sets that were not in the fit, is written for information.
+    `leave_one_set_out`, the error rates on sets that were not in the fit, is stored for information only.
     """
     path = calibration_path(checkpoint)
     content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": digest}
@@ -240,9 +241,9 @@ def save_calibration(
 
 
 def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
-    """Return the calibration stored next to the checkpoint file of this SHA-256, None if there is none.
+    """Return the calibration stored next to a checkpoint file, whose SHA-256 is `digest`; None if there is none.
 
-    None with a warning if the file is damaged or belongs to another checkpoint.
+    If the file is damaged or belongs to another checkpoint, warn and return None.
     """
     path = calibration_path(checkpoint)
     try:
@@ -261,7 +262,7 @@ def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:
 
 
 def _checked(content: dict) -> Calibration:
-    """Return the calibration in the content of a file; ValueError, TypeError or KeyError if there is none."""
+    """Return the calibration in the content of a file; ValueError, TypeError or KeyError if it is damaged."""
     weights = tuple(map(float, content["weights"]))
     (e0, e1), (t0, t1) = (map(float, content[name]) for name in ("enrol_seconds", "test_seconds"))
     counts = int(content["n_target"]), int(content["n_nontarget"])

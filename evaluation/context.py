@@ -1,4 +1,4 @@
-"""The context of an evaluation: a trained network, the features, and the speakers that were not in the training."""
+"""The context of an evaluation: a trained network, the features, and the speakers that it was not trained on."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -22,7 +22,7 @@ class EvaluationContext(NamedTuple):
     path: Path  # of the checkpoint
     encoder: Encoder  # for inference on the device of `compute`
     features: FeatureIndex
-    unseen: np.ndarray  # (S,) numbers of the speakers of the features that the network was not trained on
+    unseen: np.ndarray  # (S,) indices, in the features, of the speakers that the network was not trained on
     compute: Compute
 
 
@@ -34,7 +34,7 @@ def load_context(
     data_type: str = "vox2",
     trim_silence: bool = False,
 ) -> EvaluationContext:
-    """Prepare a checkpoint, read from the file `path`, for evaluation on VoxCeleb1's features below the data root.
+    """Prepare a checkpoint, read from the file `path`, for evaluation on the VoxCeleb1 features in the data root.
 
     `data_type` (vox1 or vox2) is the training data of an official checkpoint, which does not list its speakers.
     UserError if the features are missing or damaged.
@@ -50,7 +50,7 @@ def load_context(
 
 
 def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.ndarray:
-    """Return the numbers (S,) int64 of the speakers of the features whose names are not in `trained_on`."""
+    """Return the indices (S,) int64, in the features, of the speakers whose names are not in `trained_on`."""
     names = set(trained_on)
     return np.array([s for s, name in enumerate(features.speakers) if name not in names], np.int64)
 
@@ -58,12 +58,12 @@ def unseen_speakers(features: FeatureIndex, trained_on: Collection[str]) -> np.n
 def of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> np.ndarray:
     """Return a mask (n,) of the trials with a speaker, on either side, that is not among the `unseen` (S,).
 
-    `sides` are the rows (n,) of enrolment and test in the features.
+    `sides` are the rows (n,) of the enrolment and of the test utterances in the features.
     """
     return ~np.logical_and(*(np.isin(features.speaker[rows], unseen) for rows in sides))
 
 
 def warn_of_seen_speakers(sides: tuple[np.ndarray, np.ndarray], features: FeatureIndex, unseen: np.ndarray) -> None:
-    """Warn of trials of speakers that the network was trained on: their error rates are not valid for others."""
+    """Warn of trials of speakers that the network was trained on: their error rates are not valid for new speakers."""
     if n_seen := of_seen_speakers(sides, features, unseen).sum():
         console.warn(f"{n_seen:,} of the trials are of speakers that the network was trained on")

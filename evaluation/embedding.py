@@ -17,15 +17,15 @@ from system.console import UserError
 from system.loading import Loader
 
 BATCH_FRAMES = {"cpu": 2_000, "cuda": 100_000}  # frames per batch: enough to use the device fully
-MAX_FRAMES = 2**21 - 1  # maximum of the flags for lengths, nearly six hours
-SCORE_BLOCK = 4_096  # trials per block: they fit in the cache
+MAX_FRAMES = 2**21 - 1  # maximum value of the flags for window lengths, nearly six hours
+SCORE_BLOCK = 4_096  # trials that are scored together: their embeddings fit in the cache
 
 
 class Segments(NamedTuple):
     """Segments of utterances to embed, (n,) each."""
 
-    row: np.ndarray  # in the feature index
-    start: np.ndarray  # frame
+    row: np.ndarray  # of the utterance in the feature index
+    start: np.ndarray  # first frame
     length: np.ndarray  # frames; a segment that is longer than its utterance repeats the utterance
 
     @classmethod
@@ -42,20 +42,20 @@ class Scores(NamedTuple):
     """The scores of n trials at one test length."""
 
     length: str  # of the test segments, as in the score file
-    enrol_seconds: np.ndarray  # (n,) of the enrolments: of speech if silence is trimmed, otherwise of the recordings
-    test_seconds: np.ndarray  # (n,) of the test segments; repetitions of the utterance do not count
+    enrol_seconds: np.ndarray  # (n,) speech of the enrolment if silence is trimmed, otherwise its recordings
+    test_seconds: np.ndarray  # (n,) the same for the test segment; repetitions of the utterance do not count
     plain: np.ndarray  # (n,) cosines
     normalised: np.ndarray | None  # (n,) as-norm scores
-    seconds: float  # of audio, each segment counted once
+    seconds: float  # of audio in all trials; each segment counts once
     llr: np.ndarray | None = None  # (n,) log-likelihood ratios, NaN for trials that have none
-    snr: str = ""  # signal-to-noise ratio of the tests as in the score file; "" without noise
+    snr: str = ""  # signal-to-noise ratio of the tests, in the notation of the score file; "" without noise
 
 
 class Frames(Protocol):
     """A source of features of utterances: a FeatureIndex, or recordings in memory."""
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return frames `start` to `start + length` (length, 40) float32 of utterance `row`."""
+        """Return `length` frames (length, 40) float32 of utterance `row`, from frame `start`."""
 
 
 class _SegmentData(Dataset):
@@ -73,9 +73,9 @@ class _SegmentData(Dataset):
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
     """Return the embeddings (n, 256) float32, on the CPU, of n segments.
 
-    The encoder is one of Encoder.for_inference for this device; it is not changed, so threads may share it. The
-    segments of a batch have equal lengths and are not padded, so the result does not depend on the batches. Ranks share
-    the batches, and all of them return all embeddings. UserError if an embedding is not finite.
+    The encoder comes from Encoder.for_inference for this device. It is not changed, so threads may share it. The
+    segments of a batch have equal lengths and are not padded, so the result does not depend on the batches. The ranks
+    share the work, and each of them returns all embeddings. UserError if an embedding is not finite.
     """
     if encoder.training:
         raise ValueError("the encoder is in training mode; embed with Encoder.for_inference()")
@@ -97,12 +97,12 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
             bar.update(len(index))
     ranks.all_reduce_sum(embeddings)
     if not embeddings.isfinite().all():
-        raise UserError("the embeddings of the network are not finite; did its training diverge?")
+        raise UserError("the embeddings are not finite, probably because the training diverged; use another checkpoint")
     return embeddings
 
 
 def equal_length_batches(lengths: np.ndarray, batch_frames: int) -> list[list[int]]:
-    """Return batches of indices of equal lengths, with at most `batch_frames` frames each, longest first."""
+    """Return batches of indices of segments of equal length, longest first, with `batch_frames` frames or fewer."""
     order = np.argsort(-lengths, kind="stable")
     batches: list[list[int]] = []
     for run in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
@@ -120,14 +120,14 @@ def score(encoder: Encoder, features: FeatureIndex, enrol: Segments, test: Segme
 def embed_once(
     encoder: Encoder, features: FeatureIndex, sides: Sequence[Segments], compute: Compute
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the unit-length embeddings (m, 256) of all different segments, and for each side its rows in them."""
+    """Return unit-length embeddings (m, 256), one for each different segment, and each side's rows (n,) in them."""
     unique, index = unique_segments(sides)
     rows = torch.from_numpy(index).split([len(side.row) for side in sides])
     return F.normalize(embed(encoder, features, unique, compute), dim=1), list(rows)
 
 
 def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
-    """Return the cosines (n,) float64 between rows left and right (n,) of unit-length embeddings (m, D)."""
+    """Return the cosine (n,) float64 of each pair of rows, left and right (n,), of unit-length embeddings (m, D)."""
     blocks = [
         torch.einsum("nd,nd->n", embeddings.index_select(0, a), embeddings.index_select(0, b))
         for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
@@ -136,7 +136,7 @@ def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
 
 
 def unique_segments(sides: Sequence[Segments]) -> tuple[Segments, np.ndarray]:
-    """Return the different segments of all sides, sorted, and for each segment of the concatenated sides its index."""
+    """Return the m different segments of all sides, sorted, and the index, 0..m-1, of each segment of all sides."""
     segments = np.concatenate([np.stack(side, axis=1) for side in sides])
     different, index = np.unique(segments, axis=0, return_inverse=True)
     return Segments(*different.T), index.ravel()  # NumPy 2.0 returns (n, 1)

@@ -14,7 +14,7 @@ from loss import class_logits, prototypes
 
 
 class EpisodeSize(NamedTuple):
-    """The numbers of windows in an episode, and their lengths in frames of 10 ms."""
+    """The number of speakers in an episode, and the numbers and lengths (frames of 10 ms) of their windows."""
 
     n_way: int  # speakers
     n_shot: int  # enrolment windows of each speaker
@@ -24,7 +24,7 @@ class EpisodeSize(NamedTuple):
 
     @property
     def n_windows(self) -> int:
-        """The number of windows, each of another utterance, of each speaker."""
+        """The number of windows of each speaker; each window is from another utterance."""
         return self.n_shot + self.n_query
 
 
@@ -36,7 +36,7 @@ def n_excluded(features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize) 
 def sample_episodes(
     features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize, n_episodes: int, seed: int
 ) -> Segments:
-    """Return the windows of all episodes, flattened from (episode, shots + queries, way), of the speakers (S,).
+    """Return the windows of random episodes of the speakers (S,), flattened from (episode, shot + query, speaker).
 
     UserError if too few of the speakers have enough utterances.
     """
@@ -56,7 +56,7 @@ def accuracies(
 ) -> list[np.ndarray]:
     """Return for each episode size the accuracy (episodes,), 0..1, of each episode.
 
-    `windows` are the results of `sample_episodes` for each size. Equal windows are embedded once.
+    `windows` has the result of `sample_episodes` for each size. Windows that occur several times are embedded once.
     """
     segments, index = unique_segments(windows)
     embeddings = embed(context.encoder, context.features, segments, context.compute)
@@ -68,7 +68,7 @@ def accuracies(
 
 
 def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:
-    """Return the accuracy, 0..1, of an episode: embeddings (K + Q, W, D), the K = n_shot enrolments first."""
+    """Return the accuracy, 0..1, of an episode of W speakers: embeddings (K + Q, W, D), K = n_shot enrolments first."""
     queries = embeddings[n_shot:]
     nearest = class_logits(queries, prototypes(embeddings[:n_shot])).argmax(dim=-1)  # (Q, W)
     return float((nearest == torch.arange(nearest.shape[1])).float().mean())

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 BOOTSTRAP_REPLICATES = 2000
-NEAR = 64  # thresholds on either side of FNR = FPR that are searched for corners first, because it is faster
+NEAR = 64  # thresholds on each side of FNR = FPR that are searched for corners first: faster than a full search
 
 
 class Verification(NamedTuple):
     """Error rates of scored trials, as fractions."""
 
-    eer: float  # of the official code: the false-positive rate at the ROC corner where |FNR - FPR| is minimal
+    eer: float  # as in the official code: the false-positive rate at the ROC corner where |FNR - FPR| is minimal
     eer_interpolated: float  # FPR where the lines between the corners of the ROC cross FNR = FPR
     threshold: float  # score at `eer`; trials with this score or a higher one are accepted
     min_dcf_01: float  # normalised minimum detection cost for P_target = 0.01 and costs of 1
@@ -20,7 +20,7 @@ class Verification(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """n trials sorted by their scores, highest first, and the k + 1 thresholds: infinity and each different score."""
+    """n trials sorted by score, highest first, and k + 1 thresholds: infinity and the k different scores."""
 
     order: np.ndarray  # (n,) trial numbers
     labels: np.ndarray  # (n,) in this order
@@ -39,14 +39,14 @@ def rank(scores: np.ndarray, labels: np.ndarray) -> Ranking:
         raise ValueError("an error rate needs target and non-target trials")
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last trial of each run of equal scores
     return Ranking(order, labels[order], np.append(np.inf, scores[last]), np.append(0, last + 1))
 
 
 def accepted(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights (k + 1,) of the target and of the non-target trials that each threshold accepts.
+    """Return the total weights (k + 1,) of the target and of the non-target trials that each threshold accepts.
 
-    `weights` (n,) are the weights of the trials in the order of the ranking.
+    `weights` (n,) has the weight of each trial, in the order of the ranking.
     """
     targets = np.append(0, np.cumsum(weights * ranking.labels))
     nontargets = np.append(0, np.cumsum(weights)) - targets
@@ -54,10 +54,11 @@ def accepted(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
-    """Return the indices (c,) of the thresholds at the ROC's corners, which scikit-learn's roc_curve returns.
+    """Return the indices (c,) of the thresholds at the corners of the ROC, as scikit-learn's roc_curve does.
 
-    The arguments (k + 1,) are those that `accepted` returns. Thresholds that accept no further weight are not points of
-    the ROC. Points with equal steps before and after them are not corners. The first and the last point are corners.
+    The arguments (k + 1,) are the results of `accepted`. A threshold that accepts the same weights as the threshold
+    before it is not a point of the ROC. A point with equal steps before and after it is not a corner. The first and the
+    last point are corners.
     """
     steps = np.diff([targets, nontargets])
     points = np.flatnonzero(steps.any(axis=0))
@@ -68,10 +69,10 @@ def corners(targets: np.ndarray, nontargets: np.ndarray) -> np.ndarray:
 
 
 def eer_of(targets: np.ndarray, nontargets: np.ndarray) -> tuple[float, int]:
-    """Return the EER, as a fraction, and the index of its threshold; `corners` has the same arguments.
+    """Return the EER, as a fraction, and the index of its threshold; the arguments are those of `corners`.
 
     The EER is the false-positive rate at the corner where |FNR - FPR| is minimal, as in the official code. FPR - FNR
-    increases along the ROC, so the corners next to its zero are sufficient.
+    increases along the ROC, so the corners next to the zero of FPR - FNR are sufficient.
     """
     zero = int(np.searchsorted(nontargets / nontargets[-1] + targets / targets[-1], 1))
     begin, end = max(0, zero - NEAR), zero + NEAR
@@ -107,10 +108,10 @@ def verification_metrics(scores: np.ndarray, labels: np.ndarray) -> Verification
 
 
 def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds, from infinity down, and the false-positive and false-negative rates there, (c,) each.
+    """Return thresholds, from infinity down, and their false-positive and false-negative rates, (c,) each.
 
-    A trial is accepted if its score is not below the threshold. Only the ROC's corners are returned, as by the official
-    code (scikit-learn's roc_curve), which reads the EER at one of them. ValueError as in `verification_metrics`.
+    A trial is accepted if its score is not below the threshold. Only the corners of the ROC are returned, as by
+    scikit-learn's roc_curve, which the official code uses. ValueError as in `verification_metrics`.
     """
     ranking = rank(scores, labels)
     weights = accepted(ranking, np.ones(len(ranking.order), np.int64))
@@ -121,12 +122,12 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def eer_interval(
     scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
 ) -> tuple[float, float]:
-    """Return a 95 % interval of the EER, as fractions, by bootstrap over speakers; arguments of `eer_replicates`."""
+    """Return the 95 % interval of the EER, as fractions, by bootstrap; arguments as for `eer_replicates`."""
     return interval_95(eer_replicates(scores, labels, enrol_speaker, test_speaker))
 
 
 def interval_95(replicates: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of the replicates (r,) of a bootstrap."""
+    """Return the 2.5th and the 97.5th percentile of bootstrap replicates (r,)."""
     low, high = np.percentile(replicates, [2.5, 97.5])
     return float(low), float(high)
 
@@ -134,18 +135,18 @@ def interval_95(replicates: np.ndarray) -> tuple[float, float]:
 def eer_replicates(
     scores: np.ndarray, labels: np.ndarray, enrol_speaker: np.ndarray, test_speaker: np.ndarray
 ) -> np.ndarray:
-    """Return the EERs (r,), as fractions, of a bootstrap over speakers.
+    """Return the EERs (r,), as fractions, of the replicates of a bootstrap over speakers.
 
     Trials of one speaker are not independent, so speakers are resampled, not trials. A replicate samples as many
-    speakers as there are, with replacement. A target trial counts as often as its speaker was sampled, a non-target
-    trial as often as the product for its two speakers. The EER is computed as by `verification_metrics`, on a list
-    in which the trials are repeated accordingly; replicates without target or non-target trials are skipped.
-    enrol_speaker and test_speaker (n,) are numbers of speakers. The samples depend on the speakers only, so the
+    speakers as the trials have, with replacement. The weight of a target trial is the number of times that its speaker
+    was sampled; the weight of a non-target trial is the product of these numbers of its two speakers. The EER of the
+    weighted trials is defined as in `verification_metrics`. Replicates without target or non-target trials are skipped.
+    enrol_speaker and test_speaker (n,) are the indices of the speakers. The samples depend on the speakers only, so the
     replicates of two systems on the same trials are paired.
     """
     ranking = rank(scores, labels)
     present = np.unique([enrol_speaker, test_speaker])
-    once = present[-1] + 1  # in place of the second speaker of a target trial, which counts as often as the first
+    once = present[-1] + 1  # replaces the second speaker of a target trial, so that the speaker counts once
     left, right = enrol_speaker[ranking.order], np.where(ranking.labels, once, test_speaker[ranking.order])
     rng, rates = np.random.default_rng(0), []
     for _ in range(BOOTSTRAP_REPLICATES):
@@ -163,7 +164,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def detection_cost(fpr: np.ndarray, fnr: np.ndarray, p_target: float) -> np.ndarray:
-    """Return the normalised detection cost, with costs of 1, at false-positive and false-negative rates (...)."""
+    """Return the normalised detection cost, for error costs of 1, at false-positive and false-negative rates (...)."""
     return (p_target * fnr + (1 - p_target) * fpr) / min(p_target, 1 - p_target)
 
 
@@ -174,23 +175,23 @@ def cllr(llr: np.ndarray, labels: np.ndarray) -> float:
 
 
 def min_cllr(llr: np.ndarray, labels: np.ndarray) -> float:
-    """Return the minimum `cllr` of all increasing functions of LLRs or scores (n,), by isotonic regression."""
-    from scipy.optimize import isotonic_regression  # 39 MB that recognition does not need
+    """Return minCllr, in bits, the minimum `cllr` over all non-decreasing functions of LLRs or scores (n,) (PAV)."""
+    from scipy.optimize import isotonic_regression  # 39 MB of memory that recognition does not need
 
     _, index, count = np.unique(llr, return_inverse=True, return_counts=True)
     share = isotonic_regression(np.bincount(index, labels) / count, weights=count).x.clip(0, 1)
-    with np.errstate(divide="ignore"):  # LLRs of -inf and inf, where they cost nothing
+    with np.errstate(divide="ignore"):  # LLRs may be -inf for non-target or inf for target trials, at no cost
         best = np.log(share) - np.log1p(-share) - math.log(labels.sum() / (~labels).sum())
     return cllr(best[index], labels)
 
 
 def llr_rates(llr: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the error rates of log-likelihood ratios (n,), without those that are NaN, for --json.
+    """Return the error rates of log-likelihood ratios (n,) for --json; LLRs that are NaN are excluded.
 
-    The EER, misses and false alarms (false acceptances) are in percent, the latter two at LLR 0. cllr is in bits: 0 is
-    perfect, 1 is an LLR that is always 0, and misleading LLRs have more; min_cllr is the minimum under perfect
-    calibration. dcf_P is the detection cost for P_target = P at Bayes' threshold, min_dcf_P at the best threshold.
-    ValueError as in `verification_metrics`.
+    The EER, and the misses and false alarms (false acceptances) at LLR 0, are in percent. cllr is in bits: 0 is
+    perfect, LLRs that are always 0 have 1, and misleading LLRs can have more. min_cllr is its minimum under perfect
+    calibration. dcf_P is the normalised detection cost for P_target = P at the Bayes threshold, and min_dcf_P its
+    minimum over all thresholds. ValueError as in `verification_metrics`.
     """
     present = ~np.isnan(llr)
     llr, labels = llr[present], np.asarray(labels, bool)[present]

@@ -1,4 +1,4 @@
-"""Test utterances in noise and reverberation, which the evaluators embed instead of the clean ones."""
+"""Add noise and reverberation to the test utterances of an evaluation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ from system.console import UserError
 
 @dataclasses.dataclass(frozen=True)
 class NoisyTests:
-    """The test utterances of n trials in noise, for `embed`: the row is the number of a trial.
+    """The test utterances of n trials in noise: features for `embed`, with the numbers of the trials as rows.
 
     Noise and impulse response depend on the number of the trial and the seed only, so they are the same at every
-    signal-to-noise ratio. They are applied to the recorded utterance; if the features are a SpeechIndex, the frames
-    that are silence in the clean utterance are removed afterwards. UserError if there are no speakers for babble.
+    signal-to-noise ratio. They are applied to the recorded utterance. If the features are a SpeechIndex, the frames
+    that are silent in the clean utterance are removed afterwards. UserError if there are too few speakers for babble.
     """
 
     features: FeatureIndex
-    sources: NoiseSources  # for the recorded utterances; it has recordings of noise or music, otherwise babble is used
-    sides: Sequence[np.ndarray]  # rows (n,) of enrolment and test
+    sources: NoiseSources  # of the utterances with silence; without recordings of noise or music, babble is used
+    sides: Sequence[np.ndarray]  # rows (n,) of the enrolment and of the test utterances
     snr: float | None  # signal-to-noise ratio in dB; None: no noise
-    reverb: bool  # reverberation, with another impulse response for each trial
+    reverb: bool  # whether to add reverberation; each trial has another impulse response
     seed: int
 
     def __post_init__(self) -> None:
         if self.snr is not None and not self.sources.recorded and len(self.features.speakers) < 3:
-            raise UserError("babble needs a third speaker besides the two of a trial; use recordings of --noise_dir")
+            raise UserError("babble needs a third speaker besides the two of a trial; use recordings with --noise_dir")
 
     @property
     def name(self) -> str:
-        """The signal-to-noise ratio as in the score file: a number of dB, or `clean`."""
+        """The signal-to-noise ratio in the notation of the score file: a number of dB, or `clean`."""
         return CLEAN if self.snr is None else f"{self.snr:g}"
 
     @property
@@ -44,8 +44,8 @@ class NoisyTests:
         return next((kind for kind in (NOISE, MUSIC) if kind in self.sources.recorded), BABBLE)
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return frames `start` to `start + length` (length, 40) of the test utterance of trial number `row`."""
-        rng = np.random.default_rng([self.seed, 2, row])  # 2: differs from the streams of trials and window starts
+        """Return `length` frames (length, 40) of the test utterance of trial number `row`, from frame `start`."""
+        rng = np.random.default_rng([self.seed, 2, row])  # 2: not the stream of trials or window starts
 
         def disturb(samples: np.ndarray) -> np.ndarray:
             if self.reverb:

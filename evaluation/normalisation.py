@@ -1,4 +1,4 @@
-"""Adaptive symmetric score normalisation (as-norm): scores relative to scores with a cohort of other speakers."""
+"""Adaptive symmetric score normalisation (as-norm): normalise scores with the scores of a cohort of other speakers."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,22 +14,22 @@ from system import ranks
 from system.compute import Compute
 from system.console import UsageError
 
-UTTERANCES_PER_SPEAKER = 10  # of the cohort: limits the work on large corpora
+UTTERANCES_PER_SPEAKER = 10  # utterances of each cohort speaker: a limit to save time on large corpora
 MIN_DEVIATION = 1e-6
 
 
 class Cohort(NamedTuple):
-    """Other speakers, relative to whom scores are normalised."""
+    """The speakers with whom scores are normalised."""
 
-    means: torch.Tensor  # (C, D), for each speaker the mean of unit-length embeddings
-    size: int  # number of speakers, 2..C, that normalise one side of a trial: the nearest ones
+    means: torch.Tensor  # (C, D), the mean of the unit-length embeddings of each speaker
+    size: int  # number of nearest cohort speakers, 2..C, that normalise one side of a trial
 
 
 def as_norm(cohort: Cohort, embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
     """Return the normalised scores (n,) float64 of trials between rows left and right (n,) of embeddings (m, D).
 
-    The mean of the cohort is subtracted from all embeddings. Then each side of a trial is scored with its nearest
-    speakers of the cohort. The mean of these scores is subtracted from the score of the trial, and the difference is
+    The mean of the cohort is subtracted from all embeddings. Then each side of a trial is scored against its nearest
+    cohort speakers. The mean of these cohort scores is subtracted from the score of the trial, and the difference is
     divided by their standard deviation. The result is the mean over both sides (Matejka et al., Interspeech 2017,
     s-norm with adaptive cohorts).
     """
@@ -51,10 +51,10 @@ def load_cohort(
     compute: Compute,
     index: type[FeatureIndex] = FeatureIndex,
 ) -> Cohort:
-    """Return the cohort of the speakers of a feature tree whose names are in `trained_on`, or of all if it is empty.
+    """Return the cohort of the speakers of a feature tree that are in `trained_on`; of all if `trained_on` is empty.
 
-    Up to UTTERANCES_PER_SPEAKER of each are embedded; `index` is the class that reads the tree. The ranks share the
-    work, so all of them must call this. UsageError if there are fewer than `size` speakers.
+    Up to UTTERANCES_PER_SPEAKER utterances of each speaker are embedded; `index` is the class that reads the tree. The
+    ranks share the work, so all of them must call this. UsageError if there are fewer than `size` speakers.
     """
     with ranks.main_process_first():  # the other ranks read the index that the first one has written
         features = index([tree])

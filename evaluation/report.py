@@ -12,11 +12,11 @@ from evaluation.calibration import Calibration, ScoredTrials, leave_one_set_out_
 from evaluation.embedding import Scores, Segments, unique_segments
 from evaluation.metrics import eer_replicates, interval_95, llr_rates, verification_metrics
 
-LEFT_OUT_RATES = ("cllr", "min_cllr", "misses", "false_alarms")  # the mean over the sets is reported
+LEFT_OUT_RATES = ("cllr", "min_cllr", "misses", "false_alarms")  # rates whose mean over the sets is reported
 
 
 def excluded_line(features: FeatureIndex, unseen: np.ndarray) -> str:
-    """Return the line with the numbers of the `unseen` (S,) and of the excluded training speakers."""
+    """Return the line with the numbers of `unseen` speakers (S,) and of excluded training speakers."""
     n_seen = len(features.speakers) - len(unseen)
     return f"speakers: {len(unseen):,} not in the training; {n_seen:,} training speakers are excluded"
 
@@ -24,7 +24,7 @@ def excluded_line(features: FeatureIndex, unseen: np.ndarray) -> str:
 def scored_line(features: FeatureIndex, trials: Trials, sides: Sequence[Segments]) -> str:
     """Return the line with the numbers of scored trials, speakers and segments.
 
-    `sides` are the enrolment segments and the test segments of each length.
+    `sides` are the enrolment segments, then the test segments of each length.
     """
     segments, _ = unique_segments(sides)
     n_speakers = len(np.unique(features.speaker[segments.row]))
@@ -39,11 +39,11 @@ def scored_line(features: FeatureIndex, trials: Trials, sides: Sequence[Segments
 def summarise(
     scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray], compared: Sequence[np.ndarray] = ()
 ) -> dict:
-    """Return the error rates of n trials for --json; for several tests, a list, and the LLR's rates on all tests.
+    """Return the error rates of n trials for --json; of several tests as a list, with the LLR error rates of all tests.
 
-    Labels (n,) are true for target trials; without labels there are no error rates. `speakers` are the numbers (n,) of
-    the speakers of both sides; `compared` are the scores (n,) of another system in each test, if any. ValueError as in
-    `verification_metrics`.
+    A test is a test length in a noise condition. Labels (n,) are true for target trials; without labels there are no
+    error rates. `speakers` are the indices (n,) of the speakers of both sides. `compared` are the scores (n,) of
+    another system in each test, if there are any. ValueError as in `verification_metrics`.
     """
     if not len(labels):
         return {"n_trials": len(speakers[0]), "n_speakers": len(np.unique(speakers))}
@@ -91,7 +91,7 @@ def _rates(scores: np.ndarray, label: np.ndarray, replicates: np.ndarray) -> dic
 
 
 def rate_lines(result: dict) -> list[str]:
-    """Return the lines of a result of `summarise`: in each test the error rates, as-norm, LLRs and the comparison."""
+    """Return the lines to print for a result of `summarise`: for each test, error rates, as-norm, LLRs, comparison."""
     several, lines = "lengths" in result, []
     for rates in result.get("lengths", [result] if "eer" in result else []):
         noise = f", SNR {rates['snr']}" if "snr" in rates else ""
@@ -109,21 +109,21 @@ def rate_lines(result: dict) -> list[str]:
 
 
 def calibration_line(calibration: Calibration, path: Path) -> str:
-    """Return the line that says what the calibration in the file `path` was fitted on, and its ranges."""
+    """Return the line with the trials that a calibration in the file `path` was fitted on, and its ranges."""
     (e0, e1), (t0, t1), (low, high) = calibration.enrol_seconds, calibration.test_seconds, calibration.bounds
     sets = zip(calibration.sets, calibration.nontarget_speakers, strict=True)
     of_sets = f" of {', '.join(f'{name} ({n:,} speakers)' for name, n in sets)}" if calibration.sets else ""
     return (
-        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials{of_sets}, covers "
-        f"{e0:.2f} to {e1:.2f} s enrolled and {t0:.2f} to {t1:.2f} s of test; LLRs from {low:.1f} to {high:.1f}"
+        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials{of_sets}, enrolment "
+        f"{e0:.2f} to {e1:.2f} s, test {t0:.2f} to {t1:.2f} s, LLRs limited to {low:.1f} .. {high:.1f}"
     )
 
 
 def leave_one_set_out_rates(sets: Mapping[str, ScoredTrials]) -> dict:
-    """Return the LLRs' error rates on each set, by a calibration fitted on the other sets, and their mean, for --json.
+    """Return the LLR error rates of each set, with a calibration fitted on the other sets, and their mean, for --json.
 
-    The entries of the list `sets` are the name `set` and the rates of `llr_rates`. UserError if the trials do not
-    support a calibration.
+    Each entry of the list `sets` has the name of the set as `set`, and the rates of `llr_rates`. UserError if the
+    trials do not support a calibration.
     """
     ratios = leave_one_set_out_llr(sets)
     rates = [{"set": name, **llr_rates(ratios[name], trials.labels)} for name, trials in sets.items()]
@@ -131,7 +131,7 @@ def leave_one_set_out_rates(sets: Mapping[str, ScoredTrials]) -> dict:
 
 
 def leave_one_set_out_lines(result: dict) -> list[str]:
-    """Return the lines of `leave_one_set_out_rates`."""
+    """Return the lines to print for a result of `leave_one_set_out_rates`."""
     lines = ["leave-one-set-out error rates: each set is measured with a calibration fitted on the other sets"]
     for rates in [*result["sets"], {"set": "mean", **result["mean"]}]:
         lines.append(
@@ -144,14 +144,14 @@ def leave_one_set_out_lines(result: dict) -> list[str]:
 def held_out_line(ratios: Sequence[np.ndarray]) -> str:
     """Return the line with the number of trials that have an LLR from 2-fold cross-validation over speakers.
 
-    `ratios` are the LLRs (n,) in each test; they are NaN for the other trials.
+    `ratios` are the LLRs (n,) in each test; they are NaN for trials between the folds.
     """
     llr = np.concatenate(ratios)
     across = np.isnan(llr).sum()
-    only = "" if len(ratios) > 1 else "; covers this test length only, EER_short.py can cover several"
+    only = "" if len(ratios) > 1 else "; this calibration is for one test length, EER_short.py can fit several"
     return (
-        f"LLRs below are from 2-fold cross-validation over speakers: {len(llr) - across:,} trials, {across:,} between "
-        f"the folds excluded{only}"
+        f"error rates of LLRs are from 2-fold cross-validation over speakers: {len(llr) - across:,} trials are scored, "
+        f"{across:,} between the folds are excluded{only}"
     )
 
 
@@ -174,6 +174,6 @@ def _llr_in_words(rates: dict[str, float]) -> str:
 
 def _difference_in_words(rates: dict[str, float]) -> str:
     return (
-        f"compared EER {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
+        f"EER of --compare {rates['eer']:.2f} %, difference {rates['difference']:+.2f} points (95 % interval "
         f"{rates['difference_low']:+.2f} to {rates['difference_high']:+.2f}, paired bootstrap over speakers)"
     )

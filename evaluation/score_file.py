@@ -1,9 +1,10 @@
 """The score file, which --save_scores writes and --compare and plots.py read: a CSV file with one row per trial.
 
-Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (with several test
-lengths), snr (in noise), score, score_as_norm (with --as_norm), enrol_seconds, test_seconds, llr (with a calibration;
-empty for trials that have none), enrol_speaker and test_speaker. The trials are repeated for each length and snr. The
-seconds are of speech if silence was trimmed, otherwise of the recording; repetitions of an utterance do not count.
+Columns: label (1 for a target trial; only if the trial list has labels), enrol, test, length (with several test lengths
+or noise conditions), snr (in noise), score, score_as_norm (with --as_norm), enrol_seconds, test_seconds, llr (with a
+calibration; empty for trials without LLR), enrol_speaker and test_speaker. Each trial has a row for each length and
+snr. The seconds are of speech if silence was trimmed, otherwise of the recording; repetitions of an utterance do not
+count.
 """
 
 import io
@@ -21,16 +22,16 @@ from system.console import UserError
 from system.files import read_lines, replacing
 
 SCORES = {"score": "", "score_as_norm": ", as-norm", "llr": ", LLR"}  # column -> suffix of the name of a system
-FULL = "full"  # in the column length: the full utterance
-CLEAN = "clean"  # in the column snr: without noise
-DRY = "dry"  # in the column snr: without noise and without reverberation, which the other tests have
+FULL = "full"  # in the column length: full utterance
+CLEAN = "clean"  # in the column snr: no noise
+DRY = "dry"  # in the column snr: neither noise nor reverberation, if the other tests have reverberation
 SECONDS = ("enrol_seconds", "test_seconds")
 SPEAKERS = ("enrol_speaker", "test_speaker")
 TEXT = (*SIDES, *REPEATING, *SPEAKERS)
 
 
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers: Sequence[np.ndarray]) -> None:
-    """Write the scores of n trials in each test; `speakers` are the names (n,) of the speakers of both sides."""
+    """Write a CSV file of the scores of n trials in each test; `speakers` are the names (n,) of both sides."""
     tables = []
     for of_test in scores:
         columns: dict[str, np.ndarray | str] = {"label": trials.label.astype(int)} if trials.labelled else {}
@@ -48,7 +49,7 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers:
 
 
 def read_scores(path: Path) -> pandas.DataFrame:
-    """Read a score file, label as bool; UserError naming the file if it is damaged or a kind of trial is missing."""
+    """Read a score file, labels as bool; UserError naming the file if it has no valid target or non-target trials."""
     text = dict.fromkeys(TEXT, str)
     lines = read_lines(path, "no such score file; --save_scores of the evaluators writes one")
     content = io.BytesIO("".join(lines).encode(errors="surrogateescape"))
@@ -68,7 +69,7 @@ def read_scores(path: Path) -> pandas.DataFrame:
 
 
 def speakers_of(table: pandas.DataFrame) -> np.ndarray:
-    """Return the numbers (2, n) of the speakers of both sides of the trials of a score file."""
+    """Return the indices (2, n) of the speakers of both sides of the trials of a score file."""
     _, numbers = np.unique([table[side] for side in SPEAKERS], return_inverse=True)
     return numbers.reshape(2, -1)
 
@@ -78,12 +79,12 @@ def read_compared(
 ) -> list[np.ndarray]:
     """Return the scores (n,) of another system in each test; UserError if the file has other trials or tests.
 
-    `enrol_seconds` (n,) are the seconds of the enrolments. A test is its length and its signal-to-noise ratio as in the
-    score file ("" without noise), and the seconds (n,) of its segments.
+    `enrol_seconds` (n,) are the seconds of the enrolments. A test is a tuple: test length and signal-to-noise ratio in
+    the notation of the score file ("" without noise), and the seconds (n,) of the test segments.
     """
     table, found = read_scores(path), []
     if missing := {"enrol", "test", *SECONDS} - set(table):
-        raise UserError(f"{path}: no column {min(missing)}; --save_scores writes one")
+        raise UserError(f"{path}: no column '{min(missing)}'; use a file of --save_scores")
     table = table.assign(snr=table.get("snr", ""), **_frames(*(table[column] for column in SECONDS)))
     for length, snr, test_seconds in tests:
         part = table[(table["snr"] == snr) & (table.get("length", length) == length)]
@@ -91,13 +92,13 @@ def read_compared(
         expected |= _frames(enrol_seconds, test_seconds)
         if not all(np.array_equal(part[column], values) for column, values in expected.items()):
             raise UserError(
-                f"{path}: not the same trials, in the same order, at test length {length}"
-                f"{f', SNR {snr}' if snr else ''}; score both systems with one --trials FILE"
+                f"{path}: the trials or their order differ at test length {length}"
+                f"{f', SNR {snr}' if snr else ''}; score both systems with the same --trials FILE"
             )
         found.append(part["score"].to_numpy())
     return found
 
 
 def _frames(*seconds: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns SECONDS in frames, which are not changed by rounding in the file."""
+    """Return the columns SECONDS converted to frames, integers that rounding in the file does not change."""
     return {name: np.round(FRAMES_PER_SECOND * column) for name, column in zip(SECONDS, seconds, strict=True)}

@@ -1,4 +1,4 @@
-"""Utterances with trimmed silence, as in recognition: calibrations are fitted on them."""
+"""Utterances with trimmed silence, as in recognition. Calibrations are fitted on them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +9,7 @@ from dataset.index import FeatureIndex
 from feat_extract.silence import speech_frames, trim_features
 from system import console
 
-READERS = 16  # threads that read utterances: they wait for the disk most of the time
+READERS = 16  # threads that read utterances; more than cores, because they mostly wait for the disk
 
 
 class SpeechIndex(FeatureIndex):
@@ -26,7 +26,7 @@ class SpeechIndex(FeatureIndex):
         self._n_speech = np.zeros(len(self), np.int64)  # frames of speech, 0 if not counted yet
 
     def n_frames(self, rows: np.ndarray) -> np.ndarray:
-        """Return the frames of speech (n,) int64 of rows (n,); each utterance is read once."""
+        """Return the number of frames of speech (n,) int64 of rows (n,); each utterance is read only once."""
         new = np.unique(rows[self._n_speech[rows] == 0])
         readers = ThreadPoolExecutor(READERS)
         try:
@@ -42,11 +42,11 @@ class SpeechIndex(FeatureIndex):
         return trim_features(super().utterance(row))
 
     def recorded_frames(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return the numbers (length,) of the frames of `crop` in the recorded utterance."""
+        """Return the positions (length,), in the recorded utterance, of the frames that `crop` returns."""
         frames = speech_frames(super().utterance(row))
         return frames[(start + np.arange(length)) % len(frames)]
 
     def crop(self, row: int, start: int, length: int) -> np.ndarray:
-        """Return frames of speech `start` to `start + length` (length, 40) of a row; short utterances are repeated."""
+        """Return `length` frames of speech (length, 40) of a row, from frame `start`; short utterances are repeated."""
         frames = self.utterance(row)
         return frames[(start + np.arange(length)) % len(frames)]

@@ -18,27 +18,27 @@ from evaluation.noise import NoisyTests
 from evaluation.normalisation import Cohort, as_norm
 from system.console import UserError
 
-Conditions = Mapping[str, NoisyTests | None]  # signal-to-noise ratio in words -> tests in noise; None: as recorded
-UNDISTURBED: Conditions = {"": None}  # of an evaluation without noise
+Conditions = Mapping[str, NoisyTests | None]  # column snr of the score file -> tests in noise; None: as recorded
+UNDISTURBED: Conditions = {"": None}  # the only condition of an evaluation without noise
 
 
 class TrialSet(NamedTuple):
-    """Trials to score, and the models on their left sides, which are enrolled by one utterance or by several."""
+    """Trials to score, and their enrolled models. A model has one or several utterances."""
 
     trials: Trials
-    enrolled: Segments  # (e,) of all models
+    enrolled: Segments  # (e,) enrolment utterances of all models
     model: np.ndarray  # (e,) model of each segment, from 0, ascending
     of_trial: np.ndarray  # (n,) model of each trial
     test: np.ndarray  # (n,) rows of the test utterances
 
     @property
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows (n,) of enrolment and test; a model has the row of its first utterance."""
+        """The rows (n,) of the enrolment and of the test utterances; of a model, the row of its first utterance."""
         return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
     @property
     def enrol_seconds(self) -> np.ndarray:
-        """The seconds (n,) of all utterances that enrol the model of a trial."""
+        """The total seconds (n,) of the utterances that enrol the model of each trial."""
         return np.bincount(self.model, self.enrolled.length)[self.of_trial] / FRAMES_PER_SECOND
 
     @property
@@ -55,8 +55,8 @@ class TrialSet(NamedTuple):
 def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Sequence[str]] | None = None) -> TrialSet:
     """Find the utterances of trials in the features.
 
-    The left sides of the trials are utterances or, with `models`, names of models with their utterances. UserError
-    naming a model or an utterance that is missing.
+    The enrolment side of a trial is an utterance or, with `models`, the name of a model; `models` has the utterances of
+    each model. UserError naming a model or an utterance that is missing.
     """
     models = models or {name: [name] for name in trials.enrol}
     used = sorted(set(trials.enrol))
@@ -79,8 +79,8 @@ def score_trials(
 ) -> list[Scores]:
     """Return the scores of n trials at each length and in each noise condition.
 
-    `tests` are the test segments (n,) of each length, by its name; `cohort` adds normalised scores. Without noise a
-    segment is embedded once for all trials; in noise it is embedded for each trial, because each has its own noise.
+    `tests` maps the name of each length to the test segments (n,); with `cohort` there are as-norm scores, too. Without
+    noise a segment is embedded once for all trials. In noise it is embedded for each trial, because the noise differs.
     """
     features, undisturbed = context.features, tests if None in conditions.values() else {}
     sides = [trial_set.enrolled, *undisturbed.values()]
@@ -112,7 +112,7 @@ def score_trials(
 
 
 def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
-    """Return for each model the unit-length mean (m, D) of its embeddings (e, D); `model` (e,) are their models."""
+    """Return the unit-length mean (m, D) of the embeddings (e, D) of each model; `model` (e,) is the model of each."""
     if len(model) == model[-1] + 1:
         return embeddings
     sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
@@ -122,7 +122,7 @@ def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
 def scored_trials(scores: Sequence[Scores], labels: np.ndarray, speakers: Sequence[np.ndarray]) -> ScoredTrials:
     """Return the scores of n trials in all tests as one list.
 
-    Labels (n,) are true for target trials; `speakers` are the numbers (n,) of the speakers of both sides.
+    Labels (n,) are true for target trials; `speakers` are the indices (n,) of the speakers of both sides.
     """
     return ScoredTrials.pooled(
         ScoredTrials(s.plain, labels, s.enrol_seconds, s.test_seconds, *speakers) for s in scores

@@ -1,4 +1,4 @@
-"""Pictures of verification scores: DET curves, histograms, LLRs, EER against test length."""
+"""Pictures of verification scores: DET curves, histograms, calibration, EER against test length."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class System(NamedTuple):
 
 
 def draw_det(inputs: dict[str, Path]) -> Figure:
-    """Draw DET curves on normal-deviate axes; circles are EERs, triangles are minDCFs."""
+    """Draw DET curves on normal-deviate axes. Circles are EERs, triangles are minDCF points."""
     systems = read_systems(inputs)
     figure, (axes,) = new_figure(width=5.6, height=6.2)
     limits = norm.ppf(DET_LIMITS / 100)
@@ -88,7 +88,8 @@ def _draw_histograms(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None
 def draw_length(inputs: dict[str, Path]) -> Figure:
     """Draw the EER against the test length, with 95 % intervals by bootstrap over speakers.
 
-    In noise there is one curve per signal-to-noise ratio or, if there is one length, one curve against the ratio.
+    In noise there is one curve for each signal-to-noise ratio. If there is only one length, the EER is drawn against
+    the ratio.
     """
     systems = read_systems(inputs)
     for system in systems:
@@ -119,7 +120,7 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
 
 
 def _by_snr(system: System) -> list[System]:
-    """Split a system by signal-to-noise ratios, from clean to the lowest."""
+    """Split a system by signal-to-noise ratio, from clean down to the lowest ratio."""
     if "snr" not in system.table:
         return [system]
     parts = reversed(_parts(system, "snr"))
@@ -132,7 +133,7 @@ def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
 
 
 def _place(value: str) -> float:
-    """Return the key that sorts lengths or signal-to-noise ratios: full utterances and clean ones last."""
+    """Return the sort key of a length or signal-to-noise ratio: full utterances and clean tests are last."""
     return np.inf if value in (FULL, CLEAN, DRY) else float(value)
 
 
@@ -143,31 +144,31 @@ def _tick(value: str, axis: str) -> str:
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
-    """Read score files; each kind of score that all trials have is a system. UserError as for `read_scores`."""
+    """Read score files; each score column without empty values is a system. UserError as for `read_scores`."""
     systems = []
     for name, path in inputs.items():
         table = read_scores(path)
         for column, remark in SCORES.items():
-            if column in table and table[column].notna().all():  # else the systems would have different trials
+            if column in table and table[column].notna().all():  # otherwise systems would differ in their trials
                 systems.append(System(name + remark, table.assign(score=table[column])))
     return systems
 
 
 def _scored(table: pandas.DataFrame, column: str = "score") -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and labels (n,) of a score file's trials."""
+    """Return the scores in a column and the labels (n,) of a score file."""
     return table[column].to_numpy(), table["label"].to_numpy()
 
 
 def _deviates(rates: np.ndarray | list) -> np.ndarray:
-    """Return the normal deviates of rates; for 0 and 1 they are finite, far outside of the axes."""
+    """Return the normal deviates of rates; those of 0 and 1 are finite, but outside of the axes."""
     return norm.ppf(np.clip(rates, 1e-6, 1 - 1e-6))
 
 
 def draw_calibration(inputs: dict[str, Path]) -> Figure:
     """Draw histograms and Tippett curves of the LLRs of target and non-target trials, for each file.
 
-    A Tippett curve is the proportion of trials whose LLR is at least the value on the x axis. At 0 the non-target curve
-    is the false acceptance rate, and 100 % minus the target curve is the miss rate.
+    A Tippett curve is the proportion of trials whose LLR is at least the value on the x axis. At LLR 0 the non-target
+    curve is the false acceptance rate, and 100 % minus the target curve is the miss rate.
     """
     figure, parts = new_figure(rows=len(inputs), columns=2, width=9.5, height=3.3 * len(inputs) + 0.2)
     for (name, path), left, right in zip(inputs.items(), parts[::2], parts[1::2], strict=True):
@@ -196,8 +197,8 @@ def _read_llr(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     table = read_scores(path)
     if "llr" not in table:
-        raise UserError(f"{path}: no column 'llr'; the evaluators' --save_scores writes it with --calibrate True")
+        raise UserError(f"{path}: no column 'llr'; --save_scores writes it if the checkpoint has a calibration")
     llr, labels = _scored(table.dropna(subset="llr"), "llr")
     if not np.isfinite(llr).all() or labels.all() or not labels.any():
-        raise UserError(f"{path}: finite LLRs of target and of non-target trials are required")
+        raise UserError(f"{path}: LLRs of target or of non-target trials are missing or infinite")
     return llr, labels

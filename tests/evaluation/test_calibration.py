@@ -167,11 +167,11 @@ def test_trials_of_one_duration() -> None:
 def test_trials_that_support_no_calibration_are_refused() -> None:
     trials, _ = sampled(2000, 6)
     for spoilt, message in (
-        (trials._replace(scores=np.where(trials.labels, 0.8, 0.1) + trials.scores / 100), "without a single error"),
+        (trials._replace(scores=np.where(trials.labels, 0.8, 0.1) + trials.scores / 100), "perfectly separated"),
         (trials._replace(scores=-trials.scores), "higher scores do not indicate target trials"),
         (trials._replace(scores=np.zeros(2000)), "higher scores do not indicate target trials"),
         (trials.where(trials.labels), "1000 target and 0 non-target trials"),
-        (part(trials, slice(119)), "60 target and 59 non-target trials in one; it needs 60 of each"),
+        (part(trials, slice(119)), "60 target and 59 non-target trials in one; at least 60 of each"),
         (part(trials, slice(0)), "0 target and 0 non-target trials"),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -180,7 +180,7 @@ def test_trials_that_support_no_calibration_are_refused() -> None:
     fit_one(part(trials, slice(120)))
 
 
-@pytest.mark.parametrize("side, message", [("enrol", r"2\.00 s enrolled and "), ("test", r" and 0\.50 s of test")])
+@pytest.mark.parametrize("side, message", [("enrol", r"2\.00 s of enrolment "), ("test", r" and 0\.50 s of test")])
 def test_reversed_scores_at_some_durations_are_refused(side: str, message: str) -> None:
     """The scores are reversed at short durations only, so the pooled trials look right."""
     trials, _ = sampled(4000, 7)

@@ -99,10 +99,10 @@ def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     expected = split_half_llr("phones", trials)
     np.testing.assert_array_equal(np.concatenate([s.llr for s in held_out]), expected)
     n_across = int(np.isnan(expected).sum())
-    assert f"{6000 - n_across:,} trials, {n_across:,} between the folds excluded\n" in printed
+    assert f"{6000 - n_across:,} trials are scored, {n_across:,} between the folds are excluded\n" in printed
     low, high = trials.test_seconds.min(), trials.test_seconds.max()
     assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in printed
-    assert f"and {low:.2f} to {high:.2f} s of test; LLRs from -3.7 to 3.7\n" in printed
+    assert f"test {low:.2f} to {high:.2f} s, LLRs limited to -3.7 .. 3.7\n" in printed
     later = with_llr(scores, labels, speakers, context, LATER)
     for of_length, before in zip(later, scores, strict=True):
         values = before.plain, before.enrol_seconds, before.test_seconds
@@ -112,7 +112,7 @@ def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     warning = capsys.readouterr().err
     assert "checkpoint_007.calibration.json" in warning and "--trim_silence True" in warning
     with_llr(scores[:1], labels, speakers, context, CALIBRATING)
-    assert "this test length only" in capsys.readouterr().out
+    assert "EER_short.py can fit several" in capsys.readouterr().out
 
 
 def test_other_ranks_write_nothing(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_list_of_the_user_is_never_overwritten(features: FeatureIndex, tmp_pat
         elif record != "unchanged":
             path.with_suffix(".json").write_text(record)
         changed = path.read_bytes()
-        with pytest.raises(UserError, match="stored.txt: edited, or not sampled here.* --trials"):
+        with pytest.raises(UserError, match="stored.txt: was edited.* --trials"):
             stored_short_trials(path, features, np.arange(5), seed=3)
         assert path.read_bytes() == changed
 

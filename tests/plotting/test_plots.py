@@ -184,7 +184,7 @@ def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (
             ["calibration", str(tmp_path / "half.csv")],
             UserError,
-            "half.csv: finite LLRs of target and",
+            "half.csv: LLRs of target or",
         ),
         (["det", str(tmp_path / "nan.csv")], UserError, "nan.csv: not a score file.*finite"),
         (["training", "voices"], UserError, "log.csv: no such log"),

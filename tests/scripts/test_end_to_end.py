@@ -188,7 +188,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert compared["eer"] == before["eer"]
         assert compared["difference"] == pytest.approx(after["eer"] - before["eer"], abs=1e-9)
         assert compared["difference_low"] <= compared["difference_high"]
-        expected = f"compared EER {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
+        expected = f"EER of --compare {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
         assert f"test {after['length']}: {expected}" in done.stderr
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
     full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
@@ -208,11 +208,11 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
             (["EER_full.py", "--compare", f"other_{name}.csv"], "test length full")
             for name in ("label", "enrol", "test")
         ),
-        ([*one, "50", "--compare", "whole.csv"], "whole.csv: not the same trials"),  # of the same names
+        ([*one, "50", "--compare", "whole.csv"], "whole.csv: the trials"),  # of the same names
         ([*one, "60", "full", "--compare", "first.csv"], "at test length 60"),
         ([*one, "full", "--noise_snr", "5", "--compare", "whole.csv"], "at test length full, SNR 5"),
         ([*one, "50", "--compare", "bare.csv"], "bare.csv: no column enrol_seconds; --save_scores writes one"),
-        (["EER_full.py", "--compare", "long.csv"], "long.csv: not the same trials"),  # of longer enrolments
+        (["EER_full.py", "--compare", "long.csv"], "long.csv: the trials"),  # of longer enrolments
         (["EER_full.py", "--compare", "whole.csv.gz"], "not a score file"),
         ([*one, "50", "--compare", "none.csv"], "none.csv: no such score file"),
         ([*one, "50", "--compare", f"data/{TRIALS_NAME}"], "not a score file"),
