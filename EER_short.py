@@ -25,7 +25,6 @@ from command_line.evaluation import (
     find_listed,
     load_network,
     read_lists,
-    set_name,
     verify,
 )
 from configure import FRAMES_PER_SECOND, save_root
@@ -84,10 +83,6 @@ def _length(text: str) -> int | str:
     return FULL if text == FULL else console.integer(1, MAX_FRAMES)(text)
 
 
-def _in_words(length: int | str) -> str:
-    return "the full utterance" if isinstance(length, str) else f"{length} frames ({length / FRAMES_PER_SECOND:.2f} s)"
-
-
 def _snr(text: str) -> float | None:
     if text == CLEAN:
         return None
@@ -124,9 +119,16 @@ def prepare(
     context = context_of(args, network)
     features = context.features
     print(report.excluded_line(features, context.unseen))
-    trial_set = _of_unseen(find_listed(context, lists or (_short_trials(context, args.seed), None)), context, args)
+    trial_set = find_listed(context, lists or (_short_trials(context, args.seed), None))
+    seen = of_seen_speakers(trial_set.sides, features, context.unseen)
+    if seen.any():
+        print(f"{seen.sum():,} of {len(seen):,} trials are of training speakers and are excluded")
+    trial_set = trial_set.where(~seen)
+    if trial_set.trials.labelled:
+        trial_set.trials.checked(args.trials or context.path.parent)
     tests = {str(n): test_segments(features, trial_set.test, n, args.seed) for n in args.test_length}
-    print(f"test windows of {', '.join(map(_in_words, args.test_length))}")
+    lengths = (FULL if n == FULL else f"{n} frames ({n / FRAMES_PER_SECOND:.2f} s)" for n in args.test_length)
+    print(f"test windows of {', '.join(lengths)}")
     return context, trial_set, tests, _conditions(context, trial_set, args)
 
 
@@ -135,7 +137,7 @@ def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: l
 
     Each of `sets` has the flags of one set: its data root as `save_path`, its trial list as `trials`.
     """
-    names = [set_name(of_set.save_path) for of_set in sets]
+    names = [save_root(of_set.save_path).resolve().name for of_set in sets]
     if len(set(names)) < len(names):  # the same root with several lists, or roots of equal names
         names = [f"{name}/{of_set.trials.stem}" for name, of_set in zip(names, sets, strict=True)]
     if len(set(names)) < len(names):
@@ -150,8 +152,8 @@ def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: l
         trials[name] = scored_trials(scores, trial_set.trials.label, speakers)
     calibration, result = fit(trials), report.leave_one_set_out_rates(trials)
     if ranks.is_first():
-        save_calibration(network.path, network.checkpoint.digest, calibration, result)
-    print(report.calibration_line(calibration, calibration_path(network.path)))
+        save_calibration(context.path, context.checkpoint.digest, calibration, result)
+    print(report.calibration_line(calibration, calibration_path(context.path)))
     print(*report.leave_one_set_out_lines(result), sep="\n")
     return result
 
@@ -181,17 +183,6 @@ def _short_trials(context: EvaluationContext, seed: int) -> Trials:
         trials = stored_short_trials(path, context.features, context.unseen, seed)
     print(f"trials: {path}")
     return trials
-
-
-def _of_unseen(trial_set: TrialSet, context: EvaluationContext, args: argparse.Namespace) -> TrialSet:
-    """Return the trials without speakers of the training, and print how many are excluded."""
-    seen = of_seen_speakers(trial_set.sides, context.features, context.unseen)
-    if seen.any():
-        print(f"{seen.sum():,} of {len(seen):,} trials are of training speakers and are excluded")
-    trial_set = trial_set.where(~seen)
-    if trial_set.trials.labelled:
-        trial_set.trials.checked(args.trials or context.path.parent)
-    return trial_set
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from command_line.evaluation import context_of, evaluation_parser, load_network
 from evaluation import report
 from evaluation.embedding import MAX_FRAMES, unique_segments
-from evaluation.identification import EpisodeSize, accuracies, n_excluded, sample_episodes
+from evaluation.identification import EpisodeSize, accuracies, sample_episodes
 from evaluation.metrics import mean_interval
 from system import console
 
@@ -57,9 +57,10 @@ def identify(args: argparse.Namespace) -> dict:
         EpisodeSize(n_way, n_shot, args.n_query, args.enroll_length, args.test_length)
         for n_shot, n_way in itertools.product(args.n_shot, args.nb_class_test)
     ]
-    for size in {size.n_shot: size for size in sizes}.values():
-        if excluded := n_excluded(features, unseen, size):
-            print(f"{excluded:,} speakers have fewer than {size.n_windows} utterances and are excluded")
+    n_excluded = {size.n_windows: int((features.count[unseen] < size.n_windows).sum()) for size in sizes}
+    for needed, number in n_excluded.items():
+        if number:
+            print(f"{number:,} speakers have fewer than {needed} utterances and are excluded")
     windows = [sample_episodes(features, unseen, size, args.nb_episode, args.seed) for size in sizes]
     segments, _ = unique_segments(windows)
     n_speakers, seconds = len(np.unique(features.speaker[segments.row])), float(segments.seconds(features).sum())
@@ -75,7 +76,7 @@ def identify(args: argparse.Namespace) -> dict:
             f"{size.n_shot}-shot, enrolment {size.enroll_length} and test {size.test_length} frames"
         )
         result = {"accuracy": accuracy, "ci95": ci95, "n_episodes": args.nb_episode}
-        result |= {"n_way": size.n_way, "n_shot": size.n_shot, "n_excluded": n_excluded(features, unseen, size)}
+        result |= {"n_way": size.n_way, "n_shot": size.n_shot, "n_excluded": n_excluded[size.n_windows]}
         results.append(result)
     common = {"n_speakers": n_speakers, "seconds": seconds}
     return (results[0] if len(results) == 1 else {"settings": results}) | common

@@ -4,7 +4,6 @@ import argparse
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -79,12 +78,7 @@ def check_trial_arguments(args: argparse.Namespace, *trials: Path) -> None:
     args.trim_silence = bool(args.trim_silence or args.calibrate)
 
 
-class Network(NamedTuple):
-    """The checkpoint to evaluate, and how to run it."""
-
-    path: Path
-    checkpoint: Checkpoint
-    compute: Compute
+Network = tuple[Path, Checkpoint, Compute]  # the checkpoint file, its content, and how to run the network
 
 
 def load_network(args: argparse.Namespace) -> Network:
@@ -97,7 +91,7 @@ def load_network(args: argparse.Namespace) -> Network:
     print(f"checkpoint: {path}, after epoch {checkpoint.epoch}, {checkpoint.backbone}")
     if args.trim_silence:
         print("silence is trimmed from the utterances, as in recognize.py")
-    return Network(path, checkpoint, compute)
+    return path, checkpoint, compute
 
 
 def context_of(args: argparse.Namespace, network: Network) -> EvaluationContext:
@@ -181,11 +175,6 @@ def _cohort(context: EvaluationContext, args: argparse.Namespace) -> Cohort:
     return cohort
 
 
-def set_name(root: str | None) -> str:
-    """Return the name of a development set: the name of its data root."""
-    return save_root(root).resolve().name
-
-
 def with_llr(
     scores: list[Scores],
     labels: np.ndarray,
@@ -201,7 +190,7 @@ def with_llr(
     """
     path, digest = context.path, context.checkpoint.digest
     if args.calibrate:
-        name, trials = set_name(args.save_path), scored_trials(scores, labels, speakers)
+        name, trials = save_root(args.save_path).resolve().name, scored_trials(scores, labels, speakers)
         ratios = np.split(split_half_llr(name, trials), len(scores))
         calibration = fit({name: trials})
         if ranks.is_first():

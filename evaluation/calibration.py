@@ -27,7 +27,6 @@ from system.files import replacing
 FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
 MAX_COSINE = 0.999  # larger cosines are clipped, because z is infinite at 1
 MIN_TRIALS = 60  # target and non-target trials each: ten for each of 6 coefficients (Peduzzi et al., 1996)
-HALVES_SEED = 0  # random seed of the split of the speakers into two halves
 PENALTY = 0.002  # L2: PENALTY / 2 times the squared standardised weights is added to the mean loss of a trial
 
 
@@ -162,7 +161,7 @@ def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
     speakers = np.unique([trials.enrol_speaker, trials.test_speaker])
     if len(speakers) < 4:
         raise UserError(f"calibration: {len(speakers)} speakers in {name} cannot be split into halves of two or more")
-    first = np.random.default_rng(HALVES_SEED).permutation(speakers)[: len(speakers) // 2]
+    first = np.random.default_rng(0).permutation(speakers)[: len(speakers) // 2]
     enrol_in_first, test_in_first = np.isin(trials.enrol_speaker, first), np.isin(trials.test_speaker, first)
     halves = {name: enrol_in_first & test_in_first, f"{name}, other half": ~enrol_in_first & ~test_in_first}
     llr = np.full(len(trials.scores), np.nan)

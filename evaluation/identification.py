@@ -28,11 +28,6 @@ class EpisodeSize(NamedTuple):
         return self.n_shot + self.n_query
 
 
-def n_excluded(features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize) -> int:
-    """Return how many of the speakers (S,) have too few utterances for an episode."""
-    return int((features.count[speakers] < size.n_windows).sum())
-
-
 def sample_episodes(
     features: FeatureIndex, speakers: np.ndarray, size: EpisodeSize, n_episodes: int, seed: int
 ) -> Segments:
@@ -62,13 +57,10 @@ def accuracies(
     embeddings = embed(context.encoder, context.features, segments, context.compute)
     found = []
     for size, rows in zip(sizes, torch.from_numpy(index).split([len(of_size.row) for of_size in windows]), strict=True):
-        episodes = rows.reshape(-1, size.n_windows, size.n_way)
-        found.append(np.array([episode_accuracy(embeddings[episode], size.n_shot) for episode in episodes]))
+        correct = []
+        for episode in rows.reshape(-1, size.n_windows, size.n_way):
+            shots, queries = embeddings[episode].split([size.n_shot, size.n_query])
+            identified = class_logits(queries, prototypes(shots)).argmax(dim=-1)  # (queries, way)
+            correct.append(float((identified == torch.arange(size.n_way)).float().mean()))
+        found.append(np.array(correct))
     return found
-
-
-def episode_accuracy(embeddings: torch.Tensor, n_shot: int) -> float:
-    """Return the accuracy, 0..1, of an episode of W speakers: embeddings (K + Q, W, D), K = n_shot enrolments first."""
-    queries = embeddings[n_shot:]
-    nearest = class_logits(queries, prototypes(embeddings[:n_shot])).argmax(dim=-1)  # (Q, W)
-    return float((nearest == torch.arange(nearest.shape[1])).float().mean())

@@ -27,7 +27,6 @@ CLEAN = "clean"  # in the column snr: no noise
 DRY = "dry"  # in the column snr: neither noise nor reverberation, if the other tests have reverberation
 SECONDS = ("enrol_seconds", "test_seconds")
 SPEAKERS = ("enrol_speaker", "test_speaker")
-TEXT = (*SIDES, *REPEATING, *SPEAKERS)
 
 
 def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers: Sequence[np.ndarray]) -> None:
@@ -50,7 +49,7 @@ def write_scores(path: Path, trials: Trials, scores: Sequence[Scores], speakers:
 
 def read_scores(path: Path) -> pandas.DataFrame:
     """Read a score file, labels as bool; UserError naming the file if it has no valid target or non-target trials."""
-    text = dict.fromkeys(TEXT, str)
+    text = dict.fromkeys((*SIDES, *REPEATING, *SPEAKERS), str)
     lines = read_lines(path, "no such score file; --save_scores of the evaluators writes one")
     content = io.BytesIO("".join(lines).encode(errors="surrogateescape"))
     try:

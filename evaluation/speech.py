@@ -28,13 +28,10 @@ class SpeechIndex(FeatureIndex):
     def n_frames(self, rows: np.ndarray) -> np.ndarray:
         """Return the number of frames of speech (n,) int64 of rows (n,); each utterance is read only once."""
         new = np.unique(rows[self._n_speech[rows] == 0])
-        readers = ThreadPoolExecutor(READERS)
-        try:
+        with ThreadPoolExecutor(READERS) as readers:  # after an error, map cancels the remaining calls
             counts = readers.map(lambda row: len(self.utterance(row)), new.tolist())
             bar = console.progress(counts, total=len(new), unit="file", desc="trimming silence")
             self._n_speech[new] = np.fromiter(bar, np.int64, len(new))
-        finally:
-            readers.shutdown(cancel_futures=True)
         return self._n_speech[rows]
 
     def utterance(self, row: int) -> np.ndarray:

@@ -113,7 +113,8 @@ def draw_length(inputs: dict[str, Path]) -> Figure:
         axes.plot(x, eer, label=system.name, **look)
         # The EER may be outside of its interval, so the bars are drawn around the middle of the interval.
         axes.errorbar(x, (low + high) / 2, (high - low) / 2, fmt="none", capsize=3, ecolor=look["color"])
-    axes.set_xticks(range(len(values)), [_tick(value, axis) for value in values])
+    ticks = [v if axis == "snr" or v == FULL else f"{int(v) / FRAMES_PER_SECOND:g}" for v in values]
+    axes.set_xticks(range(len(values)), ticks)
     axes.set(xlabel=label, ylabel="EER (%)", ylim=(0, None))
     add_legend(figure, axes, "bars: 95 % intervals", fontsize=9)
     return figure
@@ -135,12 +136,6 @@ def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
 def _place(value: str) -> float:
     """Return the sort key of a length or signal-to-noise ratio: full utterances and clean tests are last."""
     return np.inf if value in (FULL, CLEAN, DRY) else float(value)
-
-
-def _tick(value: str, axis: str) -> str:
-    if value == FULL:
-        return FULL
-    return f"{int(value) / FRAMES_PER_SECOND:g}" if axis == "length" else value
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:
