@@ -133,7 +133,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path, steady: Path, five:
     assert kept["test_seconds"][0] == 0.25
     assert kept["checkpoint_sha256"] == sha256(steady / "checkpoint_001.pth")
     measured = scores.dropna(subset="llr")
-    assert f"{len(measured):,} trials, {n_all - len(measured):,} between the folds excluded" in done.stderr
+    assert f"{len(measured):,} trials are scored, {n_all - len(measured):,} between the folds" in done.stderr
     for of_length in [*result["lengths"], {"length": "all", "llr": result["llr"]}]:
         at = (measured["length"] == of_length["length"]) | (of_length["length"] == "all")
         llr, label = measured["llr"][at], measured["label"][at] == 1
@@ -211,7 +211,7 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         ([*one, "50", "--compare", "whole.csv"], "whole.csv: the trials"),  # of the same names
         ([*one, "60", "full", "--compare", "first.csv"], "at test length 60"),
         ([*one, "full", "--noise_snr", "5", "--compare", "whole.csv"], "at test length full, SNR 5"),
-        ([*one, "50", "--compare", "bare.csv"], "bare.csv: no column enrol_seconds; --save_scores writes one"),
+        ([*one, "50", "--compare", "bare.csv"], "bare.csv: no column 'enrol_seconds'"),
         (["EER_full.py", "--compare", "long.csv"], "long.csv: the trials"),  # of longer enrolments
         (["EER_full.py", "--compare", "whole.csv.gz"], "not a score file"),
         ([*one, "50", "--compare", "none.csv"], "none.csv: no such score file"),
