@@ -188,7 +188,9 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
         assert compared["eer"] == before["eer"]
         assert compared["difference"] == pytest.approx(after["eer"] - before["eer"], abs=1e-9)
         assert compared["difference_low"] <= compared["difference_high"]
-        expected = f"EER of --compare {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
+        expected = (
+            f"EER of --compare {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
+        )
         assert f"test {after['length']}: {expected}" in done.stderr
     here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
     full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
