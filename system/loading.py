@@ -33,7 +33,7 @@ class Loader(Generic[Tensors]):
         """Load batches of at most `batch_bytes` in `num_workers` processes (0: none); `pin_memory` is DataLoader's.
 
         Prefetched batches are in shared memory, which is often only 64 MB in containers. If they do not fit, the
-        processes prefetch fewer batches and, if that is not enough, fewer processes are started, with a warning.
+        processes prefetch fewer batches. If that is not enough, fewer processes are started, and a warning is printed.
         """
         self._dataset = dataset
         self._workers, self._prefetch = _fitting(num_workers, batch_bytes)

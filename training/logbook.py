@@ -61,7 +61,7 @@ def compare_config(folder: Path, flags: dict[str, object], hardware: dict[str, o
     if differences:
         console.warn(
             f"{path}: resumed with {', '.join(differences)}; the weights will differ from those of an uninterrupted "
-            "run; the learning rate is the checkpoint's"
+            "run; the learning rate of the checkpoint is used"
         )
     return result
 
