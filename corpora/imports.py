@@ -23,7 +23,7 @@ from system.workers import unordered_map
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
 SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds: the shortest query of training
-SILENCE = 33  # recordings with a lower peak (16-bit, -60 dB of full scale) are skipped as silent
+SILENCE = 33  # 16-bit; recordings with a lower peak (-60 dBFS) are skipped as silent
 FULL_SCALE, CLIPPED = 32767, 1e-3  # a recording with a larger share of samples at full scale is reported as clipped
 
 NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker", "unreadable", "not audio", "silent"
@@ -43,11 +43,11 @@ def speaker_pattern(rule: str) -> re.Pattern[str]:
 
 
 def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
-    """Return the files of a folder, each with its speaker and a wav <speaker>/<other folders>/<name>.wav below `tree`.
+    """Return the files of a folder, each with its speaker and its wav path <tree>/<speaker>/<other folders>/<name>.wav.
 
     See speaker_pattern for the rule. Blanks and punctuation become underscores. If an earlier file of the folder has
-    the same wav, the suffix of the file is added to the name. UserError if two speakers would get the same folder, or
-    if no recording has a speaker.
+    the same wav path, the suffix of the file is added to the name of the wav. UserError if two speakers would get the
+    same folder, or if no recording has a speaker.
     """
     sources, pattern = find_recordings(folder, tree), speaker_pattern(rule)
     files: list[ImportedFile] = []

@@ -21,11 +21,14 @@ class Episode(NamedTuple):
 
     support: torch.Tensor  # (K, W, 1, 40, 200) float32
     query: torch.Tensor  # (Q, W, 1, 40, Tq) float32, Tq = 200 or one length in 100..199; Q = 0 for the softmax loss
-    speaker: torch.Tensor  # (W,) int64, the speakers' classes, below TrainingEpisodes.n_classes
+    speaker: torch.Tensor  # (W,) int64, class indices of the speakers, 0..TrainingEpisodes.n_classes-1
 
 
 class Augmenter(Protocol):
-    """Augmentation: `crop` replaces FeatureIndex.crop. The crops of one speaker in an episode have the same speed."""
+    """Augmentation, including speed perturbation; `crop` is called instead of FeatureIndex.crop.
+
+    All crops of a speaker in an episode have the same speed.
+    """
 
     n_speeds: int
 
@@ -131,8 +134,8 @@ def episode_order(
 ) -> Iterator[tuple[int, int]]:
     """Yield the numbers (epoch, index) of the episodes of one rank up to the end of epoch `max_epoch`, in order.
 
-    `epoch` is the number of completed epochs, and `episode` the number of episodes completed in the next one over all
-    ranks. Rank r of n takes the episodes r, r + n, ... of the rest of an epoch. All ranks take the same number of
+    `epoch` is the number of completed epochs, and `episode` the number of episodes completed in the current epoch, over
+    all ranks. Rank r of n takes the episodes r, r + n, ... of the rest of an epoch. All ranks take the same number of
     episodes; the last episodes of an epoch, fewer than n, are not used.
     """
     for number in range(epoch + 1, max_epoch + 1):

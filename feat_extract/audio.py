@@ -27,7 +27,7 @@ from feat_extract.recording import (
 from system import console
 from system.files import replacing
 
-WINDOW_SECONDS = 0.025  # a recording that lacks less than one frame of features is not reported as truncated
+WINDOW_SECONDS = 0.025  # recordings are reported as truncated if more than one feature window is missing
 PLAIN_FORMAT = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)  # fmt chunk of 16 kHz mono 16-bit wavs
 
 
@@ -36,7 +36,7 @@ class WavHeader(NamedTuple):
 
     start: int  # position of the first sample in bytes
     n_plain: int | None  # number of samples in the file; None if they are not 16 kHz mono 16-bit
-    missing: float  # seconds that the header states beyond the end of the file
+    missing: float  # seconds of audio that the header declares but the file does not contain
 
 
 def read_recording(source: Path | IO[bytes], channel: int | None = None, name: str | None = None) -> Recording:
@@ -44,9 +44,9 @@ def read_recording(source: Path | IO[bytes], channel: int | None = None, name: s
 
     `source` is a path or an open file; messages contain `name`. An open file is read from its start if it is seekable,
     otherwise from its position (a pipe). `channel` is counted from 1; by default the channels are averaged, or the
-    loudest is taken if they cancel each other. A wav with an unfinished header is read to its end. If the
-    file is more than 25 ms shorter than the header states, a remark reports it. RecordingError, a UserError, if the
-    recording cannot be used or more than half of it is missing.
+    loudest is taken if they cancel each other. If the header of a wav has no valid data size, the wav is read to its
+    end. If the file is more than 25 ms shorter than the header states, a remark reports it. RecordingError, a
+    UserError, if the recording cannot be used or more than half of it is missing.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
@@ -96,7 +96,7 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open a file; RecordingError for an OSError in the block."""
+    """Open a file for a `with` block, and convert an OSError in this block to a RecordingError."""
     try:
         with open(path, "rb") as file:
             yield file
@@ -159,7 +159,7 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
         (kind, size), start = struct.unpack("<4sI", chunk), file.tell()
         if kind == b"data":
             n_bytes = _size(file) - start
-            stated = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # else the header is unfinished
+            stated = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # else the size is a placeholder
             bytes_per_second = struct.unpack_from("<I", form, 8)[0] if len(form) == len(PLAIN_FORMAT) else 0
             missing = max(0, stated - n_bytes) / bytes_per_second if bytes_per_second else 0.0
             return WavHeader(start, min(stated, n_bytes) // 2 if form == PLAIN_FORMAT else None, missing)

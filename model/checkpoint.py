@@ -43,7 +43,7 @@ class Checkpoint:
     data_type: str = ""
     episode: int = 0  # episodes completed in the current epoch, over all ranks
     sums: dict[str, float] = field(default_factory=dict)  # sums of the metrics of these episodes, by name
-    n_utterances: int = 0  # of the training data; 0 if unknown
+    n_utterances: int = 0  # number of training utterances; 0 if unknown
     digest: str = field(default="", init=False)  # SHA-256 of the loaded file, in hexadecimal; not stored
 
     @property
@@ -81,7 +81,7 @@ class Checkpoint:
         """Return the checkpoint without optimiser and class vectors, its matrices in half precision.
 
         It has a quarter of the size and suffices for recognition and evaluation. Vectors stay in float32 because the
-        statistics of the batch norms exceed half precision. ValueError if a weight exceeds half precision.
+        statistics of the batch norms exceed the range of half precision. ValueError if a weight exceeds it.
         """
         weights = {name: value for name, value in self.state_dict.items() if name != CLASS_VECTORS}
         halved = {name: value.half() if value.dim() > 1 else value for name, value in weights.items()}
@@ -105,7 +105,10 @@ def parameters_of(encoder: Encoder, class_vectors: nn.Parameter | None) -> list[
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically: a kill leaves the old file or the new one. OSError if it cannot be written."""
+    """Write a checkpoint atomically: if the process is killed, the file is either the old one or the new one.
+
+    OSError if it cannot be written.
+    """
     serialised = io.BytesIO()  # torch.save to a path would report a full disk as an error of its zip writer
     torch.save({name: getattr(checkpoint, name) for name in STORED}, serialised)
     with replacing(path, durable=True) as temporary:
@@ -115,11 +118,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Return the content of a checkpoint file, official or ours, without running code from it.
 
-    UserError if the file is missing or no checkpoint. An error for lack of memory is raised unchanged.
+    UserError if the file is missing or no checkpoint. Out-of-memory errors are raised unchanged.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    blob = path.read_bytes()  # OSError if the disk cannot be read: the checkpoint is not damaged then
+    blob = path.read_bytes()  # outside `try`: an OSError is a disk error, not a damaged checkpoint
     # A damaged or hostile file can make torch raise nearly any exception, here and below.
     try:
         content = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
@@ -146,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _checked(content: dict) -> Checkpoint:
     """Return the checkpoint with a file's content; ValueError unless its tensors are finite and fit the encoder."""
-    if "speakers" not in content:  # the official code writes the file of epoch k after one update of epoch k + 1
+    if "speakers" not in content:  # official files are saved within `epoch`, after its first update
         content["epoch"] = max(0, content["epoch"] - 1)
     if isinstance(sums := content.get("sums"), list):  # the format of earlier versions of this project
         content["sums"] = dict(zip(EpisodeMetrics._fields, sums, strict=False))

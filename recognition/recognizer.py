@@ -48,7 +48,7 @@ class Recognizer:
     def embed_files(self, files: Iterable[str | Path | bytes | IO[bytes]]) -> np.ndarray:
         """Return the embeddings (n, 256) float32, of unit length, of n audio files.
 
-        `read_utterance` describes the possible types of a file. UserError naming a file that cannot be used.
+        `read_utterance` describes the possible types of a file. If a file cannot be used, a UserError names it.
         """
         return self.embed_utterances([read_utterance(file) for file in files])
 
