@@ -172,7 +172,7 @@ def test_init_takes_the_class_vectors_of_the_same_speakers(home: Path, same: boo
         given.speakers = [*reversed(given.speakers)]
     save_checkpoint(home / "given.pth", given)
     outcome = in_process(train.main, [*TRAIN, "--n_folder", "4", "--init", "given.pth", "--max_epoch", "0"], home)
-    assert outcome.status == 0 and ("starting from its class vectors too" in outcome.stdout) is same, outcome.stderr
+    assert outcome.status == 0 and ("its class vectors are used" in outcome.stdout) is same, outcome.stderr
     begun = load_checkpoint(checkpoint_path(home / "saved_model" / "baseline_004", 0))
     for name, weight in begun.state_dict.items():
         assert torch.equal(weight, given.state_dict[name]) is (same or name != "weight"), name
