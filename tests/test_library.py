@@ -75,6 +75,7 @@ def in_threads(work: Callable[[int], np.ndarray], n_threads: int = 4) -> list[np
         return list(threads.map(begin, range(n_threads)))
 
 
+@pytest.mark.slow
 def test_threads_can_share_a_recognizer() -> None:
     recognizer = Recognizer(device="cpu")
     waves = [voice(n, 0.5 + n / 10, n) for n in range(4)]

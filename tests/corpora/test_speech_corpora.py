@@ -51,6 +51,7 @@ def read(path: Path) -> np.ndarray:
     return samples
 
 
+@pytest.mark.slow
 def test_librispeech_is_converted_into_the_trees(tmp_path: Path) -> None:
     served, root = tmp_path / "served", tmp_path / "root"
     (served / "31").mkdir(parents=True)

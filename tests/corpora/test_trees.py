@@ -53,6 +53,7 @@ def test_links_to_folders_are_followed_except_in_loops(home: Path) -> None:
     assert not any("id00003/up/id00003" in folder.name for folder in walk(wavs))
 
 
+@pytest.mark.slow
 def test_every_script_follows_links(home: Path) -> None:
     done = run_script(*EXTRACT, cwd=home)
     assert "14 files written, 0 existed already, 0 failed" in done.stdout
@@ -123,6 +124,7 @@ def test_a_folder_that_fails_while_it_is_listed_is_an_error_and_no_index_is_writ
     assert len(FeatureIndex([tmp_path / "feat"])) == 6
 
 
+@pytest.mark.slow
 def test_utterances_need_no_video_and_suffixes_may_be_capitals(tmp_path: Path) -> None:
     wavs = tmp_path / "data" / TREE.wav
     for number, name in enumerate(("a/1.wav", "a/2.WAV", "b/v/1.Wav", "b/v/2.wav")):

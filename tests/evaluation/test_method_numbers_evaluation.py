@@ -106,6 +106,7 @@ def test_short_trials_of_training_speakers_are_excluded(
         assert f"{n_of_trained:,} of 10,200 trials are of training speakers and are excluded" in printed.out
 
 
+@pytest.mark.slow
 def test_identification_episodes_of_the_paper(
     context: EvaluationContext, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -53,6 +53,7 @@ def run_short(home: Path, *flags: object) -> None:
     EER_short.main(["--checkpoint", str(home / "model.pth"), "--save_path", str(home), *map(str, flags)])
 
 
+@pytest.mark.slow
 def test_several_lengths_equal_separate_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = home / "curve.csv"
     flags = ["--as_norm", 3, "--json"]
@@ -75,6 +76,7 @@ def test_several_lengths_equal_separate_runs(home: Path, capsys: pytest.CaptureF
             assert 100 * eer == pytest.approx(rates["eer"], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained_on", [{"id00000", "id00001", "id00003"}, set()], ids=["listed", "official"])
 def test_the_cohort_is_the_means_of_ten_utterances(tmp_path: Path, trained_on: set[str]) -> None:
     encoder, compute, rng = Encoder("resnet18").eval(), inference("cpu"), np.random.default_rng(0)

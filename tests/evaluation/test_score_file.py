@@ -44,7 +44,7 @@ def scored(home: Path, lines: list[str], *flags: str) -> Path:
     return home / "list.csv"
 
 
-@pytest.mark.parametrize("form", ["{}.wav", "./wav/{}.wav", "/corpora/voxceleb1/wav/{}.wav", r"C:\wav\{}.wav"])
+@pytest.mark.parametrize("form", ["./wav/{}.wav", r"C:\wav\{}.wav"])
 def test_speakers_come_from_the_data_for_all_forms_of_names(home: Path, form: str) -> None:
     path = scored(home, [f"{int(a[:7] == b[:7])} {form.format(a)} {form.format(b)}" for a, b in PAIRS])
     table = pandas.read_csv(path)
@@ -54,6 +54,7 @@ def test_speakers_come_from_the_data_for_all_forms_of_names(home: Path, form: st
     check_bars(path, *np.array([[int(name[2:7]) for name in pair] for pair in PAIRS]).T)
 
 
+@pytest.mark.slow
 def test_trials_of_an_utterance_with_itself_are_counted(home: Path, capsys: pytest.CaptureFixture) -> None:
     same = [f"1 {name}.wav {name}" for name in NAMES[:3]]
     scored(home, [*same, *(f"{int(a[:7] == b[:7])} {a} {b}" for a, b in PAIRS)])

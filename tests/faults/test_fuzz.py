@@ -179,6 +179,7 @@ FORMAT = st.tuples(
 
 @cases(800, 24_000)
 @given(families(recordings(), st.builds(headed, FORMAT, st.binary(max_size=200))))
+@pytest.mark.slow
 def test_recordings(path: Path, blobs: list[bytes]) -> None:
     for blob in blobs:
         path.write_bytes(blob)

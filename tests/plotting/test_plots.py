@@ -123,6 +123,7 @@ def test_length_curve_falls_and_full_utterances_come_last(home: Path) -> None:
     assert len(eers) == 3 and (np.diff(eers) < 0).all()
 
 
+@pytest.mark.slow
 def test_a_curve_per_snr_or_a_curve_against_the_snr(home: Path) -> None:
     noisy = [trials(gap).assign(length=length, snr=snr) for (length, snr), gap in NOISY.items()]
     pandas.concat(noisy).to_csv(home / "noisy.csv", index=False)
@@ -259,6 +260,7 @@ def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "BOOTSTRAP_REPLICATES", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [draw_det, draw_length])
 def test_a_long_legend_is_outside_of_the_axes(
     home: Path, few_replicates: None, draw: Callable[[dict[str, Path]], Figure]

@@ -84,6 +84,7 @@ for name in {modules}:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_another_project_loads_the_recogniser_and_the_encoder(tmp_path: Path) -> None:
     """In a separate process and folder, with only the packages of hubconf.dependencies."""
     (tmp_path / "other.py").write_text(OTHER_PROJECT)

@@ -47,6 +47,7 @@ def warnings(stderr: str) -> list[str]:
     return [line.split(": ")[0] for line in stderr.splitlines() if "no voice found" in line]
 
 
+@pytest.mark.slow
 def test_compare_warns_of_recordings_without_a_voice(home: Path) -> None:
     for files, silent in ((["anna.wav", "ben.wav"], []), (["fan.wav", "ben.wav"], ["fan.wav"]),
                           (["fan.wav", "hiss.wav"], ["fan.wav", "hiss.wav"])):  # fmt: skip

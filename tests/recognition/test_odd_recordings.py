@@ -45,6 +45,7 @@ def compare(home: Path, a: str, b: str, capsys: pytest.CaptureFixture, *flags: s
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_silence_around_a_recording_does_not_change_scores(home: Path, capsys: pytest.CaptureFixture) -> None:
     hiss = np.random.default_rng(0).normal(0, 8, 3 * RATE).astype(np.int16)
     for name, pause in (("zeros", np.zeros(3 * RATE, np.int16)), ("hiss", hiss), ("odd", np.zeros(12_345, np.int16))):

@@ -93,6 +93,7 @@ def test_scores_and_error_rate_are_those_of_the_evaluation(home: Path, evaluated
     assert 100 * verification_metrics(scores, trials["label"]).eer == pytest.approx(evaluated["eer"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_without_pauses_agrees_with_recognition(home: Path, tmp_path: Path) -> None:
     """Scores, seconds of speech and LLRs of recordings with silence around the speech."""
     rng, folder = np.random.default_rng(0), tmp_path / TREES["vox1_test"].wav
@@ -235,6 +236,7 @@ def test_two_simultaneous_enrolments_of_one_name_are_both_kept(home: Path, tmp_p
     assert sorted(enrolled.files) == sorted(map(str, clips)) and enrolled.embeddings.shape == (2, 256)
 
 
+@pytest.mark.slow
 def test_a_change_waits_until_another_has_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = "import sys, time; from pathlib import Path; from system.files import locked\n"
     holder += "with locked(Path(sys.argv[1])):\n"
@@ -250,6 +252,7 @@ def test_a_change_waits_until_another_has_finished(tmp_path: Path, monkeypatch: 
             process.kill()
 
 
+@pytest.mark.slow
 def test_identify_by_probabilities(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calibrated = "--checkpoint", home / "calibrated.pth"
     folder, names = ["--voices", tmp_path], ("Ana", "Ben", "Cleo")
@@ -290,6 +293,7 @@ def calibrated_copy(home: Path, folder: Path, calibration: Calibration) -> tuple
     return "--checkpoint", checkpoint, "--voices", folder / "voices"
 
 
+@pytest.mark.slow
 def test_equal_probabilities_are_ranked_by_the_score(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +423,7 @@ def test_invalid_waveforms() -> None:
         utterance_of(np.zeros(500), 16000)
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     good, junk = str(wav(home, 30, 0)), tmp_path / "junk.wav"

@@ -58,6 +58,7 @@ def loader(happens: Callable[[], Any] = nothing, num_workers: int = 1, batch_byt
     return Loader(Items(happens), num_workers, batch_bytes, pin_memory=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_MEMORY.exists(), reason="no /dev/shm here")
 def test_prefetched_batches_fit_in_shared_memory(
     shared_memory: Callable[[int, int], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_prefetched_batches_fit_in_shared_memory(
     assert loaded(0) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [kill_this_process, partial(os._exit, 1)], ids=["killed", "exits"])
 def test_a_killed_loader_process_raises_at_the_next_batch(
     shared_memory: Callable[[int, int], None], end: Callable[[], None]
@@ -162,7 +164,7 @@ def fail() -> None:
         (nothing, nothing, None),
         (nothing, fail, ValueError),
         (damaged, nothing, UserError),
-        (partial(time.sleep, 600), interrupt_soon, KeyboardInterrupt),  # during a batch that takes long
+        pytest.param(partial(time.sleep, 600), interrupt_soon, KeyboardInterrupt, marks=pytest.mark.slow),
     ],
     ids=["break", "error", "error of the data", "interrupt"],
 )

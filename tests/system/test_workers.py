@@ -36,6 +36,7 @@ def test_one_chunk_or_one_worker_starts_no_process(workers: int, n_items: int, h
     assert all((process == os.getpid()) == here for _, process in done)
 
 
+@pytest.mark.slow
 def test_all_workers_work_and_no_more_start_than_chunks() -> None:
     done = list(unordered_map(worker, range(1000), workers=3))
     assert sorted(item for item, _ in done) == list(range(1000)) and len({process for _, process in done}) == 3
@@ -93,6 +94,7 @@ def wait_and_note(path: Path) -> None:
 
 
 @lists_children
+@pytest.mark.slow
 def test_workers_of_an_abandoned_loop_finish_their_items_and_end(tmp_path: Path) -> None:
     before = CHILDREN.read_text().split()
     work = unordered_map(wait_and_note, [tmp_path / f"{n}" for n in range(100)], workers=2)
@@ -160,6 +162,7 @@ def test_a_function_of_the_script_is_an_error_and_the_script_does_not_run_again(
     )
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_extracts_features(tmp_path: Path) -> None:
     write_wavs(tmp_path, "vox2_dev", range(2), 20, seconds=0.5)
     script = tmp_path / "script.py"
@@ -192,6 +195,7 @@ def tell_and_sleep(arguments: list[str]) -> None:
     time.sleep(float(seconds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, seconds", [(signal.SIGINT, "0.5"), (signal.SIGKILL, "600")])
 def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, seconds: str) -> None:
     command = [sys.executable, "-c", SLEEPER, str(tmp_path), seconds]

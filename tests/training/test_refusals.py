@@ -83,6 +83,7 @@ def test_errors_that_do_not_depend_on_the_data_come_first(
     assert outcome.status == status and message in outcome.stderr and outcome.is_one_line(), outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_locked_folder_is_an_error_before_the_data_is_read(home: Path) -> None:
     with locked(home / run_folder("saved_model", 0) / ".train.lock"):
         done = run_script(
