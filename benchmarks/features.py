@@ -3,7 +3,7 @@
     python -m benchmarks.features               # computation only, one core, noise in memory
     python -m benchmarks.features --folder DIR  # complete commands, wavs <speaker>/.../*.wav
 
-The complete commands are feat_extract/feature_extraction.py and benchmarks/release_features.py, including their start,
+The complete commands are feat_extract/feature_extraction.py and benchmarks/official_features.py, including their start,
 reading and writing. Needs requirements-dev.txt, and kaldi-native-fbank for the row of this name.
 """
 
@@ -24,7 +24,7 @@ import librosa
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks import release_features, timing
+from benchmarks import official_features, timing
 from configure import N_MELS, SAMPLE_RATE, TREES
 from feat_extract.fbank import N_FFT, STEP, WINDOW, log_mel
 from system import console
@@ -59,7 +59,7 @@ def in_memory(args: argparse.Namespace) -> None:
     recipes: dict[str, Callable[[np.ndarray], np.ndarray]] = {"this project": log_mel}
     if importlib.util.find_spec("kaldi_native_fbank"):
         recipes["kaldi-native-fbank"] = by_kaldi
-    recipes |= {"librosa": by_librosa, "python_speech_features": release_features.extract}
+    recipes |= {"librosa": by_librosa, "python_speech_features": official_features.extract}
     ways: timing.Ways = {name: functools.partial(all_of, recipe, utterances) for name, recipe in recipes.items()}
     with threadpool_limits(1):
         timing.compare("features on one core", "seconds of audio", 8 * args.utterances, ways, args)
@@ -85,7 +85,7 @@ def complete_commands(folder: Path, repeats: int) -> None:
         ways = {
             f"this project, {cpu_count()} processes": [*ours, str(cpu_count())],
             "this project, 1 process": [*ours, "1"],
-            "official code, 1 process": ["-m", "benchmarks.release_features", str(wavs), str(features)],
+            "official code, 1 process": ["-m", "benchmarks.official_features", str(wavs), str(features)],
         }
         rates: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
         for repeat in console.progress(range(repeats + 1), desc="benchmark"):

@@ -125,7 +125,7 @@ def test_calibration_is_fitted_kept_and_reported(home: Path, steady: Path, five:
     assert list(scores.columns) == columns.split() and len(scores) == n_all
     assert scores[scores["length"] == "25"]["test_seconds"].unique().tolist() == [0.25]
     frames = scores[["enrol", "enrol_seconds"]].drop_duplicates().head(20)
-    for name, seconds in frames.itertuples(index=False):  # whole, at 100 frames a second
+    for name, seconds in frames.itertuples(index=False):  # full utterances, at 100 frames a second
         tree = TREES["vox1_dev" if name < "id00030" else "vox1_test"].feat
         assert len(read_feature((home / "data" / tree / name).with_suffix(".pkl"))) == round(100 * seconds)
     kept = json.loads((steady / "checkpoint_001.calibration.json").read_text())
@@ -153,22 +153,22 @@ def test_calibration_is_fitted_kept_and_reported(home: Path, steady: Path, five:
 
 def test_trials_that_support_no_calibration_have_their_scores_written(home: Path) -> None:
     checkpoint = shutil.copy(home / "saved_model" / "baseline_000" / "checkpoint_002.pth", home / "copy.pth")
-    flags = ["--checkpoint", checkpoint, "--calibrate", "True", "--save_scores", "whole.csv"]
+    flags = ["--checkpoint", checkpoint, "--calibrate", "True", "--save_scores", "full.csv"]
     done = here("EER_full.py", *flags, cwd=home, check=1)
     assert done.stderr == "EER_full.py: calibration: 3 speakers in data cannot be split into halves of two or more\n"
-    assert "EER " in done.stdout and len(pandas.read_csv(home / "whole.csv")) == 210
+    assert "EER " in done.stdout and len(pandas.read_csv(home / "full.csv")) == 210
     assert not (home / "copy.calibration.json").exists()
     (home / "blind.txt").write_text("id00030/video0/00000.wav id00031/video0/00000.wav\n")
     done = here("EER_full.py", *flags, "--trials", "blind.txt", cwd=home, check=2)
     assert "blind.txt: no labels" in done.stderr
 
 
-def test_short_evaluation_draws_once_and_repeats_itself(home: Path) -> None:
+def test_short_trials_are_sampled_once(home: Path) -> None:
     first = run_script("EER_short.py", "--test_length", 10, "--json", cwd=home)
     run = home / "saved_model" / "baseline_000"
     unfinished = Path(shutil.copy(run / "checkpoint_001.pth", run / "unfinished_epoch.pth"))
     again = here("EER_short.py", "--test_length", 10, "--json", cwd=home)
-    unfinished.unlink()  # a training in the midst of an epoch: its last whole one is scored
+    unfinished.unlink()  # a training within an epoch: the last complete epoch is scored
     assert result_of(first) == result_of(again) and "checkpoint_002.pth, after epoch 2" in again.stderr
     assert result_of(first)["n_trials"] == 5 * 200 and result_of(first)["n_target"] == 5 * 100
     kept = home / "saved_model" / "baseline_000" / "short_trials_seed100.txt"
@@ -192,30 +192,30 @@ def test_two_models_on_the_same_trials(home: Path) -> None:
             f"EER of --compare {before['eer']:.2f} %, difference {compared['difference']:+.2f} points (95 % interval"
         )
         assert f"test {after['length']}: {expected}" in done.stderr
-    here("EER_full.py", "--cp_num", 1, "--save_scores", "whole.csv", cwd=home)
-    full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("whole.csv", "first.csv")]
+    here("EER_full.py", "--cp_num", 1, "--save_scores", "full.csv", cwd=home)
+    full = [here("EER_full.py", "--compare", name, "--json", cwd=home) for name in ("full.csv", "first.csv")]
     assert result_of(full[0])["compared"] == result_of(full[1])["compared"] == after["compared"]
-    whole = pandas.read_csv(home / "whole.csv")
+    of_full = pandas.read_csv(home / "full.csv")
     for column in ("label", "enrol", "test"):
-        turned = whole.assign(**{column: whole[column].to_numpy()[::-1]})
+        turned = of_full.assign(**{column: of_full[column].to_numpy()[::-1]})
         turned.to_csv(home / f"other_{column}.csv", index=False)
-    whole[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
-    whole.assign(enrol_seconds=whole["enrol_seconds"] + 1).to_csv(home / "long.csv", index=False)
-    (home / "whole.csv.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
-    refused = here("EER_full.py", "--compare", "whole.csv", "--save_scores", "whole.csv", cwd=home, check=2)
-    assert "whole.csv: is also an input" in refused.stderr
+    of_full[["label", "enrol", "test", "score"]].to_csv(home / "bare.csv", index=False)
+    of_full.assign(enrol_seconds=of_full["enrol_seconds"] + 1).to_csv(home / "long.csv", index=False)
+    (home / "full.csv.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
+    refused = here("EER_full.py", "--compare", "full.csv", "--save_scores", "full.csv", cwd=home, check=2)
+    assert "full.csv: is also an input" in refused.stderr
     one = ["EER_short.py", "--trials", f"data/{TRIALS_NAME}", "--test_length"]
     for wrong, expected in (
         *(
             (["EER_full.py", "--compare", f"other_{name}.csv"], "test length full")
             for name in ("label", "enrol", "test")
         ),
-        ([*one, "50", "--compare", "whole.csv"], "whole.csv: the trials"),  # of the same names
+        ([*one, "50", "--compare", "full.csv"], "full.csv: the trials"),  # of the same names
         ([*one, "60", "full", "--compare", "first.csv"], "at test length 60"),
-        ([*one, "full", "--noise_snr", "5", "--compare", "whole.csv"], "at test length full, SNR 5"),
+        ([*one, "full", "--noise_snr", "5", "--compare", "full.csv"], "at test length full, SNR 5"),
         ([*one, "50", "--compare", "bare.csv"], "bare.csv: no column 'enrol_seconds'"),
         (["EER_full.py", "--compare", "long.csv"], "long.csv: the trials"),  # of longer enrolments
-        (["EER_full.py", "--compare", "whole.csv.gz"], "not a score file"),
+        (["EER_full.py", "--compare", "full.csv.gz"], "not a score file"),
         ([*one, "50", "--compare", "none.csv"], "none.csv: no such score file"),
         ([*one, "50", "--compare", f"data/{TRIALS_NAME}"], "not a score file"),
     ):
@@ -405,7 +405,7 @@ def test_speakers_trained_on_are_left_out(home: Path) -> None:
     assert result_of(done)["n_speakers"] == 3
 
 
-def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None:
+def test_short_trials_follow_the_training_data_of_an_official_checkpoint(home: Path) -> None:
     ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
     folder = home / "released"
     folder.mkdir()
@@ -420,7 +420,7 @@ def test_short_trials_follow_what_the_release_was_trained_on(home: Path) -> None
     assert len(trained_on) == 2 and not any(name in listed for name in trained_on)
 
 
-def test_a_releases_checkpoint_works_everywhere(home: Path) -> None:
+def test_an_official_checkpoint_works_in_all_scripts(home: Path) -> None:
     ours = load_checkpoint(home / "saved_model" / "baseline_000" / "checkpoint_002.pth")
     torch.save({"epoch": 3, "state_dict": ours.state_dict, "optimizer": {}}, home / "release.pth")
     for script, *flags in (  # EER_short.py: the test before this
@@ -446,7 +446,7 @@ def test_save_path_by_environment_and_by_configure(home: Path, tmp_path: Path, m
     assert configure.save_root(None) == Path(configure.save_path)
 
 
-def test_the_releases_checkpoint_gives_its_scores_on_real_speech(shared: Path, tmp_path: Path) -> None:
+def test_the_official_checkpoint_has_its_scores_on_real_speech(shared: Path, tmp_path: Path) -> None:
     """The trials among two of the speakers; what the scores of all amount to needs no network."""
     listed = (shared / "corpus" / "trial_pair_Verification.txt").read_text().splitlines()
     golden = json.loads((shared / "golden" / "release_scores.json").read_text())

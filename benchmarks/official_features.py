@@ -1,6 +1,6 @@
 """Features as the 2020 release makes them, one file after the other, to compare with: python_speech_features.
 
-python -m benchmarks.release_features WAV_FOLDER FEATURE_FOLDER
+python -m benchmarks.official_features WAV_FOLDER FEATURE_FOLDER
 """
 
 import pickle
