@@ -171,8 +171,9 @@ def _conditions(context: EvaluationContext, trial_set: TrialSet, args: argparse.
     if args.calibrate:
         conditions[DRY if args.reverb else CLEAN] = None
     words = [f"reverberation ({args.rir_dir or 'computed'})"] if args.reverb else []
-    words += [f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}"] if args.noise_snr else []
-    print(f"tests in {' and '.join(words)}; SNRs (dB): {', '.join(conditions)}")
+    if any(snr is not None for snr in snrs):
+        words.append(f"{noisy[0].kind} of {args.noise_dir or 'other speakers'}")
+    print(f"tests in {' and '.join(words) or 'no noise'}; SNRs (dB): {', '.join(conditions)}")
     return conditions
 
 

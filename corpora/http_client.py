@@ -70,7 +70,8 @@ class Client:
     def retry(self, file: Download, action: Callable[[], Result]) -> Result:
         """Return action(), retried with growing pauses after a dropped connection or an error of the server.
 
-        UserError after `retries` retries in a row without a new byte.
+        A pause that the server states in Retry-After replaces these, up to `longest_pause` seconds. UserError after
+        `retries` retries in a row without a new byte.
         """
         failures = 0
         while True:
@@ -82,7 +83,9 @@ class Client:
                 if failures > self.retries or not isinstance(error, REPEATABLE):
                     raise self.failure(file, _reason(error)) from None
                 console.warn(f"{file.name}: {_reason(error)}; retrying")
-                time.sleep(min(self.longest_pause, 2**failures / 2))
+                stated = error.response.headers.get("Retry-After", "") if error.response is not None else ""
+                pause = int(stated) if stated.isdecimal() else 2**failures / 2
+                time.sleep(min(self.longest_pause, pause))
 
     def receive(self, file: Download, bar: tqdm) -> None:
         """Append to the unfinished file; restart it if the server does not support ranges."""

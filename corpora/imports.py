@@ -36,6 +36,8 @@ def speaker_pattern(rule: str) -> re.Pattern[str]:
     The rule is the depth of the folder that names the speaker (1: the first), or a regular expression. UsageError for
     any other rule.
     """
+    if rule.isdecimal() and int(rule) < 1:
+        raise UsageError(f"--speaker_from {rule}: the depth of a folder is 1 or more")
     try:
         return re.compile(rf"^(?:[^/]*/){{{int(rule) - 1}}}([^/]+)/" if rule.isdecimal() else rule)
     except (re.error, OverflowError) as error:

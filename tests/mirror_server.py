@@ -15,7 +15,8 @@ class Mirror:
 
     `faults[name]` lists the faults of the next requests for this file, one each: an HTTP status, 'drop' (half of the
     data, then the connection breaks), 'truncate' (half of the data, declared as complete), 'short' (less of the range
-    than requested, declared correctly), 'wrong' (other bytes) or 'page' (a web page). Requests for one byte, which only
+    than requested, declared correctly), 'wrong' (other bytes), 'page' (a web page) or 'busy' (503, to be repeated after
+    7 s). Requests for one byte, which only
     ask for the size, can only have statuses. `requests` contains (name, Range, Authorization) of all requests,
     `encodings` their Accept-Encoding. `size` replaces the sizes that the server states.
     """
@@ -91,6 +92,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         data = path.read_bytes()
         if isinstance(fault, int):
             self.answer(fault)
+        elif fault == "busy":
+            self.answer(503, headers={"Retry-After": 7})
         elif fault == "drop":
             self.send_file(data, asked, sent=0.5)
         elif fault == "truncate":

@@ -1,6 +1,7 @@
 """Downloads from a server with the faults of real servers."""
 
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,20 @@ def test_resuming_requests_only_the_rest(served: Path, tmp_path: Path) -> None:
         mirror.requests.clear()
         download(mirror, tmp_path)
         assert mirror.requests == []  # a verified file is not requested again
+    assert have_equal_files(served, tmp_path)
+
+
+@pytest.mark.parametrize("longest, pauses", [(60, [7, 2]), (5, [5, 2])])
+def test_a_pause_that_the_server_states_is_kept(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, pauses: list[int]
+) -> None:
+    monkeypatch.setattr(downloading, "LONGEST_PAUSE", longest)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with Mirror(served) as mirror:
+        mirror.faults[NAMES[0]] = ["busy", 500]
+        download(mirror, tmp_path)
+    assert [pause for pause in slept if pause] == pauses
     assert have_equal_files(served, tmp_path)
 
 

@@ -60,6 +60,13 @@ def test_no_speaker_in_any_path(tmp_path: Path) -> None:
     assert {path.split("/")[0] for path in tree(tmp_path / "root" / WAVS)} == {"ann", "bob"}
 
 
+def test_the_depth_of_a_speakers_folder_is_1_or_more(tmp_path: Path) -> None:
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "ann" / "a.wav", tone(1.5, 1), RATE)
+    output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in", "--speaker_from", "0")
+    assert output.returncode == 2 and "--speaker_from 0: " in output.stderr
+
+
 def test_a_folder_without_recordings(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes").mkdir(parents=True)
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")

@@ -308,6 +308,8 @@ def test_evaluation_in_noise(home: Path) -> None:
     conditions = [("100", "clean"), ("100", "0"), ("full", "clean"), ("full", "0")]
     assert [(of["length"], of["snr"]) for of in found] == conditions
     assert "babble of other speakers; SNRs (dB): clean, 0" in done.stderr
+    alone = here("EER_short.py", *trials, "--test_length", 100, "--noise_snr", "clean", cwd=home)
+    assert "tests in no noise; SNRs (dB): clean" in alone.stderr
     assert f"test 100, SNR 0: EER {found[1]['eer']:.2f} %" in done.stderr
     before, scores = (pandas.read_csv(home / name, dtype={"snr": str, "length": str}) for name in ("c.csv", "n.csv"))
     assert scores.columns.tolist()[:6] == ["label", "enrol", "test", "length", "snr", "score"]
