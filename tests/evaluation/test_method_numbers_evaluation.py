@@ -21,6 +21,7 @@ from evaluation.embedding import Segments
 from evaluation.metrics import verification_metrics
 from evaluation.noise import NoisyTests
 from evaluation.verification import TrialSet
+from system.console import UserError
 
 N_SPEAKERS, N_UTTERANCES = 51, 6
 
@@ -104,6 +105,16 @@ def test_short_trials_of_training_speakers_are_excluded(
         assert "was sampled from other speakers" in printed.err
     else:
         assert f"{n_of_trained:,} of 10,200 trials are of training speakers and are excluded" in printed.out
+
+
+def test_a_list_without_labels_needs_a_trial_of_unseen_speakers(
+    context: EvaluationContext, features: FeatureIndex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = context._replace(unseen=np.arange(1, N_SPEAKERS))
+    monkeypatch.setattr(EER_short, "context_of", lambda args, network: trained)
+    (tmp_path / "list.txt").write_text(f"{features.name(0)}.wav {features.name(1)}.wav\n")
+    with pytest.raises(UserError, match="list.txt: no trials to score"):
+        EER_short.main(["--trials", str(tmp_path / "list.txt"), "--save_scores", str(tmp_path / "scores.csv")])
 
 
 @pytest.mark.slow
