@@ -3,13 +3,15 @@
 The LLR is the natural logarithm of the ratio of two likelihoods of the score: the likelihood if both sides are from the
 same speaker, divided by the likelihood if they are from different speakers. With short speech a score is less reliable,
 so the LLR comes from a logistic regression on the score, the logarithms of both durations, and their products with the
-score (Brummer and du Preez, 2006, for calibration; durations as quality measures, as in VoxSRC systems). The score is
+score (Brummer and du Preez, 2006, for calibration; durations as quality measures, as in VoxSRC systems). The side with
+more speech counts as the enrolment, so the LLR does not depend on the order of the two sides. The score is
 transformed to Fisher's z, the inverse hyperbolic tangent of the cosine, because cosines near 1 differ little even if
 the evidence differs much. A calibration is fitted on trials of speakers that the network was not trained on, and stored
 next to the checkpoint as checkpoint_EEE.calibration.json. Silence is trimmed in the fit, as in recognition.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ from system import console
 from system.console import UserError
 from system.files import replacing
 
-FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")
+FEATURES = ("z", "log_enrol", "log_test", "z_log_enrol", "z_log_test")  # enrol is the longer side, test the shorter
 MAX_COSINE = 0.999  # larger cosines are clipped, because z is infinite at 1
 MIN_TRIALS = 60  # target and non-target trials each: ten for each of 6 coefficients (Peduzzi et al., 1996)
 PENALTY = 0.002  # L2: PENALTY / 2 times the squared standardised weights is added to the mean loss of a trial
@@ -56,8 +58,8 @@ class Calibration:
 
     intercept: float  # of the logistic regression
     weights: tuple[float, ...]  # of the logistic regression, in the order of FEATURES
-    enrol_seconds: tuple[float, float]  # shortest and longest speech in the fit; other durations are clipped to them
-    test_seconds: tuple[float, float]
+    enrol_seconds: tuple[float, float]  # least and most speech of the longer sides in the fit; others are clipped
+    test_seconds: tuple[float, float]  # the same for the shorter sides
     n_target: int  # trials in the fit
     n_nontarget: int
     sets: tuple[str, ...] = ()  # names of the development sets; empty in files of earlier versions
@@ -81,11 +83,14 @@ class Calibration:
             math.log1p(_effective_number(self.nontarget_speakers) or self.n_nontarget),
         )
 
-    def llr(self, score: ArrayLike, enrol_seconds: ArrayLike, test_seconds: ArrayLike) -> np.ndarray:
-        """Return the LLRs (...) float64 of cosine scores and seconds of speech (...); shapes broadcast."""
-        enrol = np.clip(np.asarray(enrol_seconds), *self.enrol_seconds)
-        test = np.clip(np.asarray(test_seconds), *self.test_seconds)
-        llr = self.intercept + _features(np.asarray(score), enrol, test) @ np.array(self.weights)
+    def llr(self, score: ArrayLike, seconds_a: ArrayLike, seconds_b: ArrayLike) -> np.ndarray:
+        """Return the LLRs (...) float64 of cosine scores (...); shapes broadcast.
+
+        `seconds_a` and `seconds_b` (...) are the seconds of speech of both sides. Their order does not matter.
+        """
+        longer, shorter = _longer_and_shorter(seconds_a, seconds_b)
+        longer, shorter = np.clip(longer, *self.enrol_seconds), np.clip(shorter, *self.test_seconds)
+        llr = self.intercept + _features(np.asarray(score), longer, shorter) @ np.array(self.weights)
         return np.clip(llr, *self.bounds)
 
     def llr_of(self, trials: ScoredTrials) -> np.ndarray:
@@ -118,7 +123,8 @@ def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
                 "of each are needed"
             )
     trials, weight = ScoredTrials.pooled(sets.values()), trial_weights([of_set.labels for of_set in sets.values()])
-    features = _features(trials.scores, trials.enrol_seconds, trials.test_seconds)
+    longer, shorter = _longer_and_shorter(trials.enrol_seconds, trials.test_seconds)
+    features = _features(trials.scores, longer, shorter)
     scaler = StandardScaler().fit(features, sample_weight=weight)
     regression = LogisticRegression(C=1 / (PENALTY * len(weight)), solver="newton-cholesky", tol=1e-8)
     regression.fit(scaler.transform(features), trials.labels, weight)
@@ -126,8 +132,8 @@ def fit(sets: Mapping[str, ScoredTrials]) -> Calibration:
     calibration = Calibration(
         float(regression.intercept_[0] - weights @ scaler.mean_),
         tuple(weights.tolist()),
-        (float(np.min(trials.enrol_seconds)), float(np.max(trials.enrol_seconds))),
-        (float(np.min(trials.test_seconds)), float(np.max(trials.test_seconds))),
+        (float(np.min(longer)), float(np.max(longer))),
+        (float(np.min(shorter)), float(np.max(shorter))),
         int(trials.labels.sum()),
         int((~trials.labels).sum()),
         tuple(sets),
@@ -181,11 +187,16 @@ def leave_one_set_out_llr(sets: Mapping[str, ScoredTrials]) -> dict[str, np.ndar
     }
 
 
-def _features(score: np.ndarray, enrol_seconds: np.ndarray, test_seconds: np.ndarray) -> np.ndarray:
+def _longer_and_shorter(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds of speech (...) of the longer and of the shorter side of each trial."""
+    return np.maximum(a, b), np.minimum(a, b)
+
+
+def _features(score: np.ndarray, longer: np.ndarray, shorter: np.ndarray) -> np.ndarray:
     """Return the input of the regression (..., 5), in the order of FEATURES."""
     z = np.arctanh(np.clip(score, -MAX_COSINE, MAX_COSINE))
-    z, enrol, test = np.broadcast_arrays(z, np.log(enrol_seconds), np.log(test_seconds))
-    return np.stack([z, enrol, test, z * enrol, z * test], axis=-1)
+    z, longer, shorter = np.broadcast_arrays(z, np.log(longer), np.log(shorter))
+    return np.stack([z, longer, shorter, z * longer, z * shorter], axis=-1)
 
 
 def _check_fit(calibration: Calibration, trials: ScoredTrials) -> None:
@@ -196,13 +207,16 @@ def _check_fit(calibration: Calibration, trials: ScoredTrials) -> None:
                 f"calibration: target and non-target trials are perfectly separated in {len(values):,} trials, so the "
                 "reliability of the scores cannot be estimated; use more trials or more difficult ones"
             )
-    for enrol in calibration.enrol_seconds:
-        for test in calibration.test_seconds:
-            if np.diff(calibration.llr(np.array([-1, 1]), enrol, test)) <= 0:
-                raise UserError(
-                    f"calibration: with {enrol:.2f} s of enrolment and {test:.2f} s of test, higher scores do not "
-                    "indicate target trials; check whether the labels are reversed, or use longer tests"
-                )
+    # The slope is linear in both logarithms, so it is positive if it is positive at the corners of the valid durations.
+    least_longer, most_shorter = calibration.enrol_seconds[0], calibration.test_seconds[1]
+    ends = sorted((*calibration.enrol_seconds, *calibration.test_seconds))
+    for shorter, longer in itertools.combinations_with_replacement(ends, 2):
+        valid = longer >= least_longer and shorter <= most_shorter
+        if valid and np.diff(calibration.llr(np.array([-1, 1]), longer, shorter)) <= 0:
+            raise UserError(
+                f"calibration: with {longer:.2f} s of speech on the longer side and {shorter:.2f} s on the shorter, "
+                "higher scores do not indicate target trials; check whether labels are reversed, or use longer tests"
+            )
 
 
 def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:

@@ -114,8 +114,9 @@ def calibration_line(calibration: Calibration, path: Path) -> str:
     sets = zip(calibration.sets, calibration.nontarget_speakers, strict=True)
     of_sets = f" of {', '.join(f'{name} ({n:,} speakers)' for name, n in sets)}" if calibration.sets else ""
     return (
-        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials{of_sets}, enrolment "
-        f"{e0:.2f} to {e1:.2f} s, test {t0:.2f} to {t1:.2f} s, LLRs limited to {low:.1f} .. {high:.1f}"
+        f"calibration: {path}, fitted on {calibration.n_target + calibration.n_nontarget:,} trials{of_sets}, with "
+        f"{e0:.2f} to {e1:.2f} s of speech on the longer side and {t0:.2f} to {t1:.2f} s on the shorter, "
+        f"LLRs limited to {low:.1f} .. {high:.1f}"
     )
 
 

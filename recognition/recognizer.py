@@ -60,12 +60,10 @@ class Recognizer:
     def llr(self, a: np.ndarray, b: np.ndarray, seconds_a: ArrayLike, seconds_b: ArrayLike) -> np.ndarray:
         """Return the log-likelihood ratios (...) float64 of embeddings a and b (..., 256); shapes broadcast.
 
-        `seconds_a` and `seconds_b` (...) are the seconds of speech of both sides, Utterance.speech. The longer side
-        counts as the enrolment, so the order of a and b does not matter. UserError if the checkpoint has no
-        calibration.
+        `seconds_a` and `seconds_b` (...) are the seconds of speech of both sides, Utterance.speech. The order of the
+        two sides does not matter. UserError if the checkpoint has no calibration.
         """
-        enrolment, test = np.maximum(seconds_a, seconds_b), np.minimum(seconds_a, seconds_b)
-        return self.calibrated().llr(self.score(a, b), enrolment, test)
+        return self.calibrated().llr(self.score(a, b), seconds_a, seconds_b)
 
     def calibrated(self) -> Calibration:
         """Return the calibration; UserError if the checkpoint has none."""
