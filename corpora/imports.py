@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
-from corpora.naming import TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
+from corpora.naming import CONFLICT, TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
@@ -83,15 +83,15 @@ def import_files(
     Every file is read. Unreadable, silent and repeated recordings are skipped; short and clipped ones and those without
     a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
     removes silence at both ends and long pauses. Returns a list with one error message if recordings were
-    unreadable, without a speaker, or not written because the tree has another wav of the same name; otherwise an empty
-    list.
+    unreadable, without a speaker, the same as a recording of another speaker, or not written because the tree has
+    another wav of the same name; otherwise an empty list.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
     examined = name_wavs(sorted(console.progress(work, total=len(files), unit="file", desc="import")), tree)
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
-    lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN)]
+    lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN, CONFLICT)]
     if not lost:
         return []
     first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)

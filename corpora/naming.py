@@ -17,6 +17,7 @@ from system.files import TEMPORARY_SUFFIX, walk
 # Reasons for skipping a file, in import_report.csv.
 REPEATED = "same content as another"
 IN_TREE = "already in the tree under another name"
+CONFLICT = "same content under another speaker"
 TAKEN = "a damaged wav or another recording has its name"
 
 
@@ -75,17 +76,23 @@ def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
     """Rename the temporary files to their wavs; return the files, marked as skipped where that was not possible.
 
     Existing wavs are not changed. A temporary file is removed if its samples are in the tree already, under any name,
-    or in an earlier file of the import, or if another wav has its name.
+    or in an earlier file of the import, or if another wav has its name. Its samples under another speaker are a
+    conflict of labels.
     """
     first = {file.digest: file for file in reversed(files) if file.digest and not file.temporary}
     in_tree = _find_copies(tree, [file.temporary for file in files if file.temporary])
     named = []
     for file in files:
         if file.temporary:
-            if file.digest in first:
-                file = file._replace(skipped=REPEATED, detail=str(first[file.digest].source))
-            elif file.digest in in_tree:
-                file = file._replace(skipped=IN_TREE, detail=str(in_tree[file.digest]))
+            earlier = first.get(file.digest)
+            copy = earlier.wav if earlier else in_tree.get(file.digest)
+            if copy and copy.relative_to(tree).parts[0] != file.speaker:
+                advice = "remove this wav, or the file, whichever has the wrong speaker"
+                file = file._replace(skipped=CONFLICT, detail=f"{copy}; {advice}")
+            elif earlier:
+                file = file._replace(skipped=REPEATED, detail=str(earlier.source))
+            elif copy:
+                file = file._replace(skipped=IN_TREE, detail=str(copy))
             elif file.wav.exists():
                 file = file._replace(skipped=TAKEN, detail=f"{file.wav}; rename the file, or remove this wav")
         if file.temporary and file.skipped:

@@ -186,8 +186,9 @@ def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: P
     assert (row["left_out"], row["detail"]) == ("same content as another", str(tmp_path / "in/anna/b.wav"))
     # The same recordings from another folder, under other names.
     write_tones(tmp_path / "other", {"anna/c.wav": 1, "anna/d.wav": 7, "ben/b.wav": 1})
-    output = here(*command, tmp_path / "other", cwd=tmp_path, check=None)
-    assert output.returncode == 0 and "skipped, already in the tree under another name: 2" in output.stdout
+    output = here(*command, tmp_path / "other", cwd=tmp_path, check=1)
+    assert "skipped, already in the tree under another name: 1" in output.stdout
+    assert "ben/b.wav: same content under another speaker" in output.stderr and output.stderr.count("\n") == 1
     assert numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
     assert report(tmp_path / "root")["c.wav"]["detail"] == str(tmp_path / "root" / WAVS / "anna/all/b.wav")
     # Without the files that had the first choice of a name.
@@ -195,6 +196,29 @@ def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: P
         (tmp_path / "in" / name).unlink()
     output = here(*command, tmp_path / "in", cwd=tmp_path, check=None)
     assert output.returncode == 0 and numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
+
+
+def test_the_same_content_under_another_speaker_is_an_error(tmp_path: Path) -> None:
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir")
+    write_tones(tmp_path / "rec", {"all/anna/1.wav": 1, "all/anna/2.wav": 2, "all/ben/1.wav": 3, "all/ben/2.wav": 4})
+    here(*command, tmp_path / "rec", cwd=tmp_path)  # with all recordings under the speaker "all"
+    output = here(*command, tmp_path / "rec", "--speaker_from", "2", cwd=tmp_path, check=1)
+    assert "skipped, same content under another speaker: 4" in output.stdout
+    assert f"{tmp_path / 'root' / WAVS / 'all/anna/1.wav'}; remove this wav, or the file" in output.stderr
+    assert ": 4, " in output.stderr and output.stderr.count("\n") == 1
+    for wav in (tmp_path / "root" / WAVS).rglob("*.wav"):  # as the message advises
+        wav.unlink()
+    here(*command, tmp_path / "rec", "--speaker_from", "2", cwd=tmp_path)
+    assert numbers(tmp_path / "root") == {
+        "anna/all/1.wav": 1,
+        "anna/all/2.wav": 2,
+        "ben/all/1.wav": 3,
+        "ben/all/2.wav": 4,
+    }
+    write_tones(tmp_path / "both", {"carl/a.wav": 5, "carl/b.wav": 5, "dora/a.wav": 5})
+    output = here(*command, tmp_path / "both", cwd=tmp_path, check=1)
+    assert "skipped, same content as another: 1" in output.stdout and ": 1, " in output.stderr
+    assert "dora/a.wav: same content under another speaker" in output.stderr and "carl/all/a.wav" in output.stderr
 
 
 def test_two_copies_in_the_tree_are_kept(tmp_path: Path) -> None:
