@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from configure import TREES
+from corpora.old_features import remove_feature, report_removed
 from corpora.voxceleb import Archive
 from system import console
 from system.console import UserError
@@ -136,15 +137,17 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
     a part is missing or damaged, a member is unsafe, an existing file differs from a member, or the disk is full.
     """
     with open_zip(archive, root) as (data, opened, places):
-        missing = find_missing(places)
+        missing, n_features = find_missing(places), 0
         if other := next((place for place in missing.values() if os.path.lexists(place)), None):
             raise UserError(f"{other}: differs from the file in {archive.name}; move it away and run again")
         if missing:
             check_free_space(root, archive.name, sum(member.file_size for member in missing))
             _check_md5(archive, root, data)
             remove_unfinished_below(root / TREES[archive.tree].wav)
+            n_features = sum(remove_feature(root, place) for place in missing.values() if place.suffix == ".wav")
             _write_members(root / archive.name, opened, missing)
     print(f"{archive.name}: {len(missing):,} files extracted")
+    report_removed(n_features)
     if delete:
         names = (member.filename.removeprefix(archive.inside) for member in places)
         recordings = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name]

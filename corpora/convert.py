@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configure import SAMPLE_RATE, TREES
+from corpora.old_features import and_feature, remove_feature, report_removed
 from feat_extract.audio import read_and_warn, read_recording, write_wav
 from feat_extract.recording import RecordingError
 from system import console
@@ -28,14 +29,16 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure
     for tree in trees:
         remove_unfinished_below(tree)
     total = sum(1 for _ in pending(trees, delete))
-    work = unordered_map(functools.partial(_convert, delete=delete), pending(trees, delete), workers)
-    failures, n_converted, n_removed = [], 0, 0
-    for converted, removed, failure in console.progress(work, total=total, unit="file", desc="convert"):
+    work = unordered_map(functools.partial(_convert, root=root, delete=delete), pending(trees, delete), workers)
+    failures, n_converted, n_removed, n_features = [], 0, 0, 0
+    for converted, removed, replaced, failure in console.progress(work, total=total, unit="file", desc="convert"):
         n_converted += converted
         n_removed += removed
+        n_features += replaced
         if failure:
             failures.append(failure)
     print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
+    report_removed(n_features)
     return failures
 
 
@@ -60,8 +63,11 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"recordings not converted: {len(failures):,}; {table} lists the reasons"]
 
 
-def _convert(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure | None]:
-    """Write the wav of an m4a unless it exists; return whether it was written, whether the m4a was removed, a failure.
+def _convert(pair: tuple[Path, Path], root: Path, delete: bool) -> tuple[bool, bool, bool, Failure | None]:
+    """Write the wav of an m4a unless it exists.
+
+    Return whether it was written, whether the m4a was removed, whether the feature of an earlier wav was removed, and a
+    failure.
 
     With `delete` the m4a is removed if its wav has the same length and nothing is remarked about the m4a, such as
     missing seconds. A wav of another length is a failure, and both files stay.
@@ -69,18 +75,20 @@ def _convert(pair: tuple[Path, Path], delete: bool) -> tuple[bool, bool, Failure
     m4a, wav = pair
     exists = wav.exists()
     if exists and not delete:
-        return False, False, None
+        return False, False, False, None
     try:
         recording = read_and_warn(m4a)
         n_samples = len(read_recording(wav).samples) if exists else len(recording.samples)
     except RecordingError as error:
-        return False, False, (str(m4a), str(error).removeprefix(f"{m4a}: "))
+        return False, False, False, (str(m4a), str(error).removeprefix(f"{m4a}: "))
     if n_samples != len(recording.samples):
         seconds = len(recording.samples) / SAMPLE_RATE, n_samples / SAMPLE_RATE
-        return False, False, (str(m4a), "{:.2f} s long, its wav {:.2f} s; remove the wrong one".format(*seconds))
+        lengths = "{:.2f} s long, its wav {:.2f} s; remove the m4a if it is wrong".format(*seconds)
+        return False, False, False, (str(m4a), f"{lengths}, otherwise the wav{and_feature(root, wav)}")
+    replaced = not exists and remove_feature(root, wav)
     if not exists:
         write_wav(wav, recording.samples)
     removed = delete and not recording.remarks
     if removed:
         m4a.unlink()
-    return not exists, removed, None
+    return not exists, removed, replaced, None

@@ -11,6 +11,7 @@ import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
 from corpora.naming import CONFLICT, TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
+from corpora.old_features import report_removed
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
@@ -88,9 +89,11 @@ def import_files(
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
-    examined = name_wavs(sorted(console.progress(work, total=len(files), unit="file", desc="import")), tree)
+    found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
+    examined, n_removed = name_wavs(found, tree, root)
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
+    report_removed(n_removed)
     lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN, CONFLICT)]
     if not lost:
         return []

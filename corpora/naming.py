@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from corpora.old_features import and_feature, remove_feature
 from feat_extract.audio import read_recording, write_wav
 from feat_extract.recording import RecordingError
 from system.console import UserError
@@ -72,8 +73,11 @@ def write_temporary(file: ImportedFile, samples: np.ndarray) -> ImportedFile:
     return file._replace(digest=digest, temporary=temporary)
 
 
-def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
-    """Rename the temporary files to their wavs; return the files, marked as skipped where that was not possible.
+def name_wavs(files: list[ImportedFile], tree: Path, root: Path) -> tuple[list[ImportedFile], int]:
+    """Rename the temporary files to their wavs in a tree below `root`.
+
+    Return the files, marked as skipped where that was not possible, and the number of removed features: those of
+    earlier wavs with these names.
 
     Existing wavs are not changed. A temporary file is removed if its samples are in the tree already, under any name,
     or in an earlier file of the import, or if another wav has its name. Its samples under another speaker are a
@@ -81,27 +85,29 @@ def name_wavs(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
     """
     first = {file.digest: file for file in reversed(files) if file.digest and not file.temporary}
     in_tree = _find_copies(tree, [file.temporary for file in files if file.temporary])
-    named = []
+    named, n_removed = [], 0
     for file in files:
         if file.temporary:
             earlier = first.get(file.digest)
             copy = earlier.wav if earlier else in_tree.get(file.digest)
             if copy and copy.relative_to(tree).parts[0] != file.speaker:
-                advice = "remove this wav, or the file, whichever has the wrong speaker"
-                file = file._replace(skipped=CONFLICT, detail=f"{copy}; {advice}")
+                advice = f"{copy}; remove this wav{and_feature(root, copy)}, or the file: one has the wrong speaker"
+                file = file._replace(skipped=CONFLICT, detail=advice)
             elif earlier:
                 file = file._replace(skipped=REPEATED, detail=str(earlier.source))
             elif copy:
                 file = file._replace(skipped=IN_TREE, detail=str(copy))
             elif file.wav.exists():
-                file = file._replace(skipped=TAKEN, detail=f"{file.wav}; rename the file, or remove this wav")
+                advice = f"{file.wav}; rename the file, or remove this wav{and_feature(root, file.wav)}"
+                file = file._replace(skipped=TAKEN, detail=advice)
         if file.temporary and file.skipped:
             file.temporary.unlink()
         elif file.temporary:
+            n_removed += remove_feature(root, file.wav)
             file.temporary.rename(file.wav)
             first[file.digest] = file
         named.append(file)
-    return named
+    return named, n_removed
 
 
 def _find_copies(tree: Path, temporary: list[Path]) -> dict[str, Path]:

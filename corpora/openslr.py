@@ -3,6 +3,7 @@
 LibriSpeech has VoxCeleb's layout: speaker/chapter/utterance.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from configure import TREES
 from corpora.archives import has_marker, refuse_lost, refuse_unsafe, write_marker
 from corpora.convert import Failure
 from corpora.download import download_files, with_md5
+from corpora.old_features import remove_feature, report_removed
 from corpora.servers import Download, Server
 from feat_extract.audio import read_and_warn, write_wav
 from feat_extract.recording import RecordingError
@@ -82,15 +84,18 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
     names: list[str] = []
     remove_unfinished_below(tree)
     with open(archive, "rb") as data, console.progress_of_bytes(archive.stat().st_size, subset) as bar:
-        failures = []
-        for failure in unordered_map(_convert, _read_recordings(data, archive, tree, names), workers):
+        failures, n_features = [], 0
+        recordings = _read_recordings(data, archive, tree, names)
+        for replaced, failure in unordered_map(functools.partial(_convert, root=root), recordings, workers):
             bar.update(data.tell() - bar.n)
+            n_features += replaced
             if failure:
                 failures.append(failure)
     if delete and not failures:
         write_marker(root, archive.name, names)
         archive.unlink()
     print(f"{subset}: extracted")
+    report_removed(n_features)
     return failures
 
 
@@ -117,13 +122,16 @@ def _read_recordings(data: BinaryIO, archive: Path, tree: Path, names: list[str]
                 yield f"{archive}: {name}", content, wav
 
 
-def _convert(member: Member) -> Failure | None:
+def _convert(member: Member, root: Path) -> tuple[bool, Failure | None]:
+    """Write a wav; return whether the feature of an earlier wav was removed, and a failure."""
     name, flac, wav = member
     try:
-        write_wav(wav, read_and_warn(BytesIO(flac), name=name).samples)
+        samples = read_and_warn(BytesIO(flac), name=name).samples
     except RecordingError as error:
-        return name, error.reason
-    return None
+        return False, (name, error.reason)
+    replaced = remove_feature(root, wav)
+    write_wav(wav, samples)
+    return replaced, None
 
 
 def lacks_noise(name: str, root: Path) -> bool:

@@ -92,7 +92,14 @@ def find_jobs(root: Path, trees: list[Tree]) -> tuple[list[Job], int]:
         encoded = utterances(root / tree.wav, ".m4a").keys() - found.keys()
         if encoded:
             console.warn(f"{root / tree.wav}: {len(encoded)} m4a files are not converted; run dataprep.py --convert")
-        todo = sorted(found.keys() - utterances(root / tree.feat, ".pkl").keys())
+        features = utterances(root / tree.feat, ".pkl")
+        if found and (without_wav := features.keys() - found.keys()):
+            first = min(without_wav)
+            console.warn(
+                f"{root / tree.feat}: {len(without_wav):,} features have no wav, for example {first}{features[first]}; "
+                "they are still used; remove them if their wavs were removed or renamed"
+            )
+        todo = sorted(found.keys() - features.keys())
         n_done += len(found) - len(todo)
         for name in todo:
             wav, feature = f"{root / tree.wav / name}{found[name]}", f"{root / tree.feat / name}.pkl"

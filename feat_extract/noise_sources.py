@@ -134,7 +134,8 @@ class NoiseSources:
         samples, n_samples = read_samples(path, start, n)
         if n_frames_of(n_samples) != n_frames:
             raise UserError(
-                f"{path}: {n_samples:,} samples, but its feature file has {n_frames} frames; extract it again"
+                f"{path}: {n_samples:,} samples, but its feature file has {n_frames} frames; remove "
+                f"{self._features.path(row)} and run feat_extract/feature_extraction.py"
             )
         return samples.astype(np.float32)
 

@@ -11,6 +11,7 @@ import soundfile
 from archive_set import run, tone, tree
 from conftest import here, voice
 
+from configure import TREES
 from corpora import demo
 
 RATE = 16000
@@ -219,6 +220,25 @@ def test_the_same_content_under_another_speaker_is_an_error(tmp_path: Path) -> N
     output = here(*command, tmp_path / "both", cwd=tmp_path, check=1)
     assert "skipped, same content as another: 1" in output.stdout and ": 1, " in output.stderr
     assert "dora/a.wav: same content under another speaker" in output.stderr and "carl/all/a.wav" in output.stderr
+
+
+def test_the_feature_of_a_replaced_wav_is_removed(tmp_path: Path) -> None:
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    features = tmp_path / "root" / TREES["vox2_dev"].feat
+    write_tones(tmp_path / "in", {"anna/1.wav": 1, "anna/2.wav": 2})
+    assert "features" not in here(*command, cwd=tmp_path).stdout
+    for name in ("anna/all/1.pkl", "anna/all/2.pkl"):
+        (features / name).parent.mkdir(parents=True, exist_ok=True)
+        (features / name).write_text(name)
+    write_tones(tmp_path / "in", {"anna/1.wav": 3, "ben/2.wav": 2})
+    errors = here(*command, cwd=tmp_path, check=1).stderr
+    assert f"1.wav; rename the file, or remove this wav and its feature {features}/anna/all/1.pkl" in errors
+    details = report(tmp_path / "root")["2.wav"]["detail"]
+    assert f"anna/all/2.wav; remove this wav and its feature {features}/anna/all/2.pkl, or the file" in details
+    (tmp_path / "root" / WAVS / "anna/all/1.wav").unlink()
+    output = here(*command, cwd=tmp_path, check=1).stdout
+    assert "\n1 features of replaced wavs removed; run feat_extract/feature_extraction.py again\n" in output
+    assert list(tree(features)) == ["anna/all/2.pkl"] and numbers(tmp_path / "root")["anna/all/1.wav"] == 3
 
 
 def test_two_copies_in_the_tree_are_kept(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from archive_set import m4a, run, tone, tree
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
+from corpora.openslr import extract_subset
 from corpora.servers import Server
 from corpora.trial_lists import download_lists
 from corpora.voxceleb import PARTS
@@ -88,6 +89,15 @@ def test_wavs_of_librispeech_that_are_lost_after_their_archive_are_an_error(tmp_
         assert "6 of its files" in output.stderr
         (root / "dev-clean-2.tar.gz.extracted").unlink()
         assert run(*command).returncode == 0 and len(tree(root, ".wav")) == 12
+
+
+def test_librispeech_removes_features_of_earlier_wavs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (name, *_) = librispeech(tmp_path, "dev-clean-2", (21,))
+    feature = (tmp_path / TREES["vox1_test"].feat / name).with_suffix(".pkl")
+    feature.parent.mkdir(parents=True)
+    feature.write_text("of an earlier wav")
+    assert not extract_subset("dev-clean-2", tmp_path, False, 1)
+    assert "1 features of replaced wavs removed" in capsys.readouterr().out and not feature.exists()
 
 
 def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Unusual trees: links to folders, unreadable folders, no videos, suffixes in upper case."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from archive_set import m4a, tone, tree
-from conftest import run_script, voice, write_features, write_wavs
+from archive_set import m4a, tone, tree, wav, zipped
+from conftest import here, run_script, voice, write_features, write_wavs
 
 from configure import TREES, TRIALS_NAME
 from dataset.index import FeatureIndex
@@ -81,6 +82,22 @@ def test_the_conversion_follows_links_and_removes_unfinished_files_there(tmp_pat
     elsewhere(wavs / "id1", tmp_path / "disk")
     assert run_script("dataprep.py", "--convert", cwd=tmp_path).stdout == "2 m4a files converted\n"
     assert sorted(os.listdir(wavs / "id1/v")) == ["a.M4A", "a.wav"]
+
+
+def test_the_conversion_and_extraction_of_archives_remove_features_of_earlier_wavs(tmp_path: Path) -> None:
+    m4a_tree, wav_tree = TREES["vox2_dev"], TREES["vox1_test"]
+    for name in (f"{m4a_tree.feat}/id1/v/a.pkl", f"{wav_tree.feat}/id1/v/a.pkl"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_text("of an earlier wav")
+    (tmp_path / "data" / m4a_tree.wav / "id1/v").mkdir(parents=True)
+    (tmp_path / "data" / m4a_tree.wav / "id1/v/a.m4a").write_bytes(m4a(tone(0.5, 1)))
+    archive = zipped({"wav/id1/v/a.wav": wav(tone(0.5, 1))})
+    (tmp_path / "data/vox1_test_wav.zip").write_bytes(archive)
+    (tmp_path / "parts.txt").write_text(f"vox1_test_wav.zip {hashlib.md5(archive).hexdigest()}\n")
+    done = here("dataprep.py", "--extract", "--parts_list", "parts.txt", "--convert", cwd=tmp_path)
+    removed = "1 features of replaced wavs removed; run feat_extract/feature_extraction.py again\n"
+    assert done.stdout == f"vox1_test_wav.zip: 1 files extracted\n{removed}1 m4a files converted\n{removed}"
+    assert not tree(tmp_path, ".pkl")
 
 
 def test_a_linked_tree_whose_disk_is_not_mounted_is_an_error(home: Path) -> None:

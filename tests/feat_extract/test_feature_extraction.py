@@ -1,4 +1,4 @@
-"""feature_extraction.py after a killed run."""
+"""feature_extraction.py after a killed run and after changes of the wavs."""
 
 from pathlib import Path
 
@@ -15,3 +15,12 @@ def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     half.write_bytes(b"half")
     here("feat_extract/feature_extraction.py", cwd=tmp_path)
     assert sorted(path.name for path in features.rglob("*.*")) == ["00000.pkl", "00001.pkl"]
+
+
+def test_features_without_a_wav_are_reported(tmp_path: Path) -> None:
+    write_wavs(tmp_path / "data", "vox2_dev", range(1), 3, seconds=0.5)
+    assert not here("feat_extract/feature_extraction.py", cwd=tmp_path).stderr
+    for number in (0, 1):
+        (tmp_path / "data" / TREES["vox2_dev"].wav / f"id00000/video{number}/0000{number}.wav").unlink()
+    (line,) = here("feat_extract/feature_extraction.py", cwd=tmp_path).stderr.splitlines()
+    assert ": 2 features have no wav, for example id00000/video0/00000.pkl; " in line
