@@ -64,7 +64,7 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
         video = clean("_".join(part for part in path.parts[:-1] if part != speaker)) or "all"
         wav = tree / name / video / f"{clean(path.stem)}.wav"
         if wav in taken:
-            wav = wav.with_stem(f"{wav.stem}_{source.suffix[1:]}")
+            wav = wav.with_name(f"{clean(f'{path.stem}_{source.suffix[1:]}')}.wav")
         taken.add(wav)
         files.append(ImportedFile(len(files), source, name, wav))
     named_as_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files

@@ -20,6 +20,7 @@ REPEATED = "same content as another"
 IN_TREE = "already in the tree under another name"
 CONFLICT = "same content under another speaker"
 TAKEN = "a damaged wav or another recording has its name"
+MAX_BYTES, N_HEX = 200, 16  # of a shortened name and of the hash that it ends with
 
 
 class ImportedFile(NamedTuple):
@@ -41,11 +42,16 @@ class ImportedFile(NamedTuple):
 def clean(text: str) -> str:
     """Return a text as a file name in Unicode's NFC without a leading dot, blanks and punctuation.
 
-    Combining marks are kept, since they are the vowels of many scripts.
+    Combining marks are kept, since they are the vowels of many scripts. A name that would be too long for a file system
+    is shortened to MAX_BYTES and a hash of the text.
     """
     text = unicodedata.normalize("NFC", text)
     kept = (c if c.isalnum() or c in "_.-" or unicodedata.category(c).startswith("M") else "_" for c in text)
-    return re.sub(r"^\.", "_", "".join(kept))
+    name = re.sub(r"^\.", "_", "".join(kept))
+    if len(name.encode()) <= MAX_BYTES + 1 + N_HEX:
+        return name
+    start = name.encode()[:MAX_BYTES].decode(errors="ignore")  # without an incomplete last character
+    return f"{start}_{hashlib.sha256(os.fsencode(text)).hexdigest()[:N_HEX]}"
 
 
 def describe_both(a: str, b: str) -> str:

@@ -18,6 +18,7 @@ from system import console
 from system.console import UserError
 
 TEMPORARY_SUFFIX = ".tmp"  # of files that are being written
+MAX_BYTES = 200  # of a name to which a temporary name adds; file systems allow 255
 
 
 class Folder(NamedTuple):
@@ -119,7 +120,10 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    name = path.name
+    if len(os.fsencode(name)) > MAX_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    temporary = path.with_name(f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         if durable:

@@ -314,6 +314,19 @@ def test_each_of_several_files_that_would_become_one_wav_is_imported_or_named(tm
     assert numbers(tmp_path / "root") == {"anna/all/x_y.wav": 1, "anna/all/x_y_wav.wav": 2}
 
 
+def test_long_names_are_shortened(tmp_path: Path) -> None:
+    folders, name = f"{'話' * 80}/{'y' * 180}", f"{'話' * 82}.wav"  # a name of 250 bytes
+    write_tones(tmp_path / "in", {f"anna/{folders}/{name}": 1, f"anna/{folders}z/{name}": 2, f"ben/{'語' * 72}.wav": 3})
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    for _ in range(2):
+        assert "3 imported" in here(*command, cwd=tmp_path).stdout
+        found = {number: path for path, number in numbers(tmp_path / "root").items()}
+        assert found[3] == f"ben/all/{'語' * 72}.wav" and len(found) == 3
+        (_, video, stem), (_, other, _) = found[1].split("/"), found[2].split("/")
+        assert video.startswith("話" * 66 + "_") and stem.startswith("話" * 66 + "_") and video != other
+        assert max(len(os.fsencode(part)) for part in (video, other, stem)) <= 200 + 1 + 16 + len(".wav")
+
+
 def test_normal_forms_in_kaldi_lists(tmp_path: Path) -> None:
     composed, decomposed = "Zo\u00eb", "Zoe\u0308"
     write_tones(tmp_path, {"1.wav": 1, "2.wav": 2})
