@@ -150,7 +150,7 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
     report_removed(n_features)
     if delete:
         names = (member.filename.removeprefix(archive.inside) for member in places)
-        recordings = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in name]
+        recordings = [name for name in names if name.lower().endswith(ENCODINGS) and "/." not in f"/{name}"]
         write_marker(root, archive.name, recordings)
 
 

@@ -42,7 +42,8 @@ class Folder(NamedTuple):
 def walk(tree: Path) -> Iterator[Folder]:
     """Yield the folders of a tree in the order of their names, including folders behind links.
 
-    A missing tree yields nothing. A link to a folder that contains it is not followed. UserError names a folder that
+    Hidden folders (whose name begins with a dot) and files that are not regular, such as pipes, are skipped. A missing
+    tree yields nothing. A link to a folder that contains it is not followed. UserError names a folder that
     cannot be listed and a link without a target, so that no part of a tree is skipped silently.
     """
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())] if is_folder(tree) else []
@@ -55,12 +56,12 @@ def walk(tree: Path) -> Iterator[Folder]:
             if here in above:
                 continue
             with os.scandir(path) as entries:
-                is_dir = {entry.name: _leads_to_folder(entry) for entry in entries}
+                found = {entry.name: _leads_to_folder(entry) for entry in entries}
         except OSError as error:
             raise _unlistable(error.filename or path, error) from None
-        inside = sorted(is_dir)
-        yield Folder(name, status.st_mtime_ns, [entry for entry in inside if not is_dir[entry]])
-        folders = [f"{name}/{entry}" if name else entry for entry in inside if is_dir[entry]]
+        inside = sorted(found)
+        yield Folder(name, status.st_mtime_ns, [entry for entry in inside if found[entry] is False])
+        folders = [f"{name}/{entry}" if name else entry for entry in inside if found[entry]]
         waiting += [(folder, above | {here}) for folder in reversed(folders)]
 
 
@@ -69,10 +70,13 @@ def files_below(tree: Path) -> list[Path]:
     return [tree / folder.name / file for folder in walk(tree) for file in folder.files if not file.startswith(".")]
 
 
-def _leads_to_folder(entry: os.DirEntry) -> bool:
+def _leads_to_folder(entry: os.DirEntry) -> bool | None:
+    """Return whether an entry is a folder or a file; None if it is to be skipped."""
     if entry.is_symlink() and not entry.name.startswith("."):  # editors mark open files by hidden links without target
         entry.stat()  # raises for a link without target, for which is_dir() returns False
-    return entry.is_dir()
+    if entry.is_dir():
+        return None if entry.name.startswith(".") else True
+    return False if entry.is_file() else None
 
 
 def _unlistable(path: str | Path, error: OSError) -> UserError:

@@ -186,3 +186,16 @@ def test_hidden_files_and_hidden_broken_links_are_not_utterances(tmp_path: Path)
     remove_unfinished_below(tmp_path)
     assert sorted(os.listdir(tmp_path / "a")) == [".#x.wav", ".syncthing.x.wav.tmp", ".x.wav", "x.wav"]
     assert utterances(tmp_path / "absent", ".wav") == {}
+
+
+def test_hidden_folders_and_pipes_are_skipped(tmp_path: Path) -> None:
+    for folder in ("a", "a/.ipynb_checkpoints", ".stversions/b"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / folder / "1.wav", tone(1.2, len(folder)), 16000)
+    (tmp_path / ".Trash-1000").symlink_to(tmp_path / "in", target_is_directory=True)
+    os.mkfifo(tmp_path / "in/a/2.wav")
+    assert utterances(tmp_path / "in", ".wav") == {"a/1": ".wav"} and not utterances(tmp_path, ".txt")
+    assert [folder.name for folder in walk(tmp_path)] == ["", "in", "in/a"]
+    here("dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in", cwd=tmp_path)
+    assert utterances(tmp_path / "root" / TREES["vox2_dev"].wav, ".wav") == {"a/all/1": ".wav"}
+    assert utterances(tmp_path / "in" / "a" / ".ipynb_checkpoints", ".wav") == {"1": ".wav"}  # named by the caller
