@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
-from corpora.naming import CONFLICT, TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
+from corpora.naming import CONFLICT, IN_TREE, TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
 from corpora.old_features import report_removed
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
@@ -66,11 +66,11 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
         if wav in taken:
             wav = wav.with_name(f"{clean(f'{path.stem}_{source.suffix[1:]}')}.wav")
         taken.add(wav)
-        files.append(ImportedFile(len(files), source, name, wav))
-    named_as_audio = [file for file in files if file.source.suffix.lower() in SUFFIXES] or files
-    if not any(file.speaker for file in named_as_audio):
+        files.append(ImportedFile(len(files), source, name, wav, source.suffix.lower() in SUFFIXES))
+    recordings = [file for file in files if file.is_recording] or files
+    if not any(file.speaker for file in recordings):
         raise UserError(
-            f"--import_dir {folder}: no path names a speaker, for example {named_as_audio[0].source}; put each "
+            f"--import_dir {folder}: no path names a speaker, for example {recordings[0].source}; put each "
             f"speaker into a folder, or describe where the path names the speaker with --speaker_from: {RULES}"
         )
     return files
@@ -85,7 +85,7 @@ def import_files(
     a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
     removes silence at both ends and long pauses. Returns a list with one error message if recordings were
     unreadable, without a speaker, the same as a recording of another speaker, or not written because the tree has
-    another wav of the same name; otherwise an empty list.
+    another wav of the same name, or if the tree has none of the recordings; otherwise an empty list.
     """
     remove_unfinished_below(tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
@@ -96,7 +96,8 @@ def import_files(
     report_removed(n_removed)
     lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN, CONFLICT)]
     if not lost:
-        return []
+        anything = any(not file.skipped or file.skipped == IN_TREE for file in examined)
+        return [] if anything else [f"no recordings imported; {root / REPORT_NAME} lists the reasons"]
     first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)
     return [f"recordings not imported: {len(lost):,}, listed in {root / REPORT_NAME}; the first is {first}"]
 
@@ -119,15 +120,14 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
 
 def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:
     """Decode a recording into a temporary wav; return the file with durations, remarks or the reason for skipping."""
-    named_as_audio = file.source.suffix.lower() in SUFFIXES
-    if not file.speaker and named_as_audio:
+    if not file.speaker and file.is_recording:
         return file._replace(skipped=NAMELESS)
     try:
         samples, _, remarks = read_recording(file.source, channel)
     except SilentError:
         return file._replace(skipped=SILENT)
     except RecordingError as error:
-        skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not named_as_audio else UNREADABLE
+        skipped = NOT_AUDIO if isinstance(error, NotAudioError) and not file.is_recording else UNREADABLE
         return file._replace(skipped=skipped, detail=error.reason)
     speech = trim_samples(samples)
     file = file._replace(seconds=len(samples) / SAMPLE_RATE, speech=len(speech) / SAMPLE_RATE)

@@ -34,8 +34,13 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
             raise UserError(f"{scp}: line {number}: '{path[:80]}' is a command and was not run; name a file instead")
         speaker = speaker_folder(speaker_of.get(unicodedata.normalize("NFC", name), ""), speakers, utt2spk)
         wav = tree / speaker / "all" / f"{clean(name)}.wav"
-        if taken.setdefault(wav, name) is not name:
-            raise UserError(f"{scp}: line {number}: rename an utterance, one wav for {describe_both(taken[wav], name)}")
+        if earlier := taken.get(wav):
+            twice, both = (
+                f"'{name}' is listed twice",
+                f"rename an utterance, one wav for {describe_both(earlier, name)}",
+            )
+            raise UserError(f"{scp}: line {number}: {twice if earlier == name else both}")
+        taken[wav] = name
         source = Path(path)
         source = source if source.exists() else scp.parent / source
         files.append(ImportedFile(len(files), source, speaker, wav))

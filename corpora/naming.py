@@ -30,6 +30,7 @@ class ImportedFile(NamedTuple):
     source: Path
     speaker: str
     wav: Path
+    is_recording: bool = True  # according to its suffix, or to a list of recordings
     seconds: float = 0.0
     speech: float = 0.0  # seconds without silence
     digest: str = ""  # of its samples; empty if it was skipped before

@@ -77,6 +77,8 @@ def test_a_folder_without_recordings(tmp_path: Path) -> None:
     assert output.returncode == 1 and "--speaker_from" in output.stderr
     (tmp_path / "in" / "notes" / "a.txt").write_text("not audio")
     output = run("--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    assert output.returncode == 1 and output.stderr.count("\n") == 1
+    assert f"no recordings imported; {tmp_path / 'root' / 'import_report.csv'} lists" in output.stderr
     assert "0 recordings, 0 imported: 0 speakers" in output.stdout and "skipped, not audio: 2" in output.stdout
 
 

@@ -239,7 +239,9 @@ def test_a_kaldi_directory_is_imported(tmp_path: Path) -> None:
     [
         ("ben-1 touch ran |", "line 2: 'touch ran |' is a command"),
         ("ben-1", "line 2: 'ben-1'"),
-        ("anna:1 b.wav", "line 2: rename an utterance"),
+        ("anna:1 b.wav", "line 2: rename an utterance, one wav for 'anna?1' and 'anna:1'"),
+        ("anna?1 a.wav", "line 2: 'anna?1' is listed twice"),
+        ("b c.wav\nb d.wav", "line 3: 'b' is listed twice"),
     ],
 )
 def test_wrong_lines_of_a_kaldi_list(tmp_path: Path, line: str, message: str) -> None:
@@ -248,6 +250,16 @@ def test_wrong_lines_of_a_kaldi_list(tmp_path: Path, line: str, message: str) ->
     output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
     assert output.returncode == 1 and f"wav.scp: {message}" in output.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_files_of_a_list_are_recordings(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b.bin").write_bytes(b"no audio" * 99)
+    (tmp_path / "wav.scp").write_text("anna-1 a\nanna-2 b.bin\n")
+    (tmp_path / "utt2spk").write_text("anna-1 anna\nanna-2 anna\n")
+    output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
+    assert output.returncode == 1 and "2 recordings, 0 imported" in output.stdout
+    assert "recordings not imported: 2, " in output.stderr and output.stderr.count("\n") == 1
 
 
 def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Path) -> None:
