@@ -1,6 +1,8 @@
 """The path of the data, and the constants of the method (Kye et al., 2020, arXiv 2004.02863)."""
-save_path = 'data'
 
+save_path = "data"
+
+import errno  # noqa: E402
 import os  # noqa: E402  (save_path must stay on line 2, as in the official code)
 from pathlib import Path  # noqa: E402
 from typing import NamedTuple  # noqa: E402
@@ -31,5 +33,12 @@ TRIALS_NAME = "trial_pair_Verification.txt"  # VoxCeleb1's original test list, i
 
 
 def save_root(flag: str | None = None) -> Path:
-    """Return the data root: the --save_path flag, else METASR_SAVE_PATH, else the save_path above."""
-    return Path(flag or os.environ.get("METASR_SAVE_PATH") or save_path).expanduser()
+    """Return the data root: the --save_path flag, else METASR_SAVE_PATH, else the save_path above.
+
+    FileNotFoundError for ~USER without such a user.
+    """
+    path = Path(flag or os.environ.get("METASR_SAVE_PATH") or save_path)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "no such user; choose another --save_path", str(path)) from None

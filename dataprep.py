@@ -46,7 +46,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument_group("trial list and demo").add_argument
     add("--make_trials", type=console.integer(2), metavar="N",
         help="number of trials to sample from the test speakers, half of them targets (default: none)")  # fmt: skip
-    add("--trial_list", type=Path, metavar="FILE", help="trial list to copy to SAVE_PATH (default: none)")
+    add("--trial_list", type=console.path, metavar="FILE", help="trial list to copy to SAVE_PATH (default: none)")
     add("--demo", action="store_true", help="write the synthetic corpus of make demo")
     add("--seed", type=console.integer(0), default=100, metavar="N",
         help="random seed of trial lists and --demo (default: 100)")  # fmt: skip
@@ -84,8 +84,18 @@ def add_voxceleb_flags(parser: console.Parser) -> None:
     add("--password", help="password at a mirror; - asks for it (default: VOXCELEB_PASSWORD)")
     add("--parts", choices=voxceleb.CHOICES, default="all", metavar="NAME",
         help=f"archives: {', '.join(voxceleb.CHOICES)} (default: all)")  # fmt: skip
-    add("--parts_list", type=Path, metavar="FILE", help="files to download, lines 'NAME MD5' (default: VoxCeleb's)")
-    add("--zip_list", type=Path, metavar="FILE", help="zips in parts, lines 'PART_GLOB ZIP MD5' (default: VoxCeleb's)")
+    add(
+        "--parts_list",
+        type=console.path,
+        metavar="FILE",
+        help="files to download, lines 'NAME MD5' (default: VoxCeleb's)",
+    )
+    add(
+        "--zip_list",
+        type=console.path,
+        metavar="FILE",
+        help="zips in parts, lines 'PART_GLOB ZIP MD5' (default: VoxCeleb's)",
+    )
     add("--extract", action="store_true", help="extract the archives into the wav trees")
     add("--delete_archives", action="store_true", help="remove each archive after its extraction")
     add("--convert", action="store_true", help="convert each m4a to a wav in the same folder")
@@ -110,9 +120,11 @@ def add_import_flags(parser: console.Parser) -> None:
     group = parser.add_argument_group("import of your own recordings")
     add = group.add_argument
     imported = group.add_mutually_exclusive_group()
-    imported.add_argument("--import_dir", type=Path, metavar="FOLDER", help="folder of recordings (default: none)")
-    imported.add_argument("--import_list", type=Path, metavar="FILE", help="Kaldi's wav.scp (default: none)")
-    add("--utt2spk", type=Path, metavar="FILE", help="Kaldi's utt2spk (default: utt2spk next to --import_list)")
+    imported.add_argument(
+        "--import_dir", type=console.path, metavar="FOLDER", help="folder of recordings (default: none)"
+    )
+    imported.add_argument("--import_list", type=console.path, metavar="FILE", help="Kaldi's wav.scp (default: none)")
+    add("--utt2spk", type=console.path, metavar="FILE", help="Kaldi's utt2spk (default: utt2spk next to --import_list)")
     add("--split", choices=imports.SPLITS, help="use of the imported recordings (default: train)")
     add("--speaker_from", metavar="RULE",
         help="depth of the folder that names the speaker, or a regular expression whose first group, or match, is the "

@@ -121,6 +121,13 @@ def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
+def path(text: str) -> Path:
+    """Parse a path; an empty text is no path, although pathlib reads it as the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
+
+
 def positive(text: str) -> float:
     """Parse a finite number above 0."""
     try:

@@ -115,7 +115,11 @@ CASES = [
     ("EER_short", [*FULL, "--test_length", "9" * 5000], unchanged, 2, "--test_length"),
     ("identification", [*IDENTIFY, "--nb_class_test", "50"], unchanged, 2, "needs 50 speakers with 2 or more utter"),
     ("identification", [*IDENTIFY, "--n_query", "0"], unchanged, 2, "--n_query: '0' is not an integer from 1"),
+    ("dataprep", ["--import_list", ""], unchanged, 2, "--import_list: an empty name"),
+    ("dataprep", ["--import_dir", ""], unchanged, 2, "--import_dir: an empty name"),
     # missing and empty trees
+    ("dataprep", ["--save_path", "~nosuchuser/data", "--check"], unchanged, 1, "~nosuchuser/data: no such user"),
+    ("train", [*NEW, "--save_path", "~nosuchuser/data"], unchanged, 1, "~nosuchuser/data: no such user"),
     ("train", [*NEW, "--save_path", "nowhere"], unchanged, 1, "no features in nowhere"),
     ("EER_full", [*FULL, "--save_path", "nowhere", "--trials", str(LIST)], unchanged, 1, "no features in nowhere"),
     ("feat_extract.feature_extraction", ["--save_path", "nowhere"], unchanged, 1, "nowhere: contains none of"),
