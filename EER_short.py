@@ -12,6 +12,7 @@ docs/evaluation.md explains the flags and the output.
 """
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 
@@ -135,17 +136,28 @@ def prepare(
 def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: list[Lists | None]) -> dict:
     """Fit and store a calibration of several development sets; print and return the leave-one-set-out error rates.
 
-    Each of `sets` has the flags of one set: its data root as `save_path`, its trial list as `trials`.
+    Each of `sets` has the flags of one set: its data root as `save_path`, its trial list as `trials`. UsageError if two
+    sets share speakers: the shared speakers would count twice, and a set would be measured with a fit on its speakers.
     """
     names = [save_root(of_set.save_path).resolve().name for of_set in sets]
     if len(set(names)) < len(names):  # the same root with several lists, or roots of equal names
         names = [f"{name}/{of_set.trials.stem}" for name, of_set in zip(names, sets, strict=True)]
     if len(set(names)) < len(names):
         raise UsageError("--save_path: two data sets have the same name; rename a data root or a trial list")
-    trials = {}
+    prepared = {}
     for name, of_set, listed in zip(names, sets, lists, strict=True):
         print(f"set {name}")
-        context, trial_set, tests, conditions = prepare(network, of_set, listed)
+        prepared[name] = prepare(network, of_set, listed)
+    speakers_of = {name: trial_set.speakers(context.features) for name, (context, trial_set, *_) in prepared.items()}
+    for one, other in itertools.combinations(names, 2):
+        if shared := speakers_of[one] & speakers_of[other]:
+            raise UsageError(
+                f"--trials: {len(shared):,} speakers, such as {min(shared)}, are in both sets {one} and {other}; join "
+                "their lists, or give different speakers different names"
+            )
+    trials = {}
+    for name, (context, trial_set, tests, conditions) in prepared.items():
+        print(f"set {name}")
         scores = score_trials(context, trial_set, tests, conditions=conditions)
         print(report.scored_line(context.features, trial_set.trials, [trial_set.enrolled, *tests.values()]))
         speakers = [context.features.speaker[rows] for rows in trial_set.sides]

@@ -36,6 +36,10 @@ class TrialSet(NamedTuple):
         """The rows (n,) of the enrolment and of the test utterances; of a model, the row of its first utterance."""
         return self.enrolled.row[np.searchsorted(self.model, self.of_trial)], self.test
 
+    def speakers(self, features: FeatureIndex) -> set[str]:
+        """Return the names of the speakers of the trials."""
+        return {features.speakers[speaker] for speaker in np.unique(features.speaker[np.concatenate(self.sides)])}
+
     @property
     def enrol_seconds(self) -> np.ndarray:
         """The total seconds (n,) of the utterances that enrol the model of each trial."""

@@ -251,22 +251,27 @@ def test_calibration_is_of_speech_without_pauses(home: Path, steady: Path, five:
 
 
 def test_several_development_sets_calibrate_together_clean_and_in_noise(home: Path, steady: Path, five: list) -> None:
-    names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in (20, 21, 30, 31) for u in range(5)]
-    pairs = [(a, b) for a in names for b in names if a < b]
-    (home / "four.txt").write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs))
-    sets = ["--save_path", "data", "data", "--trials", "five.txt", "four.txt"]
+    n_trials = []
+    for name, numbers in (("two.txt", (20, 21)), ("three.txt", (30, 31, 32))):
+        names = [f"id{s:05d}/video{u % 2}/{u:05d}.wav" for s in numbers for u in range(7)]
+        pairs = [(a, b) for a in names for b in names if a < b]
+        (home / name).write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in pairs))
+        n_trials.append(4 * len(pairs))  # two lengths, two conditions
+    sets = ["--save_path", "data", "data", "--trials"]
     network = ["--n_folder", 8, "--test_length", 25, "full"]
     conditions = ["--noise_snr", "clean", 10, "--calibrate", "True", "--json"]
-    done = here("EER_short.py", *network, *sets, *conditions, cwd=home)
+    done = here("EER_short.py", *network, *sets, "five.txt", "two.txt", *conditions, cwd=home, check=2)
+    assert "2 speakers, such as id00020, are in both sets data/five and data/two; join their lists" in done.stderr
+    assert "scored" not in done.stderr and not done.stdout
+    done = here("EER_short.py", *network, *sets, "two.txt", "three.txt", *conditions, cwd=home)
     result = result_of(done)
-    n_trials = [4 * 300, 4 * len(pairs)]  # two lengths, two conditions
     assert [(of["set"], of["n_trials"]) for of in result["sets"]] == [
-        (name, n) for name, n in zip(("data/five", "data/four"), n_trials, strict=True)
+        (name, n) for name, n in zip(("data/two", "data/three"), n_trials, strict=True)
     ]
     path = steady / "checkpoint_001.pth"
     kept = present(load_calibration(path, sha256(path)))
-    assert kept.sets == ("data/five", "data/four") and kept.n_target + kept.n_nontarget == sum(n_trials)
-    assert kept.target_speakers == kept.nontarget_speakers == (5, 4)
+    assert kept.sets == ("data/two", "data/three") and kept.n_target + kept.n_nontarget == sum(n_trials)
+    assert kept.target_speakers == kept.nontarget_speakers == (2, 3)
     for rates in result["sets"]:
         line = f"{rates['set']}: Cllr {rates['cllr']:.4f} (minimum {rates['min_cllr']:.4f})"
         assert line in done.stderr and f"misses {rates['misses']:.2f} %" in done.stderr
@@ -274,10 +279,11 @@ def test_several_development_sets_calibrate_together_clean_and_in_noise(home: Pa
     written = json.loads((steady / "checkpoint_001.calibration.json").read_text())
     assert written["leave_one_set_out"] == result
     # One set by itself: the clean tests are in the fit, and 2-fold cross-validation has their rates and those in noise.
-    one = [*network, "--trials", "five.txt", "--reverb", "True", "--calibrate", "True", "--save_scores", "one.csv"]
-    found = result_of(here("EER_short.py", *one, "--json", cwd=home))
+    one = ["--n_folder", 8, "--test_length", 50, "full", "--trials", "five.txt", "--reverb", "True"]
+    one += ["--calibrate", "True", "--save_scores", "one.csv", "--json"]
+    found = result_of(here("EER_short.py", *one, cwd=home))
     assert [(of["length"], of["snr"]) for of in found["lengths"]] == list(
-        itertools.product(("25", "full"), ("clean", "dry"))
+        itertools.product(("50", "full"), ("clean", "dry"))
     )
     assert set(pandas.read_csv(home / "one.csv")["snr"]) == {"clean", "dry"}
     here("plots.py", "length", "one.csv", "-o", "one.png", cwd=home)
