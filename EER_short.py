@@ -14,6 +14,7 @@ docs/evaluation.md explains the flags and the output.
 import argparse
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from command_line.evaluation import (
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
         lists = [read_lists(of_set.trials, of_set) if of_set.trials else None for of_set in sets]
         network = load_network(args)
         if len(sets) > 1:
-            publish(calibrate_on_sets(network, sets, lists))
+            calibrate_on_sets(network, sets, lists, publish)
         else:
             context, trial_set, tests, conditions = prepare(network, sets[0], lists[0])
             verify(context, trial_set, tests, sets[0], publish, conditions)
@@ -133,8 +134,10 @@ def prepare(
     return context, trial_set, tests, _conditions(context, trial_set, args)
 
 
-def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: list[Lists | None]) -> dict:
-    """Fit and store a calibration of several development sets; print and return the leave-one-set-out error rates.
+def calibrate_on_sets(
+    network: Network, sets: list[argparse.Namespace], lists: list[Lists | None], publish: Callable[[dict], None]
+) -> None:
+    """Fit a calibration of several development sets, print and `publish` leave-one-set-out error rates, and store it.
 
     Each of `sets` has the flags of one set: its data root as `save_path`, its trial list as `trials`. UsageError if two
     sets share speakers: the shared speakers would count twice, and a set would be measured with a fit on its speakers.
@@ -163,11 +166,11 @@ def calibrate_on_sets(network: Network, sets: list[argparse.Namespace], lists: l
         speakers = [context.features.speaker[rows] for rows in trial_set.sides]
         trials[name] = scored_trials(scores, trial_set.trials.label, speakers)
     calibration, result = fit(trials), report.leave_one_set_out_rates(trials)
+    print(*report.leave_one_set_out_lines(result), sep="\n")
+    publish(result)
     if ranks.is_first():
         save_calibration(context.path, context.checkpoint.digest, calibration, result)
     print(report.calibration_line(calibration, calibration_path(context.path)))
-    print(*report.leave_one_set_out_lines(result), sep="\n")
-    return result
 
 
 def _conditions(context: EvaluationContext, trial_set: TrialSet, args: argparse.Namespace) -> Conditions:

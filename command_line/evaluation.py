@@ -136,8 +136,8 @@ def verify(
 ) -> None:
     """Score n trials, print and `publish` their error rates, and carry out --compare, --calibrate and --save_scores.
 
-    `tests` and `conditions` are as for `score_trials`. UserError if the trials do not support a calibration; their
-    scores are reported and written nevertheless.
+    `tests` and `conditions` are as for `score_trials`. UserError if the trials do not support a calibration or it
+    cannot be stored; the scores are reported and written nevertheless.
     """
     trials, features = trial_set.trials, context.features
     speakers = [features.speaker[rows] for rows in trial_set.sides]
@@ -148,11 +148,7 @@ def verify(
     cohort = _cohort(context, args) if args.as_norm else None
     scores = score_trials(context, trial_set, tests, cohort, conditions)
     print(report.scored_line(features, trials, [trial_set.enrolled, *tests.values()]))
-    unsupported = None
-    try:
-        scores = with_llr(scores, trials.label, speakers, context, args)
-    except UserError as error:
-        unsupported = error
+    scores, failure = with_llr(scores, trials.label, speakers, context, args)
     result = report.summarise(scores, trials.label, speakers, compared)
     for line in report.rate_lines(result):
         print(line)
@@ -160,8 +156,8 @@ def verify(
         names = np.array(features.speakers, object)
         write_scores(args.save_scores, trials, scores, [names[of_side] for of_side in speakers])
     publish(result)
-    if unsupported:
-        raise unsupported
+    if failure:
+        raise failure
 
 
 def _cohort(context: EvaluationContext, args: argparse.Namespace) -> Cohort:
@@ -181,27 +177,34 @@ def with_llr(
     speakers: Sequence[np.ndarray],
     context: EvaluationContext,
     args: argparse.Namespace,
-) -> list[Scores]:
+) -> tuple[list[Scores], UserError | None]:
     """Return the scores, with LLRs if the checkpoint has a calibration, and print the ranges of the calibration.
 
     The calibration is read from the file next to the checkpoint. With --calibrate True it is fitted and written to this
     file, and the LLRs come from 2-fold cross-validation over speakers. `labels` and `speakers` are as for
-    `scored_trials`. UserError if the trials do not support a calibration.
+    `scored_trials`. If the trials do not support a calibration, or it cannot be written, the error is also returned.
     """
-    path, digest = context.path, context.checkpoint.digest
+    path, digest, failure = context.path, context.checkpoint.digest, None
     if args.calibrate:
         name, trials = save_root(args.save_path).resolve().name, scored_trials(scores, labels, speakers)
-        ratios = np.split(split_half_llr(name, trials), len(scores))
-        calibration = fit({name: trials})
-        if ranks.is_first():
-            save_calibration(path, digest, calibration)
+        try:
+            ratios = np.split(split_half_llr(name, trials), len(scores))
+            calibration = fit({name: trials})
+        except UserError as error:
+            return scores, error
         print(report.held_out_line(ratios))
+        try:
+            if ranks.is_first():
+                save_calibration(path, digest, calibration)
+        except UserError as error:
+            failure = error
     else:
         stored = load_calibration(path, digest)
         if stored is None:
-            return scores
+            return scores, None
         calibration, ratios = stored, [stored.llr(s.plain, s.enrol_seconds, s.test_seconds) for s in scores]
         if not args.trim_silence:
             console.warn(f"{calibration_path(path)}: fitted with trimmed silence; its LLRs need --trim_silence True")
-    print(report.calibration_line(calibration, calibration_path(path)))
-    return [s._replace(llr=llr) for s, llr in zip(scores, ratios, strict=True)]
+    if not failure:
+        print(report.calibration_line(calibration, calibration_path(path)))
+    return [s._replace(llr=llr) for s, llr in zip(scores, ratios, strict=True)], failure

@@ -169,7 +169,10 @@ def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
         raise UserError(f"calibration: {len(speakers)} speakers in {name} cannot be split into halves of two or more")
     first = np.random.default_rng(0).permutation(speakers)[: len(speakers) // 2]
     enrol_in_first, test_in_first = np.isin(trials.enrol_speaker, first), np.isin(trials.test_speaker, first)
-    halves = {name: enrol_in_first & test_in_first, f"{name}, other half": ~enrol_in_first & ~test_in_first}
+    halves = {
+        f"{name}, one half": enrol_in_first & test_in_first,
+        f"{name}, other half": ~enrol_in_first & ~test_in_first,
+    }
     llr = np.full(len(trials.scores), np.nan)
     for half, ratios in leave_one_set_out_llr({half: trials.where(kept) for half, kept in halves.items()}).items():
         llr[halves[half]] = ratios
@@ -179,12 +182,15 @@ def split_half_llr(name: str, trials: ScoredTrials) -> np.ndarray:
 def leave_one_set_out_llr(sets: Mapping[str, ScoredTrials]) -> dict[str, np.ndarray]:
     """Return the LLRs (n,) of each of two or more sets; each set gets the calibration fitted on the other sets.
 
-    This measures calibration on a corpus that was not in the fit. UserError as for `fit`.
+    This measures calibration on a corpus that was not in the fit. UserError as for `fit`, naming the excluded set.
     """
-    return {
-        name: fit({other: trials for other, trials in sets.items() if other != name}).llr_of(of_set)
-        for name, of_set in sets.items()
-    }
+    llr = {}
+    for name, of_set in sets.items():
+        try:
+            llr[name] = fit({other: trials for other, trials in sets.items() if other != name}).llr_of(of_set)
+        except UserError as error:
+            raise UserError(f"{error} (in the fit without {name})") from None
+    return llr
 
 
 def _longer_and_shorter(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +245,7 @@ def calibration_path(checkpoint: Path) -> Path:
 def save_calibration(
     checkpoint: Path, digest: str, calibration: Calibration, leave_one_set_out: dict | None = None
 ) -> None:
-    """Write a calibration next to a checkpoint file, whose SHA-256 is `digest`; if it cannot be written, only warn.
+    """Write a calibration next to a checkpoint file, whose SHA-256 is `digest`; UserError if it cannot be written.
 
     `leave_one_set_out`, the error rates on sets that were not in the fit, is stored for information only.
     """
@@ -250,7 +256,10 @@ def save_calibration(
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        console.warn(f"{path}: the calibration could not be written ({error.strerror})")
+        raise UserError(
+            f"{path}: the calibration cannot be written ({error.strerror}); use a copy of the checkpoint in a writable "
+            "folder with --checkpoint"
+        ) from None
 
 
 def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:

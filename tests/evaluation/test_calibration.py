@@ -124,6 +124,15 @@ def test_leave_one_set_out_equals_separate_fits() -> None:
         np.testing.assert_array_equal(ratios[name], fit({o: sets[o] for o in others}).llr_of(sets[name]))
 
 
+def test_a_fit_without_one_set_names_it() -> None:
+    """Only the fit without set b is not possible: the scores of set c alone indicate nothing."""
+    sets = {name: sampled(800, 21 + at)[0] for at, name in enumerate("abc")}
+    sets["a"] = sets["a"]._replace(scores=-0.5 * sets["b"].scores)
+    sets["c"] = sets["c"]._replace(scores=np.full(800, 0.1))
+    with pytest.raises(UserError, match=r"do not indicate.* \(in the fit without b\)"):
+        leave_one_set_out_llr(sets)
+
+
 def test_a_set_without_enough_trials_is_named() -> None:
     with pytest.raises(UserError, match="50 target and 50 non-target trials in few"):
         fit({"many": sampled(600, 1)[0], "few": sampled(100, 2)[0]})
@@ -260,15 +269,13 @@ def test_a_written_calibration_is_read_and_damaged_ones_are_not(
         assert "checkpoint_007.calibration.json: not a calibration" in capsys.readouterr().err
 
 
-def test_a_read_only_folder_only_warns(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_read_only_folder_is_an_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(calibration, "replacing", refuse)
-    save_calibration(checkpoint, "3f" * 32, Calibration(0.0, (1.0,) * 5, (1.0, 2.0), (1.0, 2.0), 100, 100))
-    assert "007.calibration.json: the calibration could not be written (Permission denied)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"007.calibration.json: the calibration cannot be written \(Permission denied"):
+        save_calibration(checkpoint, "3f" * 32, Calibration(0.0, (1.0,) * 5, (1.0, 2.0), (1.0, 2.0), 100, 100))
 
 
 def test_a_file_of_an_earlier_version_is_read(checkpoint: Path) -> None:

@@ -1,5 +1,6 @@
 """The log-likelihood ratios of evaluations: of held-out speakers and sets, and of a stored calibration."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,9 @@ def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     trials = trials._replace(scores=np.tanh(np.where(trials.labels, 0.5, -0.5) + noise))
     labels, speakers = trials.labels[:3000], (trials.enrol_speaker[:3000], trials.test_speaker[:3000])
     scores = of_lengths(trials)
-    assert with_llr(scores, labels, speakers, context, LATER) == scores and not capsys.readouterr().out
-    held_out = with_llr(scores, labels, speakers, context, CALIBRATING)
+    assert with_llr(scores, labels, speakers, context, LATER) == (scores, None) and not capsys.readouterr().out
+    held_out, failure = with_llr(scores, labels, speakers, context, CALIBRATING)
+    assert failure is None
     printed = capsys.readouterr().out
     stored = load_calibration(context.path, context.checkpoint.digest)
     assert stored == fit({"phones": trials}) and stored.n_target == 3000
@@ -104,7 +106,7 @@ def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     low, high = shorter.min(), shorter.max()
     assert "checkpoint_007.calibration.json, fitted on 6,000 trials of phones (40 speakers)" in printed
     assert f"and {low:.2f} to {high:.2f} s on the shorter, LLRs limited to -3.7 .. 3.7\n" in printed
-    later = with_llr(scores, labels, speakers, context, LATER)
+    later, _ = with_llr(scores, labels, speakers, context, LATER)
     for of_length, before in zip(later, scores, strict=True):
         values = before.plain, before.enrol_seconds, before.test_seconds
         np.testing.assert_array_equal(of_length.llr, stored.llr(*values))
@@ -114,6 +116,28 @@ def test_a_calibration_is_fitted_on_all_lengths_stored_and_used(
     assert "checkpoint_007.calibration.json" in warning and "--trim_silence True" in warning
     with_llr(scores[:1], labels, speakers, context, CALIBRATING)
     assert "EER_short.py can fit several" in capsys.readouterr().out
+
+
+def test_a_calibration_that_cannot_be_stored_is_reported_with_its_llrs(
+    context: EvaluationContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context.path.with_name("checkpoint_007.calibration.json").mkdir()  # root may write to any folder
+    trials, _ = sampled(6000, 13)
+    speakers = trials.enrol_speaker[:3000], trials.test_speaker[:3000]
+    (scored,), failure = with_llr(of_lengths(trials)[:1], trials.labels[:3000], speakers, context, CALIBRATING)
+    assert scored.llr is not None and np.isfinite(scored.llr).any()
+    assert "checkpoint_007.calibration.json: the calibration cannot be written (Is a directory)" in str(failure)
+    assert "fitted on" not in capsys.readouterr().out
+
+
+def test_trials_of_too_few_speakers_name_the_half(context: EvaluationContext) -> None:
+    trials, _ = sampled(6000, 13)
+    few = trials.where(np.arange(6000) < 150)
+    speakers = few.enrol_speaker, few.test_speaker
+    scores = Scores("full", few.enrol_seconds, few.test_seconds, few.scores, None, 1.0)
+    (scored,), failure = with_llr([scores], few.labels, speakers, context, CALIBRATING)
+    assert scored.llr is None
+    assert re.search(r"trials in phones, (one|other) half; at least 60 .*without phones, (one|other) half", str(failure))
 
 
 def test_other_ranks_write_nothing(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
