@@ -155,7 +155,7 @@ def extract(archive: Archive, root: Path, delete: bool) -> None:
 
 
 def has_marker(root: Path, name: str) -> bool:
-    """Return whether an archive was extracted and has a marker file, so that it may have been removed."""
+    """Return whether an archive was extracted and has a marker file; then it may have been removed."""
     return (root / (name + MARKER_SUFFIX)).exists()
 
 
@@ -171,17 +171,26 @@ def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
         marker.write_text(lines, encoding="utf-8", errors="surrogateescape")
 
 
-def refuse_lost(root: Path, name: str, tree: str) -> None:
-    """Raise UserError if an archive was removed after its extraction and recordings are missing in the wav tree."""
+def count_lost(root: Path, name: str, tree: str) -> int:
+    """Return how many recordings of an extracted archive are no longer in the wav tree; 0 without a marker file."""
     if not has_marker(root, name):
-        return
+        return 0
     marker, wavs = root / (name + MARKER_SUFFIX), root / TREES[tree].wav
     found = _count_by_speaker({utterance for suffix in ENCODINGS for utterance in utterances(wavs, suffix)})
     lines = (line.rstrip().rpartition(" ") for line in read_lines(marker, "no such marker file"))
-    if lost := (Counter({speaker: int(count) for speaker, _, count in lines}) - found).total():
+    return (Counter({speaker: int(count) for speaker, _, count in lines}) - found).total()
+
+
+def refuse_lost(root: Path, name: str, tree: str, otherwise: str = "exclude it with --parts") -> None:
+    """Raise UserError if recordings of an extracted archive are no longer in the wav tree.
+
+    The message advises to extract the archive again, or `otherwise`.
+    """
+    if lost := count_lost(root, name, tree):
+        marker = root / (name + MARKER_SUFFIX)
         raise UserError(
-            f"{name}: extracted and removed, but {lost:,} of its files are no longer in {wavs}; remove {marker} to "
-            "download it again, or exclude it with --parts"
+            f"{name}: extracted, but {lost:,} of its files are no longer in {root / TREES[tree].wav}; remove {marker} "
+            f"to download and extract it again, or {otherwise}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from configure import TRAINING_TREE, TREES, TRIALS_NAME, Tree
 from corpora import convert, openslr
-from corpora.archives import find_missing, has_marker, open_zip, refuse_lost
+from corpora.archives import count_lost, find_missing, has_marker, open_zip, refuse_lost
 from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX
 from corpora.voxceleb import CHOICES, COUNTS, TRIAL_LISTS, Archive
 from dataset.trial_sampling import max_trials
@@ -62,7 +62,7 @@ def print_state(root: Path, archives: Sequence[Archive], lists: Sequence[str] = 
 def check_archive(archive: Archive, root: Path) -> State:
     """Return which parts of an archive exist and whether they are extracted."""
     if has_marker(root, archive.name):
-        return _check_removed(archive.name, archive.tree, root)
+        return _check_extracted(archive.name, archive.tree, root, bool(archive.present(root)))
     if not archive.complete(root):
         complete, partial, bad = (
             sum((root / (part + suffix)).exists() for part in archive.parts)
@@ -84,37 +84,39 @@ def check_archive(archive: Archive, root: Path) -> State:
     return State(archive.name, "complete, extracted")
 
 
-def _check_removed(name: str, tree: str, root: Path) -> State:
-    """Return the state of an archive that was extracted and removed, with the number of files that its tree lacks."""
+def _check_extracted(
+    name: str, tree: str, root: Path, present: bool, otherwise: str = "exclude it with --parts"
+) -> State:
+    """Return the state of an archive with a marker file, with the number of files that its tree lacks."""
     try:
-        refuse_lost(root, name, tree)
+        refuse_lost(root, name, tree, otherwise)
     except UserError as error:
         return State(name, str(error).removeprefix(f"{name}: "))
-    return State(name, "extracted and removed")
+    return State(name, "complete, extracted" if present else "extracted and removed")
 
 
 def check_openslr(root: Path) -> Iterator[State | None]:
     """Yield the states of the archives of OpenSLR, None for those whose download was not started."""
     for subset in openslr.SUBSETS:
-        name, tree = f"{subset}.tar.gz", openslr.part_of(subset)
-        if has_marker(root, name):
-            yield _check_removed(name, tree, root)
+        name, tree, flag = f"{subset}.tar.gz", openslr.part_of(subset), f"--librispeech {subset}"
+        present = (root / name).exists()
+        if has_marker(root, name) and not (present and count_lost(root, name, tree)):
+            yield _check_extracted(name, tree, root, present, "omit it from --librispeech")
         else:
-            yield _check_download(
-                name, f"--librispeech {subset}", bool(utterances(root / TREES[tree].wav, ".wav")), root
-            )
+            yield _check_download(name, flag, False, root)
     for flag, noise in openslr.NOISES.items():
         yield _check_download(noise.archive, f"--{flag}", os.path.lexists(root / noise.folder), root)
 
 
 def _check_download(name: str, flag: str, extracted: bool, root: Path) -> State | None:
     """Return the state of an archive of OpenSLR, whose download `flag` starts; None if the download was not started."""
-    step = OPENSLR, f"dataprep.py {flag}"
-    if any((root / (name + suffix)).exists() for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX)):
-        return State(name, "unfinished download", step)
-    if not (root / name).exists():
-        return None
-    return State(name, "complete, extracted") if extracted else State(name, "complete, to extract", step)
+    command = f"dataprep.py {flag}"
+    if (root / name).exists():
+        if extracted:
+            return State(name, "complete, extracted")
+        return State(name, f"complete; extract with {command}", (OPENSLR, command))
+    started = any((root / (name + suffix)).exists() for suffix in (PARTIAL_SUFFIX, BAD_SUFFIX))
+    return State(name, "unfinished download", (OPENSLR, command)) if started and not extracted else None
 
 
 def check_tree(name: str, tree: Tree, root: Path) -> State:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from configure import TREES
-from corpora.archives import has_marker, refuse_lost, refuse_unsafe, write_marker
+from corpora.archives import count_lost, has_marker, refuse_lost, refuse_unsafe, write_marker
 from corpora.convert import Failure
 from corpora.download import download_files, with_md5
 from corpora.old_features import remove_feature, report_removed
@@ -73,12 +73,14 @@ def part_of(subset: str) -> str:
 def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -> list[Failure]:
     """Convert the recordings of an archive into the wav tree; return those that could not be converted.
 
-    Train subsets are written to the training tree, dev and test subsets to the evaluation tree. With `delete` the
-    archive is removed unless a recording could not be converted.
+    Train subsets are written to the training tree, dev and test subsets to the evaluation tree. Unless a recording
+    could not be converted, the marker file of the archive is written, and with `delete` the archive is removed.
     """
     archive, part = root / f"{subset}.tar.gz", part_of(subset)
-    if has_marker(root, archive.name):
-        refuse_lost(root, archive.name, part)
+    if has_marker(root, archive.name) and not (archive.exists() and count_lost(root, archive.name, part)):
+        refuse_lost(root, archive.name, part, "omit it from --librispeech")
+        if delete:
+            archive.unlink(missing_ok=True)
         return []
     tree = root / TREES[part].wav
     names: list[str] = []
@@ -91,9 +93,10 @@ def extract_subset(subset: str, root: Path, delete: bool, workers: int | None) -
             n_features += replaced
             if failure:
                 failures.append(failure)
-    if delete and not failures:
+    if not failures:
         write_marker(root, archive.name, names)
-        archive.unlink()
+        if delete:
+            archive.unlink()
     print(f"{subset}: extracted")
     report_removed(n_features)
     return failures

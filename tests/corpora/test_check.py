@@ -48,6 +48,11 @@ def file(name: str, content: str = "") -> Callable[[Path], None]:
     return write
 
 
+def extracted(subset: str, counts: str = "id00000 3\n") -> Callable[[Path], None]:
+    """Write the marker file of an extracted archive of LibriSpeech."""
+    return file(f"{subset}.tar.gz.extracted", counts)
+
+
 TEST, TRAIN, DEV = "vox1_test", "vox2_dev", "vox1_dev"
 LIST = file(TRIALS_NAME, TRIALS)
 BROKEN = f"{TREES[TEST].wav}/id00009/v/broken.wav"
@@ -62,12 +67,30 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # files, next c
     ),
     "LibriSpeech, started": ([file("train-clean-5.tar.gz.partial")], "dataprep.py --librispeech train-clean-5"),
     "LibriSpeech, downloaded": ([wavs(TRAIN), file("dev-clean-2.tar.gz")], "dataprep.py --librispeech dev-clean-2"),
+    "LibriSpeech, downloaded, other wavs": (
+        [wavs(TEST), LIST, file("dev-clean-2.tar.gz")],
+        "dataprep.py --librispeech dev-clean-2",
+    ),
+    "LibriSpeech, wavs missing": (
+        [wavs(TEST), LIST, file("dev-clean-2.tar.gz"), extracted("dev-clean-2", "id00000 3\nid00009 1\n")],
+        "dataprep.py --librispeech dev-clean-2",
+    ),
+    "LibriSpeech, complete, with a damaged earlier download": (
+        [wavs(TEST), LIST, file("dev-clean-2.tar.gz"), file("dev-clean-2.tar.gz.bad"), extracted("dev-clean-2")],
+        "feat_extract/feature_extraction.py",
+    ),
+    "noise, complete, with a damaged earlier download": (
+        [wavs(TEST), LIST, file("musan.tar.gz"), file("musan.tar.gz.bad"), file("musan/a.wav")],
+        "feat_extract/feature_extraction.py",
+    ),
     "LibriSpeech, extracted": (
-        [wavs(TRAIN), wavs(TEST), LIST, file("dev-clean-2.tar.gz"), file("train-clean-5.tar.gz")],
+        [wavs(TRAIN), wavs(TEST), LIST, file("dev-clean-2.tar.gz"), extracted("dev-clean-2"),
+         file("train-clean-5.tar.gz"), extracted("train-clean-5")],
         "feat_extract/feature_extraction.py",
     ),
     "LibriSpeech, features": (
-        [empty_wavs(TRAIN, 28, 3), wavs(TEST), LIST, features(TRAIN, 28), features(TEST), file("dev-clean-2.tar.gz")],
+        [empty_wavs(TRAIN, 28, 3), wavs(TEST), LIST, features(TRAIN, 28), features(TEST), file("dev-clean-2.tar.gz"),
+         extracted("dev-clean-2")],
         "train.py --nb_class_train 28",
     ),
     "noise, started": ([wavs(TEST), file("musan.tar.gz.partial")], "dataprep.py --musan"),
@@ -126,7 +149,7 @@ STATES: dict[str, tuple[list[Callable[[Path], None]], str]] = {  # files, next c
         ],
         f"EER_full.py {MODEL}",
     ),
-}
+}  # fmt: skip
 
 
 def next_command(root: Path, *flags: object) -> list[str]:

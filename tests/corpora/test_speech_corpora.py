@@ -16,10 +16,12 @@ from archive_set import m4a, run, tone, tree
 from mirror_server import Mirror
 
 from configure import TREES, TRIALS_NAME
+from corpora.check import check_openslr
 from corpora.openslr import extract_subset
 from corpora.servers import Server
 from corpora.trial_lists import download_lists
 from corpora.voxceleb import PARTS
+from system.console import UserError
 
 
 def librispeech(folder: Path, subset: str, speakers: Iterable[int], broken: bool = False) -> dict[str, np.ndarray]:
@@ -98,6 +100,32 @@ def test_librispeech_removes_features_of_earlier_wavs(tmp_path: Path, capsys: py
     feature.write_text("of an earlier wav")
     assert not extract_subset("dev-clean-2", tmp_path, False, 1)
     assert "1 features of replaced wavs removed" in capsys.readouterr().out and not feature.exists()
+
+
+def test_an_archive_of_librispeech_is_read_again_only_if_wavs_are_missing(tmp_path: Path) -> None:
+    librispeech(tmp_path, "dev-clean-2", (21, 22))
+    wav = tmp_path / TREES["vox1_test"].wav / "21/7/21-7-0000.wav"
+    wav.parent.mkdir(parents=True)
+    wav.touch()  # imported earlier, for example
+    archive = next(state for state in check_openslr(tmp_path) if state)
+    assert archive.description == "complete; extract with dataprep.py --librispeech dev-clean-2"
+    wav.unlink()
+    for extracted in (True, False, True, False):
+        if extracted:
+            wav.unlink(missing_ok=True)
+        written = (tmp_path / "dev-clean-2.tar.gz.extracted").stat().st_mtime_ns if not extracted else 0
+        assert not extract_subset("dev-clean-2", tmp_path, False, 1) and len(tree(tmp_path, ".wav")) == 12
+        marker = tmp_path / "dev-clean-2.tar.gz.extracted"
+        assert marker.read_text() == "21 6\n22 6\n" and (marker.stat().st_mtime_ns == written) != extracted
+        (state,) = (state for state in check_openslr(tmp_path) if state)
+        assert state.description == "complete, extracted" and state.step is None
+    extract_subset("dev-clean-2", tmp_path, True, 1)
+    assert not (tmp_path / "dev-clean-2.tar.gz").exists()
+    (state,) = (state for state in check_openslr(tmp_path) if state)
+    assert state.description == "extracted and removed"
+    wav.unlink()
+    with pytest.raises(UserError, match="1 of its files .* or omit it from --librispeech"):
+        extract_subset("dev-clean-2", tmp_path, False, 1)
 
 
 def test_librispeech_with_a_broken_recording_or_archive(tmp_path: Path) -> None:
