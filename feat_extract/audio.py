@@ -35,7 +35,7 @@ class WavHeader(NamedTuple):
     """The position and number of the samples in a wav, according to its header."""
 
     start: int  # position of the first sample in bytes
-    n_plain: int | None  # number of samples in the file; None if they are not 16 kHz mono 16-bit
+    n_plain: int | None  # number of samples in the file; None if there are some that are not 16 kHz mono 16-bit
     missing: float  # seconds of audio that the header declares but the file does not contain
 
 
@@ -45,8 +45,8 @@ def read_recording(source: Path | IO[bytes], channel: int | None = None, name: s
     `source` is a path or an open file; messages contain `name`. An open file is read from its start if it is seekable,
     otherwise from its position (a pipe). `channel` is counted from 1; by default the channels are averaged, or the
     loudest is taken if they cancel each other. If the header of a wav has no valid data size, the wav is read to its
-    end. If the file is more than 25 ms shorter than the header states, a remark reports it. RecordingError, a
-    UserError, if the recording cannot be used or more than half of it is missing.
+    end, unless the rest consists of other chunks. If the file is more than 25 ms shorter than the header states, a
+    remark reports it. RecordingError, a UserError, if the recording cannot be used or more than half of it is missing.
     """
     name = name or str(source)
     with _opened(source, name) if isinstance(source, Path) else nullcontext(source) as file:
@@ -159,6 +159,8 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
         (kind, size), start = struct.unpack("<4sI", chunk), file.tell()
         if kind == b"data":
             n_bytes = _size(file) - start
+            if size == 0 and _are_chunks(file, start, start + n_bytes):
+                return WavHeader(start, 0, 0.0)
             stated = size if 0 < size < PLACEHOLDER_SIZE else n_bytes  # else the size is a placeholder
             bytes_per_second = struct.unpack_from("<I", form, 8)[0] if len(form) == len(PLAIN_FORMAT) else 0
             missing = max(0, stated - n_bytes) / bytes_per_second if bytes_per_second else 0.0
@@ -167,6 +169,17 @@ def _wav_header(file: IO[bytes]) -> WavHeader | None:
             form = file.read(min(size, len(PLAIN_FORMAT)))
         file.seek(start + size + size % 2)
     return None
+
+
+def _are_chunks(file: IO[bytes], start: int, end: int) -> bool:
+    """Return whether the bytes of a file from `start` to its `end` are chunks of a wav, such as metadata."""
+    while start < end:
+        file.seek(start)
+        kind, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
+        if not all(32 <= byte < 127 for byte in kind):
+            return False
+        start += 8 + size + size % 2
+    return start <= end + 1  # the last byte of padding may be missing
 
 
 def _plain_samples(file: IO[bytes], start: int, n: int) -> np.ndarray:

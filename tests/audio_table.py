@@ -120,6 +120,7 @@ def with_cover(flac: bytes) -> bytes:
 
 
 PCM = CLEAN.tobytes()
+TAGS = b"LIST" + struct.pack("<I", 24) + b"INFOISFT" + struct.pack("<I", 11) + b"some editor\0"  # a chunk of metadata
 OTHER_BYTES = np.random.default_rng(1).bytes(50_000)
 CANCELLED = r"channels cancel each other; channel [12], the loudest, was taken"
 CASES = [
@@ -178,7 +179,9 @@ CASES = [
          refused="longer than 6 hours"),
     Case("a sampling rate below 4 kHz or above 768 kHz", "error", lambda: [sound(FLOATS, rate)
          for rate in (2, 1_000_000)], refused="not between 4 and 768 kHz"),
-    Case("no samples", "error", lambda: [sound(CLEAN[:0]), sound(CLEAN[:0], 44100)], refused="no samples"),
+    Case("no samples, also with metadata after a data size of 0", "error", lambda: [
+         sound(CLEAN[:0]), sound(CLEAN[:0], 44100), *(riff(b"", 0, channels=n) + TAGS for n in (1, 2)),
+         riff(b"", 0) + TAGS[:-1]], refused="no samples"),
     Case("only zeros", "error: silent", lambda: [sound(0 * CLEAN)], refused="silent"),
     Case("text, pictures, archives, files of other programs", "error: not audio", lambda: [
          b"", b"notes\n" * 99, b"\x89PNG\r\n\x1a\n" + OTHER_BYTES, b"PK\3\4" + OTHER_BYTES, b"%PDF-1.7" + OTHER_BYTES],
