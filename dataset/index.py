@@ -25,7 +25,7 @@ class FeatureIndex:
     """
 
     def __init__(self, trees: list[Path]):
-        """Load the trees that exist; UserError if none contains a feature file."""
+        """Load the trees that exist; UserError if none contains a feature file, or if a speaker is both file and folder."""
         present = [tree for tree in trees if is_folder(tree)]
         tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):
@@ -48,6 +48,13 @@ class FeatureIndex:
             of_rows, return_index=True, return_inverse=True, return_counts=True
         )
         self.speakers = [os.fsdecode(speaker) for speaker in speakers]
+        strays = np.flatnonzero((self._names == of_rows) & (self.count[self.speaker] > 1))  # they sort elsewhere
+        if len(strays):
+            path = self.path(strays[0])
+            raise UserError(
+                f"{path}: stored next to the folder of speaker {path.stem}; move this feature and its wav into the "
+                "folder, or remove both"
+            )
         self._unused = names[unused], of_tree[unused]
         if len(unused):
             self._warn_of_duplicates(locations[unused, 0])

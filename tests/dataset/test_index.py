@@ -55,6 +55,16 @@ def test_speakers_with_a_common_prefix_are_separate(tmp_path: Path) -> None:
         assert [index.name(row) for row in rows] == [f"{name}/v/0", f"{name}/v/1"]
 
 
+def test_a_feature_next_to_the_folder_of_its_speaker_is_an_error(tmp_path: Path) -> None:
+    for name in ("a/v/0", "a/v/1", "a-b/v/0", "c", "d-e/0"):
+        write_feature(tmp_path / "t" / f"{name}.pkl", np.ones((5, 40)), name)
+    index = FeatureIndex([tmp_path / "t"])
+    assert index.speakers == ["a", "a-b", "c", "d-e"] and index.count.tolist() == [2, 1, 1, 1]
+    write_feature(tmp_path / "t" / "a.pkl", np.ones((5, 40)), "a")
+    with pytest.raises(UserError, match="t/a.pkl: stored next to the folder of speaker a; move "):
+        FeatureIndex([tmp_path / "t"])
+
+
 def test_names_are_found_with_any_suffix(tree: Path) -> None:
     index = FeatureIndex([tree])
     rows = index.rows(["id00001/v1/00003.wav", "id00000/v0/00000.m4a", "id00001/v1/00003"])
