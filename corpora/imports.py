@@ -10,7 +10,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
-from corpora.naming import CONFLICT, IN_TREE, TAKEN, ImportedFile, clean, name_wavs, speaker_folder, write_temporary
+from corpora.naming import (
+    CONFLICT,
+    IN_TREE,
+    TAKEN,
+    ImportedFile,
+    clean,
+    name_wavs,
+    speaker_folder,
+    with_existing_suffixes,
+    write_temporary,
+)
 from corpora.old_features import report_removed
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
@@ -88,6 +98,7 @@ def import_files(
     another wav of the same name, or if the tree has none of the recordings; otherwise an empty list.
     """
     remove_unfinished_below(tree)
+    files = with_existing_suffixes(files, tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
     found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
     examined, n_removed = name_wavs(found, tree, root)

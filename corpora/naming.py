@@ -80,6 +80,13 @@ def write_temporary(file: ImportedFile, samples: np.ndarray) -> ImportedFile:
     return file._replace(digest=digest, temporary=temporary)
 
 
+def with_existing_suffixes(files: list[ImportedFile], tree: Path) -> list[ImportedFile]:
+    """Return the files; the wav of a file is <name>.WAV, or in other letters, if the tree has a wav of this name."""
+    wavs = ((tree / name, suffix) for folder in walk(tree) for name, suffix in folder.having(".wav"))
+    existing = {Path(f"{name}.wav"): Path(f"{name}{suffix}") for name, suffix in wavs if suffix != ".wav"}
+    return [file._replace(wav=existing.get(file.wav, file.wav)) for file in files]
+
+
 def name_wavs(files: list[ImportedFile], tree: Path, root: Path) -> tuple[list[ImportedFile], int]:
     """Rename the temporary files to their wavs in a tree below `root`.
 

@@ -25,7 +25,7 @@ class FeatureIndex:
     """
 
     def __init__(self, trees: list[Path]):
-        """Load the trees that exist; UserError if none contains a feature file, or if a speaker is both file and folder."""
+        """Load the trees that exist; UserError without feature files, and for one outside its speaker's folder."""
         present = [tree for tree in trees if is_folder(tree)]
         tables = [load_table(tree) for tree in present]
         if not any(len(table.name) for table in tables):

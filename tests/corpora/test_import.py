@@ -243,6 +243,21 @@ def test_the_feature_of_a_replaced_wav_is_removed(tmp_path: Path) -> None:
     assert list(tree(features)) == ["anna/all/2.pkl"] and numbers(tmp_path / "root")["anna/all/1.wav"] == 3
 
 
+def test_a_suffix_in_capitals_is_the_same_name(tmp_path: Path) -> None:
+    write_tones(tmp_path / "in", {"anna/1.wav": 1, "anna/2.wav": 2, "anna/3.wav": 3})
+    command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir", tmp_path / "in")
+    here(*command, cwd=tmp_path)
+    for name in ("1", "2"):
+        wav = tmp_path / "root" / WAVS / f"anna/all/{name}.wav"
+        wav.rename(wav.with_suffix(".WAV"))
+    (tmp_path / "in/anna/3.wav").unlink()
+    assert "2 recordings, 2 imported" in here(*command, cwd=tmp_path).stdout
+    write_tones(tmp_path / "in", {"anna/1.wav": 4})
+    errors = here(*command, cwd=tmp_path, check=1).stderr
+    assert f"{tmp_path / 'root' / WAVS}/anna/all/1.WAV; rename the file, or remove this wav" in errors
+    assert numbers(tmp_path / "root") == {"anna/all/1.WAV": 1, "anna/all/2.WAV": 2, "anna/all/3.wav": 3}
+
+
 def test_two_copies_in_the_tree_are_kept(tmp_path: Path) -> None:
     write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/b.wav": 1})
     write_tones(tmp_path / "root" / WAVS, {"anna/all/a.wav": 1, "anna/all/b.wav": 1})
