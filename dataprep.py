@@ -7,7 +7,8 @@
 These commands prepare VoxCeleb, two subsets of LibriSpeech (460 MB, no account
 needed), and your own recordings. --check prints which data is present and the
 next command. All steps can be repeated: they skip what is complete and resume
-after an interruption. docs/data.md describes each step.
+after an interruption; an interrupted import starts again. docs/data.md
+describes each step.
 """
 
 import argparse

@@ -5,6 +5,8 @@ import functools
 import re
 import statistics
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -93,15 +95,19 @@ def import_files(
 
     Every file is read. Unreadable, silent and repeated recordings are skipped; short and clipped ones and those without
     a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
-    removes silence at both ends and long pauses. Returns a list with one error message if recordings were
-    unreadable, without a speaker, the same as a recording of another speaker, or not written because the tree has
-    another wav of the same name, or if the tree has none of the recordings; otherwise an empty list.
+    removes silence at both ends and long pauses. The wavs get their names at the end. If the import fails before,
+    nothing of it is kept.
+
+    Returns a list with one error message if recordings were unreadable, without a speaker, the same as a recording of
+    another speaker, or not written because the tree has another wav of the same name, or if the tree has none of the
+    recordings; otherwise an empty list. UserError if the tree cannot be written.
     """
     remove_unfinished_below(tree)
     files = with_existing_suffixes(files, tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
-    found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
-    examined, n_removed = name_wavs(found, tree, root)
+    with _removing_unfinished(tree), closing(work):
+        found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
+        examined, n_removed = name_wavs(found, tree, root)
     write_report(root / REPORT_NAME, examined)
     print(summary(examined))
     report_removed(n_removed)
@@ -111,6 +117,19 @@ def import_files(
         return [] if anything else [f"no recordings imported; {root / REPORT_NAME} lists the reasons"]
     first = f"{lost[0].source}: {lost[0].skipped}" + f" ({lost[0].detail})" * bool(lost[0].detail)
     return [f"recordings not imported: {len(lost):,}, listed in {root / REPORT_NAME}; the first is {first}"]
+
+
+@contextmanager
+def _removing_unfinished(tree: Path) -> Iterator[None]:
+    """Remove the temporary files below a tree after an error in the block; an OSError becomes a UserError."""
+    with ExitStack() as stack:
+        stack.callback(remove_unfinished_below, tree)
+        try:
+            yield
+        except OSError as error:
+            reason = f"{tree}: {error.strerror or error}; the import is not finished"
+            raise UserError(f"{reason}; fix this and import again from the start") from None
+        stack.pop_all()
 
 
 def find_recordings(folder: Path, tree: Path) -> list[Path]:

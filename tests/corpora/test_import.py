@@ -1,6 +1,7 @@
 """dataprep.py --import_dir on typical folders of recordings."""
 
 import csv
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -12,7 +13,7 @@ from archive_set import run, tone, tree
 from conftest import here, voice
 
 from configure import TREES
-from corpora import demo
+from corpora import demo, naming
 
 RATE = 16000
 STRICT = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -279,9 +280,28 @@ def test_an_interrupted_import_can_be_repeated(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
         here(*command, cwd=tmp_path, check=130)
+    assert not list((tmp_path / "root").rglob("*.tmp"))
     here(*command, cwd=tmp_path)
     assert numbers(tmp_path / "root") == {"anna/all/a.wav": 1, "anna/all/a_wav.wav": 2, "ben/all/c.wav": 3}
     assert not list((tmp_path / "root").rglob("*.tmp"))
+
+
+def test_a_full_disk_leaves_no_unfinished_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tones(tmp_path / "in", {"anna/a.wav": 1, "anna/b.wav": 2, "ben/c.wav": 3})
+    write, steps = naming.write_wav, iter(range(3))
+
+    def full(path: Path, samples: np.ndarray) -> None:
+        if next(steps) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, samples)
+
+    command = ("dataprep.py", "--save_path", "root", "--import_dir", "in", "--num_workers", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(naming, "write_wav", full)
+        errors = here(*command, cwd=tmp_path, check=1).stderr
+    assert errors.startswith(f"dataprep.py: root/{WAVS}: No space left on device; the import is not finished; ")
+    assert "intact" not in errors and errors.count("\n") == 1 and not tree(tmp_path / "root", ".tmp", ".wav")
+    assert "3 imported" in here(*command, cwd=tmp_path).stdout
 
 
 NAMES = ["Zoë", "हिन्दी", "Nguyễn", "ไทย", "Ẹ̀kọ́"]  # the third and last have two marks on a letter
