@@ -123,6 +123,7 @@ PCM = CLEAN.tobytes()
 TAGS = b"LIST" + struct.pack("<I", 24) + b"INFOISFT" + struct.pack("<I", 11) + b"some editor\0"  # a chunk of metadata
 OTHER_BYTES = np.random.default_rng(1).bytes(50_000)
 CANCELLED = r"channels cancel each other; channel [12], the loudest, was taken"
+WITH_LENGTH = "wav, aiff, au, flac, rf64, sph (NIST), mkv"  # a truncated file is detected by its header
 CASES = [
     Case("wav, flac, aiff, au, caf, w64, rf64, sph (NIST), voc, mov, mkv: 16 kHz mono 16-bit", "read without change",
          lambda: [*(sound(CLEAN, format=kind) for kind in
@@ -145,17 +146,27 @@ CASES = [
                   for size in PIPED)]),
     Case("wav of other rates and channels with an unfinished header", "read to the end of the file",
          lambda: [riff(np.repeat(CLEAN, 2).tobytes(), size, 0, channels=2) for size in (0, *PIPED)]),
-    Case("shorter than its header states, by less than 25 ms", "read without a remark",
+    Case(f"{WITH_LENGTH}: shorter than the header states, by less than 25 ms", "read without a remark",
          lambda: [riff(PCM, len(PCM) + 16), riff(PCM, len(PCM) + 798), riff(PCM[:-1], len(PCM))],
          lambda found, expected: len(found) >= len(expected) - 1 and np.array_equal(found, expected[: len(found)])),
-    Case("shorter than its header states, by more than 25 ms (an incomplete download)",
+    Case(f"{WITH_LENGTH}: shorter than the header states, by more than 25 ms (an incomplete download)",
          "read, with a remark that states the missing seconds",
-         lambda: [*(cut(sound(CLEAN, format=kind), 0.9) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")),
-                  cut(with_cover(sound(CLEAN, format="FLAC")), 0.9)],
+         lambda: [*(cut(sound(CLEAN, format=kind), 0.9)
+                    for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "RF64", "NIST")),
+                  cut(encoded("matroska", "pcm_s16le"), 0.9), cut(with_cover(sound(CLEAN, format="FLAC")), 0.9)],
          begins, remark=r"truncated: 0\.[2-5]\d of its 2\.[34]\d s are missing"),
-    Case("shorter than its header states, by more than half", "error", lambda: [
-         cut(sound(CLEAN, format=kind), 0.45) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "NIST")],
+    Case(f"{WITH_LENGTH}: shorter than the header states, by more than half", "error", lambda: [
+         *(cut(sound(CLEAN, format=kind), 0.45) for kind in ("WAV", "WAVEX", "AIFF", "AU", "FLAC", "RF64", "NIST")),
+         cut(sound(CLEAN, subtype="MS_ADPCM"), 0.45), cut(encoded("matroska", "pcm_s16le"), 0.45)],
          refused=r"truncated: 1\.[2-9]\d of its 2\.[34]\d s are missing"),
+    Case("mp3, ogg, caf, w64, voc, amr, ac3: truncated", "read to the end of the file, without a remark", lambda: [
+         *(cut(sound(CLEAN, format=kind), 0.9) for kind in ("MP3", "OGG", "CAF", "W64", "VOC")),
+         cut(encoded("amr", "libopencore_amrnb", 8000), 0.9), cut(encoded("ac3", "ac3", 48000), 0.9)],
+         lambda found, expected: 0 < len(found) < len(expected)),
+    Case("m4a, mp4, mov, 3gp: truncated, if their index is at the end of the file", "error: not audio", lambda: [
+         cut(encoded(kind, codec, rate), 0.9) for kind, codec, rate in
+         (("ipod", "aac", RATE), ("mp4", "aac", RATE), ("mov", "pcm_s16le", RATE), ("3gp", "libopencore_amrnb", 8000))],
+         refused="no readable audio"),
     Case("two channels with the same voice", "averaged", lambda: [stereo(CLEAN, CLEAN)]),
     Case("two channels out of phase, exactly or nearly, or with an offset",
          "the louder channel, with a remark",
