@@ -66,15 +66,23 @@ class Checkpoint:
         return self.state_dict.get(CLASS_VECTORS)
 
     def encoder(self) -> Encoder:
-        """Return an encoder with these weights; ValueError names missing and unexpected parameters."""
-        with torch.random.fork_rng(devices=[]):  # keep the random state: the sampled initial weights are replaced below
-            encoder = Encoder(self.backbone)
-        ours = {_official_name(name): name for name in encoder.state_dict()}
+        """Return an encoder with these weights, float32 on the CPU; ValueError names missing and unexpected parameters.
+
+        torch's random state and its defaults of the type and the device of new tensors do not matter and do not change.
+        """
+        with torch.device("meta"):  # samples no initial weights, which would change the random state
+            encoder = Encoder(self.backbone).float()
+        empty = encoder.state_dict()
+        ours = {_official_name(name): name for name in empty}
         needed, given = set(ours), set(self.state_dict) - {CLASS_VECTORS}
         for kind, names in (("missing", needed - given), ("unexpected", given - needed)):
             if names:
                 raise ValueError(f"{len(names)} {kind} parameters: {', '.join(sorted(names)[:3])}")
-        encoder.load_state_dict({ours[name]: self.state_dict[name] for name in given})
+        copies = {
+            ours[name]: self.state_dict[name].detach().to(empty[ours[name]].dtype, copy=True).contiguous()
+            for name in given
+        }
+        encoder.load_state_dict(copies, assign=True)
         return encoder
 
     def encoder_alone(self) -> "Checkpoint":

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import PROJECT, present
 
+import model.checkpoint
 from model.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -43,6 +45,29 @@ def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     assert loaded.backbone == "resnet18" and present(loaded.class_vectors).shape == (7, 256)
     assert all(torch.equal(saved.state_dict[name], value) for name, value in loaded.state_dict.items())
     assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_loading_in_one_thread_repeats_no_random_numbers_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread samples numbers while the encoder is built."""
+    checkpoint, sampled = some(1), []
+
+    def sample() -> None:
+        sampled.append(torch.rand(4))
+
+    class Slow(Encoder):
+        def __init__(self, backbone: str):
+            thread = threading.Thread(target=sample)
+            thread.start()
+            thread.join()
+            super().__init__(backbone)
+
+    monkeypatch.setattr(model.checkpoint, "Encoder", Slow)
+    encoder = checkpoint.encoder()
+    sample()
+    assert not torch.equal(*sampled)
+    state = state_dict_of(encoder, checkpoint.class_vectors)
+    assert list(state) == list(checkpoint.state_dict)
+    assert all(torch.equal(state[name], value) for name, value in checkpoint.state_dict.items())
 
 
 def test_the_digest_is_computed_from_the_file(tmp_path: Path) -> None:
