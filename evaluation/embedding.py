@@ -67,7 +67,7 @@ class _SegmentData(Dataset):
         row, start, length = (column[batch].tolist() for column in self._segments)
         crops = [self._features.crop(*segment).T for segment in zip(row, start, length, strict=True)]
         stacked = np.stack(crops, out=np.empty((len(batch), N_MELS, length[0]), np.float32))  # contiguous
-        return torch.tensor(batch), torch.from_numpy(stacked)[:, None]
+        return torch.tensor(batch, device="cpu"), torch.from_numpy(stacked)[:, None]
 
 
 def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compute) -> torch.Tensor:
@@ -75,7 +75,8 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
 
     The encoder comes from Encoder.for_inference for this device. It is not changed, so threads may share it. The
     segments of a batch have equal lengths and are not padded, so the result does not depend on the batches. The ranks
-    share the work, and each of them returns all embeddings. UserError if an embedding is not finite.
+    share the work, and each of them returns all embeddings. If the calling program uses autocast or has changed torch's
+    default type or device, this has no effect. UserError if an embedding is not finite.
     """
     if encoder.training:
         raise ValueError("the encoder is in training mode; embed with Encoder.for_inference()")
@@ -83,10 +84,11 @@ def embed(encoder: Encoder, features: Frames, segments: Segments, compute: Compu
     max_bytes = max((len(batch) * int(segments.length[batch[0]]) * N_MELS * 4 for batch in batches), default=1)
     on_cuda = compute.device.type == "cuda"
     loader = Loader(_SegmentData(features, segments), compute.num_workers, max_bytes, pin_memory=on_cuda)
-    embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE)
+    embeddings = torch.zeros(len(segments.row), EMBEDDING_SIZE, dtype=torch.float32, device="cpu")
     n_own = sum(map(len, batches))
     with (
         torch.inference_mode(),
+        torch.autocast(compute.device.type, enabled=False),
         without_tf32(compute.device),
         console.progress(total=n_own, unit="segment", desc="embedding") as bar,
         loader.batches(batches) as loaded,

@@ -84,8 +84,8 @@ class Recognizer:
             return np.zeros((0, EMBEDDING_SIZE), np.float32)
         segments = _pieces([len(utterance.features) for utterance in utterances])
         pieces = F.normalize(embed(self.encoder, _Frames(utterances), segments, self._compute), dim=1)
-        sums = torch.zeros(len(utterances), EMBEDDING_SIZE).index_add_(0, torch.from_numpy(segments.row), pieces)
-        return F.normalize(sums, dim=1).numpy()
+        sums = torch.zeros(len(utterances), EMBEDDING_SIZE, dtype=pieces.dtype, device=pieces.device)
+        return F.normalize(sums.index_add_(0, torch.from_numpy(segments.row), pieces), dim=1).numpy()
 
 
 class _Frames(list[Utterance]):

@@ -47,9 +47,11 @@ class Loader(Generic[Tensors]):
         signal handlers, exit handlers and random states.
         """
         # Without this generator, DataLoader would use torch's global one.
-        options = self._options | {"sampler": order, "generator": torch.Generator()}
+        options = self._options | {"sampler": order, "generator": torch.Generator("cpu")}
         if not self._workers:
-            yield iter(DataLoader(self._dataset, **options))
+            with torch.device("cpu"):  # DataLoader seeds its processes by a tensor on the default device
+                in_this_process = iter(DataLoader(self._dataset, **options))
+            yield in_this_process
             return
         # Without a context, DataLoader would set the start method for the complete program.
         method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]

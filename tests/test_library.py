@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from conftest import PROJECT, voice, write_features, write_wavs
 
 from dataset.index import FeatureIndex
 from evaluation.embedding import Segments, embed
+from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition.recognizer import Recognizer
-from system.compute import inference, without_tf32
+from system.compute import Compute, inference, without_tf32
 
 
 @pytest.mark.slow
@@ -87,6 +89,59 @@ def test_threads_can_share_a_recognizer() -> None:
         return found - expected[mine]
 
     assert np.abs(in_threads(work)).max() < 1e-6
+
+
+@contextmanager
+def default_type() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+HOSTS = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default type": default_type,
+    "default device": default_device,
+    "device": lambda: torch.device("meta"),
+    "inference mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
+def test_settings_of_torch_change_no_embedding(tmp_path: Path, host: Callable[[], AbstractContextManager]) -> None:
+    """Not those under which the recogniser is made, and not those under which it is used."""
+    write_features(tmp_path / "feat", 2, 2, n_frames=40)
+    wave, path = voice(1, 0.6, 1), tmp_path / "network.pth"
+    save_checkpoint(path, Checkpoint(1, state_dict_of(Encoder("resnet18"), None)))
+
+    def embeddings(recognizer: Recognizer) -> np.ndarray:
+        features, segments = FeatureIndex([tmp_path / "feat"]), Segments.full(index, np.arange(4))
+        found = [recognizer.embed(wave, 16000)[None]]
+        for n_workers in (0, 2):
+            compute = Compute(torch.device("cpu"), torch.float32, n_workers)
+            found.append(embed(recognizer.encoder, features, segments, compute).numpy())
+        assert {array.dtype for array in found} == {np.dtype(np.float32)}
+        return np.concatenate(found)
+
+    index = FeatureIndex([tmp_path / "feat"])
+    before = Recognizer(path, "cpu")
+    expected = embeddings(before)
+    with host():
+        made_within = Recognizer(path, "cpu")
+        np.testing.assert_array_equal(embeddings(before), expected)
+        np.testing.assert_array_equal(embeddings(made_within), expected)
+    np.testing.assert_array_equal(embeddings(made_within), expected)
 
 
 def test_threads_can_share_an_encoder(tmp_path: Path) -> None:
