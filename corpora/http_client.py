@@ -9,7 +9,6 @@ from typing import TypeVar
 import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ConnectionError, HTTPError, Timeout
-from tqdm import tqdm
 
 from corpora.servers import BAD_SUFFIX, PARTIAL_SUFFIX, Download, Server
 from system import console
@@ -49,7 +48,7 @@ class Client:
             self.sizes[file.name] = _total(response)
         return self.sizes[file.name]
 
-    def download(self, file: Download, bar: tqdm) -> str | None:
+    def download(self, file: Download, bar: console.Progress) -> str | None:
         """Download and check one file; return an error message, None after success."""
         path, bad = self.partial(file), self.folder / (file.name + BAD_SUFFIX)
         for attempt in (1, 2):
@@ -87,7 +86,7 @@ class Client:
                 pause = int(stated) if stated.isdecimal() else 2**failures / 2
                 time.sleep(min(self.longest_pause, pause))
 
-    def receive(self, file: Download, bar: tqdm) -> None:
+    def receive(self, file: Download, bar: console.Progress) -> None:
         """Append to the unfinished file; restart it if the server does not support ranges."""
         path, size, start = self.partial(file), self.sizes[file.name], self.n_downloaded(file)
         if 0 < size == start:

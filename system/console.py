@@ -167,16 +167,43 @@ Bar.set_lock(threading.RLock())
 script_runs = False  # whether this process is a script of the project; otherwise nothing is printed
 
 
-def progress(*args: Any, **kwargs: Any) -> tqdm:
-    """Return a tqdm bar on standard error, disabled if that is no terminal and on all ranks but the first.
+class Silent:
+    """The progress of a program that is no script; tqdm's disabled bars share a set with the bars of that program."""
+
+    def __init__(self, items: Iterable[Any] = (), initial: int = 0):
+        self._items, self.n = items, initial
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        """Add n to the progress."""
+        self.n += n
+
+    def set_postfix(self, **shown: Any) -> None:
+        """Show nothing."""
+
+
+Progress = Bar | Silent
+
+
+def progress(items: Iterable[Any] = (), initial: int = 0, **kwargs: Any) -> Progress:
+    """Return a tqdm bar on standard error, disabled if that is no terminal; on other ranks and for programs, no bar.
 
     A bar that ends within another bar is cleared.
     """
-    disable = None if script_runs and ranks.is_first() else True
-    return Bar(*args, disable=disable, miniters=1, dynamic_ncols=True, leave=None, **kwargs)
+    if not (script_runs and ranks.is_first()):
+        return Silent(items, initial)
+    return Bar(items, initial=initial, disable=None, miniters=1, dynamic_ncols=True, leave=None, **kwargs)
 
 
-def progress_of_bytes(total: int, desc: str, initial: int = 0) -> tqdm:
+def progress_of_bytes(total: int, desc: str, initial: int = 0) -> Progress:
     """Return the bar of progress() with bytes as unit."""
     return progress(total=total, desc=desc, initial=initial, unit="B", unit_scale=True)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -128,6 +129,23 @@ def shown(written: str) -> list[str]:
             lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
             column += len(part)
     return lines
+
+
+@pytest.mark.parametrize("rank, scripts", [(0, False), (1, True)])
+def test_where_nothing_is_drawn_no_tqdm_bar_is_made(monkeypatch: pytest.MonkeyPatch, rank: int, scripts: bool) -> None:
+    """A disabled bar would change the set of all bars, over which a thread of the program may be iterating."""
+    monkeypatch.setattr(console, "script_runs", scripts)
+    monkeypatch.setattr(console.ranks, "is_first", lambda: rank == 0)
+    made = Mock(side_effect=AssertionError("a bar"))
+    monkeypatch.setattr(console.Bar, "__init__", made)
+    monkeypatch.setattr(console.Bar, "__new__", made)
+    assert list(console.progress(iter("abc"), total=3, unit="file", desc="reading")) == ["a", "b", "c"]
+    with console.progress_of_bytes(10, "download", 4) as bar:
+        bar.update(3)
+        bar.set_postfix(loss="1.5", refresh=False)
+        assert bar.n == 7
+    with pytest.raises(ZeroDivisionError), console.progress(total=3, unit="segment"):
+        raise ZeroDivisionError
 
 
 def test_the_outer_one_of_nested_progress_bars_remains(monkeypatch: pytest.MonkeyPatch) -> None:
