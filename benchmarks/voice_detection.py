@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 
-from configure import SAMPLE_RATE
+from configure import AUDIO_SUFFIXES, SAMPLE_RATE
 from feat_extract.audio import read_recording
 from feat_extract.codecs import transcode
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.noise_sources import coloured_noise, mix, reverberate, synthetic_impulse_response
-from feat_extract.recording import SUFFIXES
 from feat_extract.silence import trim_samples
 from system import console
 from system.console import UserError
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 def recordings(folder: Path, n: int, rng: Random) -> Iterator[tuple[Path, np.ndarray]]:
     """Yield up to n random recordings in a folder, and their samples (S,)."""
-    found = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
         raise UserError(f"{folder}: contains no recordings")
     for i in console.progress(rng.permutation(len(found))[:n], desc="reading"):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from configure import FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
+from configure import AUDIO_SUFFIXES, FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
 from corpora.naming import (
     CONFLICT,
     IN_TREE,
@@ -26,7 +26,7 @@ from corpora.naming import (
 from corpora.old_features import report_removed
 from feat_extract.audio import read_recording
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
-from feat_extract.recording import SUFFIXES, NotAudioError, RecordingError, SilentError
+from feat_extract.recording import NotAudioError, RecordingError, SilentError
 from feat_extract.silence import trim_samples
 from system import console
 from system.console import UsageError, UserError
@@ -78,7 +78,7 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
         if wav in taken:
             wav = wav.with_name(f"{clean(f'{path.stem}_{source.suffix[1:]}')}.wav")
         taken.add(wav)
-        files.append(ImportedFile(len(files), source, name, wav, source.suffix.lower() in SUFFIXES))
+        files.append(ImportedFile(len(files), source, name, wav, source.suffix.lower() in AUDIO_SUFFIXES))
     recordings = [file for file in files if file.is_recording] or files
     if not any(file.speaker for file in recordings):
         raise UserError(
@@ -145,7 +145,7 @@ def find_recordings(folder: Path, tree: Path) -> list[Path]:
     found = files_below(folder)
     if not found:
         raise UserError(f"--import_dir {folder}: contains no files")
-    return sorted(found, key=lambda path: (path.suffix.lower() not in SUFFIXES, path))
+    return sorted(found, key=lambda path: (path.suffix.lower() not in AUDIO_SUFFIXES, path))
 
 
 def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> ImportedFile:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from configure import AUDIO_SUFFIXES
 from feat_extract.audio import n_plain_samples, read_recording, read_samples, write_wav
-from feat_extract.recording import SUFFIXES, RecordingError
+from feat_extract.recording import RecordingError
 from system import console
 from system.console import UserError
 from system.files import is_folder, locked, remove_unfinished, walk
@@ -62,7 +63,7 @@ def check_recordings(folder: Path) -> None:
     """Raise UserError if a folder does not exist or contains no file with an audio suffix."""
     if not is_folder(folder):
         raise UserError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}; {DOWNLOAD}")
-    if not any(True for part in walk(folder) for _ in part.having(*SUFFIXES)):
+    if not any(True for part in walk(folder) for _ in part.having(*AUDIO_SUFFIXES)):
         raise UserError(f"{folder}: no recordings (such as .wav, .flac or .mp3 files) in this folder; {DOWNLOAD}")
 
 
@@ -74,7 +75,7 @@ def _files_by_kind(folder: Path, unknown: str) -> dict[str, list[Path]]:
     for part in walk(folder):
         names = (*reversed(part.name.lower().split("/")), *above)
         known = next((name for name in names if name in KINDS), "")
-        for name, suffix in part.having(*SUFFIXES):
+        for name, suffix in part.having(*AUDIO_SUFFIXES):
             kind = KINDS.get(known, unknown)
             if known == "real_rirs_isotropic_noises" and "_noise_" in name:
                 kind = NOISE

@@ -9,10 +9,6 @@ from system.console import UserError
 
 MAX_HOURS = 6  # of a recording
 MAX_SAMPLES = MAX_HOURS * 3600 * SAMPLE_RATE
-SUFFIXES = set(  # of files that must be recordings: one that cannot be read is an error
-    ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
-    ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
-)
 PLACEHOLDER_SIZE = 0x7F000000  # bytes; programs that do not know the size when they write the header write this or more
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feat_extract.recording import SUFFIXES, NotAudioError
+from configure import AUDIO_SUFFIXES
+from feat_extract.recording import NotAudioError
 from recognition.recognizer import Recognizer
 from recognition.utterance import STANDARD_INPUT, Utterance
 from system.console import UserError
@@ -61,7 +62,7 @@ def find_candidates(names: Iterable[str]) -> list[Candidate]:
         if path == STANDARD_INPUT or not os.path.isdir(path):
             found.append(Candidate(path, certain=True))
         elif files := sorted(files_below(Path(path))):
-            found += [Candidate(str(file), file.suffix.lower() in SUFFIXES) for file in files]
+            found += [Candidate(str(file), file.suffix.lower() in AUDIO_SUFFIXES) for file in files]
         else:
             raise UserError(f"{path}: a folder without files")
     return found
