@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configure import AUDIO_SUFFIXES
 from dataset.features import Location, is_current, locate, read_frames
 from dataset.table import load_table
 from system import console
@@ -111,17 +112,17 @@ class FeatureIndex:
     def rows(self, names: Collection[str]) -> np.ndarray:
         """Return the rows (n,) of utterance names; UserError naming the first unknown one.
 
-        A name is <speaker>/<video>/<utterance>, with or without a suffix, with slashes or backslashes. Other folders
-        may precede it, as in an absolute path.
+        A name is <speaker>/<video>/<utterance>, with slashes or backslashes, with or without the suffix of a feature
+        or an audio file. Other folders may precede it, as in an absolute path, the same number for all names.
         """
         unique = list(dict.fromkeys(names))
         rest = [name.replace("\\", "/") for name in unique]  # each round removes the first folder of each name
         rows = np.full(len(unique), -1)
-        while any(rest[i] for i in np.flatnonzero(rows < 0)):
-            for without_suffix in (False, True):
-                missing = np.flatnonzero(rows < 0)
-                wanted = [rest[i].rpartition(".")[0] if without_suffix else rest[i] for i in missing]
-                rows[missing] = self._find(wanted)
+        while (rows < 0).any() and any(rest):
+            found = self._find(rest)
+            missing = np.flatnonzero(found < 0)
+            found[missing] = self._find([_without_suffix(rest[i]) for i in missing])
+            rows = max(rows, found, key=lambda found: np.count_nonzero(found >= 0))
             rest = [name.partition("/")[2] for name in rest]
         if (rows < 0).any():
             first = unique[int(np.argmin(rows))]
@@ -153,6 +154,12 @@ class FeatureIndex:
         if start + length <= location.n_frames:
             return read_frames(self.path(row), location, start, start + length)
         return self.utterance(row)[(start + np.arange(length)) % location.n_frames]
+
+
+def _without_suffix(name: str) -> str:
+    """Return a name without the suffix of a feature or an audio file; other dots belong to the name."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if f"{dot}{suffix}".lower() in (".pkl", *AUDIO_SUFFIXES) else name
 
 
 def n_starts(n_frames: np.ndarray | int, length: np.ndarray | int) -> np.ndarray | int:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import pickle
 import shutil
@@ -277,8 +278,28 @@ def test_names_are_found_in_the_forms_of_other_toolkits(tmp_path: Path) -> None:
     index = FeatureIndex([tmp_path / "feat"])
     row_of = {index.name(row): row for row in range(3)}
     for utterance in utterances:
-        names = [name.replace(UTTERANCE, utterance) for name in NAMES]
-        assert index.rows(names).tolist() == [row_of[utterance], *[row_of[utterance]] * 5, *index.rows(NAMES[-2:])]
-    assert index.rows(NAMES).tolist() == [row_of[UTTERANCE]] * len(NAMES)
+        for form in NAMES:
+            name = form.replace(UTTERANCE, utterance)
+            name = name.replace(UTTERANCE.replace("/", "\\"), utterance.replace("/", "\\"))
+            assert utterance.rsplit("/")[-1] in name and index.rows([name]).tolist() == [row_of[utterance]]
+    before = ("/data/voxceleb1/wav/", "./wav/", "wav/", "C:\\wav\\", "")
+    for leading, suffix in itertools.product(before, ("", ".wav", ".FLAC", ".pkl", ".m4a", ".sph")):
+        names = [f"{leading}{utterance}{suffix}" for utterance in utterances]
+        assert index.rows(names).tolist() == [row_of[utterance] for utterance in utterances]
     with pytest.raises(UserError, match=r"id1/s0/00002.wav: no such utterance .*\(1 of 2 missing\)"):
         index.rows(["id1/s0/00001", "id1/s0/00002.wav", "id1/s0/00002.wav"])
+
+
+def test_a_missing_utterance_is_not_taken_for_another(tmp_path: Path) -> None:
+    for name in ("1/0001", "1/0002", "2/0001", "3/session.1", "3/session"):
+        write_feature(tmp_path / "feat" / f"{name}.pkl", np.zeros((5, 40), np.float32), name[0])
+    index = FeatureIndex([tmp_path / "feat"])
+    for lacking in ("3/session.2", "1/2/0001.wav", "wav/2/0001", "3/session.txt"):
+        for names in (["1/0001", "1/0002", lacking], ["wav/1/0001", "wav/1/0002", f"wav/{lacking}"]):
+            with pytest.raises(UserError, match=rf"{names[-1]}: no such utterance .*\(1 of 3 missing\)"):
+                index.rows(names)
+    assert [index.name(row) for row in index.rows(["3/session.1.wav", "3/session.wav", "3/session.1"])] == [
+        "3/session.1",
+        "3/session",
+        "3/session.1",
+    ]
