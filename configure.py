@@ -1,6 +1,5 @@
 """The path of the data, and the constants of the method (Kye et al., 2020, arXiv 2004.02863)."""
-
-save_path = "data"
+save_path = 'data'
 
 import errno  # noqa: E402
 import os  # noqa: E402  (save_path must stay on line 2, as in the official code)
