@@ -21,11 +21,17 @@ from pathlib import Path
 
 import pandas
 
+from configure import EVALUATION_TREES, TRAINING_TREE, TREES, TRIALS_NAME, save_root
+from dataset.episodes import eligible_speakers
+from dataset.index import FeatureIndex
+from dataset.trials import read_trials
+from evaluation.context import unseen_speakers
+from evaluation.verification import find_trials
 from model.checkpoint import checkpoint_path, run_folder
 from model.encoder import BACKBONES
 from system import console
 from system.compute import PRECISIONS
-from system.console import UserError
+from system.console import UsageError, UserError
 from system.files import replacing
 from system.workers import cpu_count
 
@@ -40,6 +46,7 @@ SETTINGS = {
 SOFTMAX_SPEAKERS = 2.56  # softmax batch size / speakers per episode: 256 / 100, as in the paper
 TEST_LENGTHS = {"5 s": "500", "2 s": "200", "1 s": "100"}
 SHOTS = (1, 5)
+N_QUERY = 5  # test windows of each speaker in an identification episode
 FULL_SIZE = {"max_epoch": 100, "nb_class_train": 100, "ways": [5, 10, 20, 50, 100], "precision": "fp32"}
 QUICK = {"max_epoch": 12, "nb_class_train": 30, "ways": [5, 10, 20], "precision": "auto"}
 
@@ -82,12 +89,30 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     check_same_sizes(args)
+    check_tests(args)
     runs = [(number, name, seed) for number, name in enumerate(SETTINGS) for seed in args.seeds]
     measured = []
     for number, name, seed in console.progress(runs, unit="run", desc="comparison"):
         measured += [{"setting": name, "seed": seed, **row} for row in measure(args, number, name, seed)]
         write_table(args, pandas.DataFrame(measured))  # after each run, so that results are visible early
     print((args.output / "table.md").read_text())
+
+
+def check_tests(args: argparse.Namespace) -> None:
+    """Check the trial list and the speakers of the tests, which are needed only after hours of training.
+
+    UserError if features, the list or utterances of it are missing, or if --ways needs more speakers than the tests
+    have.
+    """
+    root = save_root(args.save_path)
+    trained_on = FeatureIndex([root / TREES[TRAINING_TREE[args.data_type]].feat]).speakers
+    features = FeatureIndex([root / TREES[tree].feat for tree in EVALUATION_TREES])
+    find_trials(features, read_trials(root / TRIALS_NAME))
+    unseen = unseen_speakers(features, trained_on)
+    try:
+        eligible_speakers(features, max(args.ways), max(SHOTS) + N_QUERY, unseen)
+    except UsageError as error:
+        raise UsageError(f"--ways {max(args.ways)}: {error}") from None
 
 
 def check_same_sizes(args: argparse.Namespace) -> None:
@@ -111,7 +136,7 @@ def measure(args: argparse.Namespace, number: int, name: str, seed: int) -> list
     short = evaluate(args, folder, "short", ["EER_short.py", *common, "--test_length", *TEST_LENGTHS.values()])
     for length, result in zip(TEST_LENGTHS, short["lengths"], strict=True):
         rows.append({"measure": f"EER, {length}", "value": result["eer"], "trials": result["n_trials"]})
-    flags = ["--nb_class_test", *args.ways, "--n_shot", *SHOTS, "--nb_episode", args.nb_episode]
+    flags = ["--nb_class_test", *args.ways, "--n_shot", *SHOTS, "--n_query", N_QUERY, "--nb_episode", args.nb_episode]
     for result in evaluate(args, folder, "identification", ["identification.py", *common, *flags])["settings"]:
         name = f"{result['n_way']}-way {result['n_shot']}-shot accuracy"
         rows.append({"measure": name, "value": result["accuracy"], "trials": result["n_episodes"]})

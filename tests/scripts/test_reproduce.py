@@ -3,12 +3,44 @@
 import argparse
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas
 import pytest
+from conftest import write_features
 
 import reproduce
+from configure import TREES, TRIALS_NAME
 from system.console import UserError
+
+LISTED = "id00010/v0/00000.wav"
+
+
+def write_data(root: Path, n_speakers: int) -> str:
+    """Write features of two training speakers, and of test speakers with ten utterances each; return the root."""
+    write_features(root / TREES["vox2_dev"].feat, 2, 2, n_frames=20)
+    write_features(root / TREES["vox1_test"].feat, n_speakers, 10, n_frames=20, first=10)
+    (root / TRIALS_NAME).write_text(f"1 {LISTED} id00010/v1/00001\n0 {LISTED} id00011/v1/00001\n")
+    return str(root)
+
+
+def test_lacking_tests_are_an_error_before_the_first_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "run_script", Mock(side_effect=AssertionError("a training")))
+    root = tmp_path / "data"
+    flags = ["--save_path", write_data(root, 5), "--output", str(tmp_path / "table"), "--quick", "--ways", "5"]
+    with pytest.raises(AssertionError, match="a training"):
+        reproduce.main(flags)
+    with pytest.raises(UserError, match=r"--ways 6: .* 6 speakers with 10 or more utterances each, the data has 5"):
+        reproduce.main([*flags[:3], str(tmp_path / "other"), "--quick", "--ways", "2", "6"])
+    write_features(root / TREES["vox2_dev"].feat, 1, 2, n_frames=20, first=14)  # a training speaker
+    with pytest.raises(UserError, match=r"--ways 5: .* \(of 4 speakers\)"):
+        reproduce.main(flags)
+    (root / TRIALS_NAME).write_text(f"1 {LISTED} id00010/v1/00001\n0 {LISTED} id00099/v1/00001.wav\n")
+    with pytest.raises(UserError, match="id00099/v1/00001.wav: no such utterance"):
+        reproduce.main(flags)
+    (root / TRIALS_NAME).unlink()
+    with pytest.raises(UserError, match=TRIALS_NAME):
+        reproduce.main(flags)
 
 
 def test_table_of_stubbed_runs_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +57,8 @@ def test_table_of_stubbed_runs_and_resuming(tmp_path: Path, monkeypatch: pytest.
         return "text\n" + json.dumps({"lengths": [rates] * 3} if script == "EER_short.py" else rates)
 
     monkeypatch.setattr(reproduce, "run_script", stub)
-    flags = ["--save_path", "data", "--output", str(tmp_path), "--quick", "--seeds", "1", "3", "--ways", "5"]
+    data = write_data(tmp_path / "data", n_speakers=5)
+    flags = ["--save_path", data, "--output", str(tmp_path), "--quick", "--seeds", "1", "3", "--ways", "5"]
     reproduce.main(flags)
     table = pandas.read_csv(tmp_path / "table.csv").query("measure == 'EER, full'")
     assert table["setting"].tolist() == list(reproduce.SETTINGS)
