@@ -12,7 +12,6 @@ the flags.
 """
 
 import math
-import os
 import signal
 import time
 from argparse import Namespace
@@ -36,8 +35,8 @@ from model.checkpoint import run_folder, unfinished_path
 from model.encoder import EMBEDDING_SIZE, Encoder
 from system import console, ranks
 from system.compute import Compute
-from system.console import UsageError, UserError
-from system.files import locked
+from system.console import UsageError
+from system.files import create_writable, locked
 from system.loading import Loader
 from training import logbook
 from training.checkpoints import clean_folder, find_start, load_init, resume, save_epoch, save_state, take_class_vectors
@@ -66,9 +65,7 @@ def main(argv: list[str]) -> int:
     if args.sync_bn and compute.device.type != "cuda":
         raise UsageError("--sync_bn True: torch synchronises batch norm on CUDA only")
     folder = run_folder(args.model_path, args.n_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: not writable; change its permissions or choose another --model_path")
+    create_writable(folder, "--model_path")
     with locked(folder / ".train.lock") if ranks.is_first() else nullcontext():
         state, episodes, validation = prepare(args, folder, augmentation, compute)
         train(args, folder, state, episodes, validation)

@@ -29,6 +29,7 @@ from model.checkpoint import Checkpoint
 from system import console, ranks
 from system.compute import Compute
 from system.console import UsageError, UserError
+from system.files import create_writable
 
 
 def evaluation_parser(description: str | None, several_roots: bool = False) -> console.Parser:
@@ -69,12 +70,15 @@ def add_trial_arguments(parser: console.Parser) -> None:
 def check_trial_arguments(args: argparse.Namespace, *trials: Path) -> None:
     """Set the default of --trim_silence; UsageError for flags that contradict each other.
 
-    `trials` are the trial lists that will be read.
+    `trials` are the trial lists that will be read. UserError if --save_scores cannot be written.
     """
     if args.calibrate and args.trim_silence is False:
         raise UsageError("--calibrate True trims silence, as recognize.py does; omit --trim_silence")
     if args.save_scores:
         console.refuse_overwriting(args.save_scores, [*trials, args.enroll, args.compare, args.checkpoint])
+        create_writable(args.save_scores.parent, "--save_scores")
+        if args.save_scores.is_dir():
+            raise UsageError(f"--save_scores {args.save_scores}: a folder; add a file name")
     args.trim_silence = bool(args.trim_silence or args.calibrate)
 
 
@@ -152,10 +156,10 @@ def verify(
     result = report.summarise(scores, trials.label, speakers, compared)
     for line in report.rate_lines(result):
         print(line)
+    publish(result)
     if args.save_scores and ranks.is_first():
         names = np.array(features.speakers, object)
         write_scores(args.save_scores, trials, scores, [names[of_side] for of_side in speakers])
-    publish(result)
     if failure:
         raise failure
 

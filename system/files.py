@@ -115,6 +115,13 @@ def utterances(tree: Path, suffix: str) -> dict[str, str]:
     return found
 
 
+def create_writable(folder: Path, flag: str) -> None:
+    """Create a folder, the value of a flag, if it is missing; UserError if files cannot be created in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: not writable; change its permissions or choose another {flag}")
+
+
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` after the block, or remove it on an error.

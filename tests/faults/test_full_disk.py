@@ -1,5 +1,6 @@
 """A full disk or an exceeded quota: files that were complete remain intact."""
 
+import json
 import resource
 import shutil
 import subprocess
@@ -109,9 +110,10 @@ def test_a_quota_exceeded_during_extraction_or_scoring_is_an_error(trained: Path
     assert outcome.status == 1 and ".pkl: File too large" in outcome.stderr and len(outcome.stderr.splitlines()) == 1
     assert not files_of(tmp_path / "data" / TREES["vox2_dev"].feat)
     home = copy_of(trained, tmp_path / "home")
-    scoring = ["EER_full.py", "--save_scores", "scores.csv"]
+    scoring = ["EER_full.py", "--save_scores", "scores.csv", "--json"]
     outcome = finish(start(*scoring, cwd=home, **quota(500)))
-    assert outcome.status == 1 and "scores.csv: File too large" in outcome.stderr and "EER " in outcome.stdout
+    assert outcome.status == 1 and "scores.csv: File too large" in outcome.stderr and "EER " in outcome.stderr
+    assert "eer" in json.loads(outcome.stdout)
     assert not (home / "scores.csv").exists() and not list(home.rglob("*.tmp"))
 
 

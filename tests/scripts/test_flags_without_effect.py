@@ -1,6 +1,7 @@
 """Every script refuses flags that have no effect with the other ones, in one line."""
 
 import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from command_line.evaluation import context_of, load_network
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from system import ranks
-from system.console import UsageError
+from system.console import UsageError, UserError
 
 COMPARE, IDENTIFY = ["compare", "a.wav", "b.wav"], ["identify", "--voices", "v", "a.wav"]
 EVALUATORS = ("EER_full", "EER_short", "identification")
@@ -140,6 +141,21 @@ def test_a_checkpoint_that_knows_its_data_contradicts_the_flag(
     with pytest.raises(Exception, match=message) as error:
         context_of(args, load_network(args))
     assert isinstance(error.value, UsageError) == refused
+
+
+@pytest.mark.parametrize("script", ["EER_full", "EER_short"])
+def test_scores_that_cannot_be_written_are_an_error_before_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    (tmp_path / "file").touch()
+    main, flags = importlib.import_module(script).main, ["--save_path", str(tmp_path / "no_data"), "--save_scores"]
+    with pytest.raises(OSError, match="file"):
+        main([*flags, str(tmp_path / "file" / "s.csv")])
+    with pytest.raises(UsageError, match="a folder; add a file name"):
+        main([*flags, str(tmp_path)])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    with pytest.raises(UserError, match="new: not writable; change its permissions or choose another --save_scores"):
+        main([*flags, str(tmp_path / "new" / "s.csv")])
 
 
 @pytest.mark.parametrize("script", ["EER_full", "EER_short"])
