@@ -52,8 +52,12 @@ class TrialSet(NamedTuple):
         return np.isin(self.of_trial * n_rows + self.test, self.model * n_rows + self.enrolled.row)
 
     def where(self, kept: np.ndarray) -> "TrialSet":
-        """Return the trials for which the mask `kept` (n,) is true; models without a trial stay enrolled."""
-        return self._replace(trials=self.trials.where(kept), of_trial=self.of_trial[kept], test=self.test[kept])
+        """Return the trials for which the mask `kept` (n,) is true, with the models of these trials."""
+        used, of_trial = np.unique(self.of_trial[kept], return_inverse=True)
+        enrolling = np.isin(self.model, used)
+        enrolled = Segments(*(column[enrolling] for column in self.enrolled))
+        model = np.searchsorted(used, self.model[enrolling])
+        return TrialSet(self.trials.where(kept), enrolled, model, of_trial, self.test[kept])
 
 
 def find_trials(features: FeatureIndex, trials: Trials, models: Mapping[str, Sequence[str]] | None = None) -> TrialSet:

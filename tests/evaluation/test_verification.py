@@ -73,6 +73,26 @@ def test_equal_segments_are_found() -> None:
     assert [len(column) for column in (*nothing, index)] == [0, 0, 0, 0]
 
 
+def test_models_without_a_trial_are_removed(features: FeatureIndex) -> None:
+    models = {"m0": ["s0/v/0", "s0/v/1"], "m1": ["s1/v/2"], "m2": ["s2/v/3", "s2/v/0", "s0/v/2"]}
+    names = [("m1", "s0/v/3"), ("m2", "s2/v/1"), ("m0", "s1/v/1"), ("m2", "s1/v/0")]
+    trials = Trials(np.array([0, 1, 0, 0], bool), *np.array(names, object).T)
+    trial_set = find_trials(features, trials, models)
+    kept = trial_set.where(np.array([False, True, False, True]))
+    expected = find_trials(features, trials.where(np.array([False, True, False, True])), models)
+    assert kept.of_trial.tolist() == [0, 0] and kept.model.tolist() == [0, 0, 0]
+    assert [features.name(row) for row in kept.enrolled.row] == models["m2"]
+    assert kept.enrol_seconds.tolist() == pytest.approx([(25 + 60 + 90) / 100] * 2)
+    two = np.array([True, False, True, False])
+    for ours, theirs in (
+        (kept, expected),
+        (trial_set.where(two), find_trials(features, trials.where(two), models)),
+        (trial_set.where(two | True), trial_set),
+    ):
+        for column, wanted in zip((*ours.enrolled, *ours[2:]), (*theirs.enrolled, *theirs[2:]), strict=True):
+            np.testing.assert_array_equal(column, wanted)
+
+
 def test_trials_of_an_utterance_with_itself_are_found(features: FeatureIndex) -> None:
     names = [("s0/v/0", "s0/v/0.wav"), ("s0/v/0", "s0/v/1"), ("s1/v/2", "s1/v/2"), ("s2/v/3", "s0/v/3")]
     trials = Trials(np.array([1, 1, 1, 0], bool), *np.array(names, object).T)
