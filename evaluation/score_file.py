@@ -60,11 +60,22 @@ def read_scores(path: Path) -> pandas.DataFrame:
         numbers = table.columns.intersection([*SCORES, *SECONDS])
         table[numbers] = table[numbers].astype(np.float64)
         roc(table["score"].to_numpy(), table["label"].to_numpy())  # ValueError if there is no error rate
+        _check_tests(table)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: not a score file of --save_scores ({str(error).strip()})") from None
     if unnamed := [column for column in table.columns.intersection(SPEAKERS) if (table[column] == "").any()]:
         raise UserError(f"{path}: no speaker in some rows of column {unnamed[0]}; add them or remove the column")
     return table
+
+
+def _check_tests(table: pandas.DataFrame) -> None:
+    """Raise ValueError naming the first invalid value of the columns length and snr, if the file has them."""
+    for length in table["length"].unique() if "length" in table else ():
+        if not (length == FULL or (length.isdecimal() and int(length))):
+            raise ValueError(f"length '{length}' is neither a number of frames nor {FULL}")
+    for snr in table["snr"].unique() if "snr" in table else ():
+        if snr not in (CLEAN, DRY, "") and not np.isfinite(float(snr)):
+            raise ValueError(f"snr '{snr}' is not finite")
 
 
 def speakers_of(table: pandas.DataFrame) -> np.ndarray:

@@ -135,7 +135,7 @@ def _parts(system: System, column: str) -> list[tuple[str, pandas.DataFrame]]:
 
 def _place(value: str) -> float:
     """Return the sort key of a length or signal-to-noise ratio: full utterances and clean tests are last."""
-    return np.inf if value in (FULL, CLEAN, DRY) else float(value)
+    return np.inf if value in (FULL, CLEAN, DRY, "") else float(value)
 
 
 def read_systems(inputs: dict[str, Path]) -> list[System]:

@@ -112,6 +112,15 @@ def test_an_interval_without_the_eer(tmp_path: Path) -> None:
     assert axes.lines[0].get_ydata() == [0]
 
 
+def test_a_length_curve_of_trials_without_ratio(tmp_path: Path) -> None:
+    speaker = np.array(["a", "b", "c", "d"])
+    path = curve(tmp_path / "s.csv", np.arange(4.0), np.array([1, 0, 1, 0]), speaker, speaker)
+    table = pandas.read_csv(path)
+    pandas.concat([table.assign(snr=""), table.assign(snr="5")]).to_csv(path, index=False)
+    (axes,) = draw_length({"curve": path}).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5", ""]
+
+
 def test_a_file_without_speakers_has_no_length_curve(tmp_path: Path) -> None:
     labels, speaker = np.array([1, 0, 1, 0]), np.array(["a", "b", "", "c"])
     path = curve(tmp_path / "s.csv", np.arange(4.0), labels, speaker, speaker)
@@ -121,6 +130,21 @@ def test_a_file_without_speakers_has_no_length_curve(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="curve: no column 'enrol_speaker'"):
         draw_length({"curve": path})
     assert [system.name for system in read_systems({"s": path})] == ["s"]  # other pictures do not need them
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("length", "2s"), ("length", ""), ("length", "0"), ("length", "1.5"), ("snr", "loud"), ("snr", "nan")],
+)
+def test_other_lengths_and_ratios_are_refused(tmp_path: Path, column: str, value: str) -> None:
+    path = tmp_path / "s.csv"
+    text = f"label,enrol,test,{column},score\n1,a,b,{{}},0.5\n0,a,c,{{}},0.1\n"
+    path.write_text(text.format(value, value))
+    with pytest.raises(UserError, match="s.csv: not a score file of --save_scores .*" + value):
+        read_scores(path)
+    for valid in ("100", "full") if column == "length" else ("-5", "2.5", "clean", "dry", ""):
+        path.write_text(text.format(valid, valid))
+        assert read_scores(path)[column].tolist() == [valid] * 2
 
 
 def test_names_of_speakers_are_text(tmp_path: Path) -> None:
