@@ -21,6 +21,7 @@ import argparse
 import inspect
 import json
 import logging
+import math
 import shlex
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     decision = rule.add_argument_group("decision").add_argument
     decision("--prior", type=_prior, default=0.5, metavar="P",
              help="prior probability of the same speaker or of an enrolled one (default: 0.5)")  # fmt: skip
-    decision("--threshold", type=float, metavar="SCORE", help="minimum cosine score, without LLR (default: none)")
+    decision("--threshold", type=_cosine, metavar="SCORE",
+             help="minimum cosine score, -1 to 1, without LLR (default: none)")  # fmt: skip
     rule.works_if("prior", lambda args: args.threshold is None, "with --threshold")
     output.add_argument_group("output").add_argument("--json", action="store_true",
         help="print the result as one line of JSON")  # fmt: skip
@@ -113,6 +115,16 @@ def _prior(text: str) -> float:
     value = console.positive(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not below 1")
+    return value
+
+
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from -1 to 1")
     return value
 
 

@@ -49,7 +49,10 @@ class Recognizer:
         """Return the embeddings (n, 256) float32, of unit length, of n audio files.
 
         `read_utterance` describes the possible types of a file. If a file cannot be used, a UserError names it.
+        TypeError for one file instead of several.
         """
+        if isinstance(files, str | Path | bytes):
+            raise TypeError(f"embed_files takes several files, not {type(files).__name__}; pass one file as [file]")
         return self.embed_utterances([read_utterance(file) for file in files])
 
     def score(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,17 +163,29 @@ def test_a_threshold_decides_without_a_calibration(home: Path, capsys: pytest.Ca
     done = run(home, "compare", "--checkpoint", "other.pth", a, b, check=1)
     assert "no calibration; fit one with EER_short.py" in done.stderr and "--calibrate True" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    for threshold, same in ((-1, True), (2, False)):
+    for threshold, same in ((-1, True), (1, False)):
         call(home, "compare", "--checkpoint", home / "other.pth", a, b, "--threshold", threshold, "--json")
         result = json.loads(capsys.readouterr().out)
         assert list(result) == ["same_speaker", "score", "threshold", "seconds", "voice"]
         assert result["same_speaker"] is same and result["threshold"] == threshold
     call(
-        home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 2
+        home, "compare", "--checkpoint", home / "calibrated.pth", a, b, "--threshold", 1
     )  # has precedence over the calibration
     assert capsys.readouterr().out.startswith("two speakers: score ")
-    for flags, message in ((["--prior", 1], "not below 1"), (["--prior", 0.5, "--threshold", 0], "with --threshold")):
+    for flags, message in (
+        (["--prior", 1], "not below 1"),
+        (["--prior", 0.5, "--threshold", 0], "with --threshold"),
+        (["--threshold", "nan"], "'nan' is not a number from -1 to 1"),
+        (["--threshold", "1.01"], "'1.01' is not a number from -1 to 1"),
+        (["--threshold", "half"], "'half' is not a number from -1 to 1"),
+    ):
         assert message in run(home, "compare", a, b, *flags, check=2).stderr
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: path.read_bytes()])
+def test_one_file_instead_of_several_is_an_error(home: Path, kind: Callable[[Path], Any]) -> None:
+    with pytest.raises(TypeError, match=r"takes several files, not \w+; pass one file as \[file\]"):
+        Recognizer(home / "other.pth").embed_files(kind(wav(home, 30, 0)))
 
 
 def test_a_calibration_belongs_to_its_checkpoint(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +232,7 @@ def test_enroll_list_identify_remove(home: Path, capsys: pytest.CaptureFixture[s
     assert [entry["speaker"] for entry in result["files"][:2]] == ["Ana María", "Ben"]
     assert result["files"][0]["ranking"][0]["score"] == pytest.approx(1, abs=1e-6)
     assert [entry["file"] for entry in result["files"]] == [str(clip) for clip in clips]
-    call(home, "identify", "--voices", folder, clips[2], "--threshold", 1.5)
+    call(home, "identify", "--voices", folder, clips[2], "--threshold", 1)
     text = capsys.readouterr().out
     assert f"{clips[2]} (0.90 s of speech): unknown [" in text and "Ben 0." in text
     assert run(home, "remove", "--voices", folder, "Ben").stdout == "Ben: removed\n"
