@@ -1,6 +1,7 @@
 """Enrolled speakers: one file each, NAME.npz, which contains arrays only and belongs to a checkpoint."""
 
 import os
+import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ LOCK_NAME = ".voices.lock"  # the process that changes the folder locks this fil
 PATIENCE = 60  # seconds to wait for this lock; a change takes milliseconds
 UNKNOWN = "unknown"  # the answer if no enrolled speaker matches; not allowed as a speaker's name
 MAX_NAME = 100  # characters
+_one_thread = threading.Lock()  # of this process may change folders of speakers
 SAME_RECORDING = 1 - 1e-6  # two embeddings with a larger cosine are from the same recording
 
 
@@ -140,9 +142,12 @@ def save_speaker(folder: Path, speaker: Speaker) -> None:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Create the folder if it is missing, and lock it against changes by other processes while the block runs."""
+    """Create the folder if it is missing, and lock it against changes by others while the block runs.
+
+    The lock of the folder excludes other processes, and another one the other threads of this process.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK_NAME, patience=PATIENCE):
+    with _one_thread, locked(folder / LOCK_NAME, patience=PATIENCE):
         yield
 
 

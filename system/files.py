@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     name = path.name
     if len(os.fsencode(name)) > MAX_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    temporary = path.with_name(f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{name}.{os.getpid()}.{threading.get_native_id()}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         if durable:
@@ -185,7 +186,8 @@ def remove_unfinished(folder: Path, files: list[str]) -> None:
 def locked(path: Path, patience: float = 0) -> Iterator[None]:
     """Lock the file `path` during the block; UserError naming the owner if it stays locked for `patience` seconds.
 
-    The operating system releases the lock when the process ends, even if it is killed; the file remains.
+    The operating system releases the lock when the process ends, even if it is killed; the file remains. Threads of one
+    process do not exclude each other.
     """
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         until = time.monotonic() + patience

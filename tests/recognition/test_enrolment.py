@@ -4,6 +4,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,19 @@ def test_a_name_in_two_unicode_forms_is_one_speaker(home: Path) -> None:
     assert [path.name for path in (home / "voices").glob("[!.]*")] == [f"{composed}.npz"]
     here("recognize.py", "remove", *VOICES, decomposed, cwd=home)
     assert not list((home / "voices").glob("[!.]*"))
+
+
+def test_threads_lose_no_recordings(tmp_path: Path, recognizer: Recognizer) -> None:
+    rng = np.random.default_rng(0)
+    new = [recordings(unit(*rng.normal(size=(1, 256))), [f"{number}.wav"]) for number in range(24)]
+
+    def add(one: list[EmbeddedRecording]) -> None:
+        enrol(tmp_path, "Anna", one, recognizer, compare=False)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, new))
+    (anna,) = load_speakers(tmp_path)
+    assert sorted(anna.files) == sorted(f"{number}.wav" for number in range(24))
 
 
 def test_two_files_for_one_name_are_an_error(tmp_path: Path) -> None:
