@@ -1,8 +1,8 @@
 """The path of the data, and the constants of the method (Kye et al., 2020, arXiv 2004.02863)."""
 save_path = 'data'
 
-import errno  # noqa: E402
-import os  # noqa: E402  (save_path must stay on line 2, as in the official code)
+import errno  # noqa: E402  (save_path must stay on line 2, as in the official code)
+import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 
