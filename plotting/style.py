@@ -19,7 +19,7 @@ STYLE: Any = {  # of matplotlib.rc_context
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")  # distinguish curves in black and white
 MARKERS = "osD^vP*X"  # one more than colours: each of 56 systems has another pair of colour and marker
-MAX_ENTRIES = 8  # of a legend in or above the axes; a longer one is on their right
+MAX_ENTRIES = 6  # of a legend in or above the axes; a longer one would hide curves and is on their right
 MAX_ROWS = 40  # of a legend on the right; a longer one has several columns
 
 
