@@ -9,7 +9,7 @@ from typing import NamedTuple  # noqa: E402
 SAMPLE_RATE = 16000  # Hz
 N_MELS = 40  # coefficients of a feature frame
 FRAMES_PER_SECOND = 100  # a frame every 10 ms
-AUDIO_SUFFIXES = set(  # of files that must be recordings: one that cannot be read is an error
+AUDIO_SUFFIXES = frozenset(  # of files that must be recordings: one that cannot be read is an error
     ".wav .flac .mp3 .m4a .aac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .webm .mka .mkv .mp4 .mov "
     ".3gp .wma .amr .awb .sph .nist .ac3 .ape .wv .mp2 .voc .gsm".split()
 )

@@ -35,11 +35,10 @@ def plan_list(scp: Path, utt2spk: Path | None, tree: Path) -> list[ImportedFile]
         speaker = speaker_folder(speaker_of.get(unicodedata.normalize("NFC", name), ""), speakers, utt2spk)
         wav = tree / speaker / "all" / f"{clean(name)}.wav"
         if earlier := taken.get(wav):
-            twice, both = (
-                f"'{name}' is listed twice",
-                f"rename an utterance, one wav for {describe_both(earlier, name)}",
-            )
-            raise UserError(f"{scp}: line {number}: {twice if earlier == name else both}")
+            reason = f"rename an utterance, one wav for {describe_both(earlier, name)}"
+            if earlier == name:
+                reason = f"'{name}' is listed twice"
+            raise UserError(f"{scp}: line {number}: {reason}")
         taken[wav] = name
         source = Path(path)
         source = source if source.exists() else scp.parent / source

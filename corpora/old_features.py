@@ -1,4 +1,4 @@
-"""Remove the feature of a wav that is written anew: the feature extraction keeps every existing feature."""
+"""Remove the feature of a wav that is replaced, because the feature extraction keeps every existing feature."""
 
 from pathlib import Path
 

@@ -265,7 +265,7 @@ def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_long_legend_is_outside_of_the_axes(
     home: Path, few_replicates: None, draw: Callable[[dict[str, Path]], Figure]
 ) -> None:
-    few, many = ({f"system {at}": home / "curve.csv" for at in range(n)} for n in (1, 24))
+    few, many = ({f"system {at}": home / "curve.csv" for at in range(n)} for n in (1, 8))
     _, (alone,) = extents(draw(few))
     legend, (axes,) = extents(draw(many))
     assert legend.x0 > axes.x1
