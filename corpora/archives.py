@@ -160,11 +160,12 @@ def has_marker(root: Path, name: str) -> bool:
 
 
 def write_marker(root: Path, name: str, recordings: Iterable[str]) -> None:
-    """Write the marker file of an extracted archive, so that the archive is not downloaded again.
+    """Write the marker file of an extracted archive, so that the archive is not downloaded again and may be removed.
 
     The marker file contains the number of recordings of each speaker. `recordings` are their paths, <speaker>/...;
-    two paths that differ only in their suffix count once.
+    two paths that differ only in their suffix count once. First, all extracted files are flushed to the disk.
     """
+    os.sync()  # the recordings would be lost if the power failed after the removal of the archive
     counts = _count_by_speaker({path.rpartition(".")[0] for path in recordings})
     with replacing(root / (name + MARKER_SUFFIX), durable=True) as marker:
         lines = "".join(f"{speaker} {count}\n" for speaker, count in counts.items())

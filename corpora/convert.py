@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from system.files import is_folder, remove_unfinished_below, replacing_table, wa
 from system.workers import unordered_map
 
 ERRORS_NAME = "convert_errors.csv"
+REMOVED_TOGETHER = 1000  # m4a files; the disk is flushed before each removal, which takes up to seconds
 Failure = tuple[str, str]  # the path of a recording that could not be converted, and why
 
 
@@ -31,15 +33,31 @@ def convert_trees(root: Path, delete: bool, workers: int | None) -> list[Failure
     total = sum(1 for _ in pending(trees, delete))
     work = unordered_map(functools.partial(_convert, root=root, delete=delete), pending(trees, delete), workers)
     failures, n_converted, n_removed, n_features = [], 0, 0, 0
-    for converted, removed, replaced, failure in console.progress(work, total=total, unit="file", desc="convert"):
+    removable: list[Path] = []
+    for converted, m4a, replaced, failure in console.progress(work, total=total, unit="file", desc="convert"):
         n_converted += converted
-        n_removed += removed
         n_features += replaced
+        if m4a:
+            removable.append(m4a)
         if failure:
             failures.append(failure)
+        if len(removable) == REMOVED_TOGETHER:
+            n_removed += _remove(removable)
+    n_removed += _remove(removable)
     print(f"{n_converted:,} m4a files converted" + f", {n_removed:,} removed" * delete)
     report_removed(n_features)
     return failures
+
+
+def _remove(files: list[Path]) -> int:
+    """Remove the files and empty the list; return their number. First, all wavs are flushed to the disk."""
+    if files:
+        os.sync()  # the recordings would be lost if the power failed now
+    for file in files:
+        file.unlink()
+    n_removed = len(files)
+    files.clear()
+    return n_removed
 
 
 def pending(trees: list[Path], delete: bool) -> Iterator[tuple[Path, Path]]:
@@ -63,32 +81,29 @@ def list_failures(root: Path, failures: list[Failure]) -> list[str]:
     return [f"recordings not converted: {len(failures):,}; {table} lists the reasons"]
 
 
-def _convert(pair: tuple[Path, Path], root: Path, delete: bool) -> tuple[bool, bool, bool, Failure | None]:
+def _convert(pair: tuple[Path, Path], root: Path, delete: bool) -> tuple[bool, Path | None, bool, Failure | None]:
     """Write the wav of an m4a unless it exists.
 
-    Return whether it was written, whether the m4a was removed, whether the feature of an earlier wav was removed, and a
-    failure.
+    Return whether it was written, the m4a if it may be removed, whether the feature of an earlier wav was removed, and
+    a failure.
 
-    With `delete` the m4a is removed if its wav has the same length and nothing is remarked about the m4a, such as
-    missing seconds. A wav of another length is a failure, and both files stay.
+    With `delete` the m4a may be removed if its wav has the same length and nothing is remarked about the m4a, such as
+    missing seconds. A wav of another length is a failure.
     """
     m4a, wav = pair
     exists = wav.exists()
     if exists and not delete:
-        return False, False, False, None
+        return False, None, False, None
     try:
         recording = read_and_warn(m4a)
         n_samples = len(read_recording(wav).samples) if exists else len(recording.samples)
     except RecordingError as error:
-        return False, False, False, (str(m4a), str(error).removeprefix(f"{m4a}: "))
+        return False, None, False, (str(m4a), str(error).removeprefix(f"{m4a}: "))
     if n_samples != len(recording.samples):
         seconds = len(recording.samples) / SAMPLE_RATE, n_samples / SAMPLE_RATE
         lengths = "{:.2f} s long, its wav {:.2f} s; remove the m4a if it is wrong".format(*seconds)
-        return False, False, False, (str(m4a), f"{lengths}, otherwise the wav{and_feature(root, wav)}")
+        return False, None, False, (str(m4a), f"{lengths}, otherwise the wav{and_feature(root, wav)}")
     replaced = not exists and remove_feature(root, wav)
     if not exists:
         write_wav(wav, recording.samples)
-    removed = delete and not recording.remarks
-    if removed:
-        m4a.unlink()
-    return not exists, removed, replaced, None
+    return not exists, m4a if delete and not recording.remarks else None, replaced, None

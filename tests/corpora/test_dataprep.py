@@ -13,6 +13,7 @@ import pytest
 from archive_set import build, m4a, run, start, tone, tree, wav, zipped
 from mirror_server import Mirror
 
+import dataprep
 from configure import TRIALS_NAME
 from corpora.archives import extract
 from corpora.voxceleb import Archive
@@ -136,6 +137,21 @@ def test_removed_archives_and_m4a_are_not_downloaded_or_extracted_again(
         again = run(*command, "--download", "--source", mirror.url, "--parts", "vox2")
         assert again.returncode == 0 and mirror.requests == []
     assert tree(tmp_path) == before and "extracted and removed" in run("--save_path", tmp_path, "--check").stdout
+
+
+def test_recordings_are_on_the_disk_before_their_sources_are_removed(
+    served: Served, lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_archives(served, tmp_path)
+    at_flush: list[dict[str, bytes]] = []
+    monkeypatch.setattr(os, "sync", lambda: at_flush.append(tree(tmp_path)))
+    before = tree(tmp_path)
+    flags = [str(flag) for flag in ("--save_path", tmp_path, *lists, "--num_workers", "1")]
+    dataprep.main([*flags, "--extract", "--delete_archives", "--convert", "--delete_m4a"])
+    written, removed = tree(tmp_path, ".wav"), before.keys() - tree(tmp_path)
+    assert removed and before.items() <= at_flush[0].items()
+    m4a = {name for flushed in at_flush for name in flushed if name.endswith(".m4a")}
+    assert m4a and m4a <= at_flush[-1].keys() and written.items() <= at_flush[-1].items()
 
 
 def lose(root: Path, speaker: str = "*") -> None:
