@@ -103,13 +103,14 @@ def import_files(
     recordings; otherwise an empty list. UserError if the tree cannot be written.
     """
     remove_unfinished_below(tree)
+    earlier = {path.name for path in tree.glob("*")}
     files = with_existing_suffixes(files, tree)
     work = unordered_map(functools.partial(examine, channel=channel, trim_silence=trim_silence), files, workers)
     with _removing_unfinished(tree), closing(work):
         found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
         examined, n_removed = name_wavs(found, tree, root)
     write_report(root / REPORT_NAME, examined)
-    print(summary(examined))
+    print(summary(examined, earlier))
     report_removed(n_removed)
     lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN, CONFLICT)]
     if not lost:
@@ -152,6 +153,8 @@ def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> Impo
     """Decode a recording into a temporary wav; return the file with durations, remarks or the reason for skipping."""
     if not file.speaker and file.is_recording:
         return file._replace(skipped=NAMELESS)
+    if file.source.exists() and not file.source.is_file():  # a pipe would block
+        return file._replace(skipped=UNREADABLE, detail="not a regular file")
     try:
         samples, _, remarks = read_recording(file.source, channel)
     except SilentError:
@@ -187,8 +190,8 @@ def write_report(path: Path, files: list[ImportedFile]) -> None:
             rows.writerow([f.source, f.speaker, *times, wav, f.skipped, f.detail, f.remark])
 
 
-def summary(files: list[ImportedFile]) -> str:
-    """Return a summary of the import, a few lines."""
+def summary(files: list[ImportedFile], earlier: set[str]) -> str:
+    """Return a summary of the import, a few lines; `earlier` are the speakers that the tree had before."""
     kept = [file for file in files if not file.skipped]
     n_recordings = sum(file.skipped != NOT_AUDIO for file in files)
     speakers = Counter(file.speaker for file in kept)
@@ -199,6 +202,8 @@ def summary(files: list[ImportedFile]) -> str:
         counts = speakers.values()
         median = statistics.median(counts)
         lines.append(f"utterances per speaker: minimum {min(counts)}, median {median:g}, maximum {max(counts)}")
+    if again := speakers.keys() & earlier:
+        lines.append(f"speakers with recordings of earlier imports: {len(again):,}, for example {min(again)}")
     if len(speakers) == 1 < len(kept):
         lines.append(f"all recordings are from one speaker, {kept[0].speaker}; if not, use --speaker_from: {RULES}")
     reasons = Counter(file.skipped for file in files if file.skipped)

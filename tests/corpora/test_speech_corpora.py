@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import itertools
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -284,11 +285,13 @@ def test_wrong_lines_of_a_kaldi_list(tmp_path: Path, line: str, message: str) ->
 def test_the_files_of_a_list_are_recordings(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     (tmp_path / "b.bin").write_bytes(b"no audio" * 99)
-    (tmp_path / "wav.scp").write_text("anna-1 a\nanna-2 b.bin\n")
-    (tmp_path / "utt2spk").write_text("anna-1 anna\nanna-2 anna\n")
+    os.mkfifo(tmp_path / "pipe")  # would block
+    (tmp_path / "wav.scp").write_text("anna-1 a\nanna-2 b.bin\nanna-3 pipe\nanna-4 .\n")
+    (tmp_path / "utt2spk").write_text("".join(f"anna-{number} anna\n" for number in range(1, 5)))
     output = run("--save_path", tmp_path / "root", "--import_list", tmp_path / "wav.scp")
-    assert output.returncode == 1 and "2 recordings, 0 imported" in output.stdout
-    assert "recordings not imported: 2, " in output.stderr and output.stderr.count("\n") == 1
+    assert output.returncode == 1 and "4 recordings, 0 imported" in output.stdout
+    assert "recordings not imported: 4, " in output.stderr and output.stderr.count("\n") == 1
+    assert (tmp_path / "root/import_report.csv").read_text().count("not a regular file") == 2
 
 
 def test_trials_over_a_tree_without_videos_with_links_and_capitals(tmp_path: Path) -> None:
