@@ -130,10 +130,11 @@ def embed_once(
 
 def cosine(embeddings: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
     """Return the cosine (n,) float64 of each pair of rows, left and right (n,), of unit-length embeddings (m, D)."""
-    blocks = [
-        torch.einsum("nd,nd->n", embeddings.index_select(0, a), embeddings.index_select(0, b))
-        for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
-    ]
+    with torch.autocast(embeddings.device.type, enabled=False):  # the calling program may use it
+        blocks = [
+            torch.einsum("nd,nd->n", embeddings.index_select(0, a), embeddings.index_select(0, b))
+            for a, b in zip(left.split(SCORE_BLOCK), right.split(SCORE_BLOCK), strict=True)
+        ]
     return torch.cat(blocks).double().numpy()
 
 

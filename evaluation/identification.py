@@ -60,7 +60,8 @@ def accuracies(
         correct = []
         for episode in rows.reshape(-1, size.n_windows, size.n_way):
             shots, queries = embeddings[episode].split([size.n_shot, size.n_query])
-            identified = class_logits(queries, prototypes(shots)).argmax(dim=-1)  # (queries, way)
+            with torch.autocast(embeddings.device.type, enabled=False):  # the calling program may use it
+                identified = class_logits(queries, prototypes(shots)).argmax(dim=-1)  # (queries, way)
             correct.append(float((identified == torch.arange(size.n_way)).float().mean()))
         found.append(np.array(correct))
     return found

@@ -35,7 +35,8 @@ def as_norm(cohort: Cohort, embeddings: torch.Tensor, left: torch.Tensor, right:
     """
     centre = cohort.means.mean(dim=0)
     means, embeddings = (F.normalize(vectors - centre, dim=1) for vectors in (cohort.means, embeddings))
-    nearest = [(block @ means.T).topk(cohort.size).values for block in embeddings.split(SCORE_BLOCK)]
+    with torch.autocast(embeddings.device.type, enabled=False):  # the calling program may use it
+        nearest = [(block @ means.T).topk(cohort.size).values for block in embeddings.split(SCORE_BLOCK)]
     impostors = torch.cat(nearest).double()
     mean, deviation = impostors.mean(dim=1), impostors.std(dim=1).clamp_min(MIN_DEVIATION)
     raw = torch.from_numpy(cosine(embeddings, left, right))

@@ -16,9 +16,14 @@ import pytest
 import soundfile
 import torch
 from conftest import PROJECT, voice, write_features, write_wavs
+from torch.nn import functional as F
 
 from dataset.index import FeatureIndex
-from evaluation.embedding import Segments, embed
+from evaluation import identification
+from evaluation.context import EvaluationContext
+from evaluation.embedding import Segments, cosine, embed
+from evaluation.identification import EpisodeSize, sample_episodes
+from evaluation.normalisation import Cohort, as_norm
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition.recognizer import Recognizer
@@ -142,6 +147,29 @@ def test_settings_of_torch_change_no_embedding(tmp_path: Path, host: Callable[[]
         np.testing.assert_array_equal(embeddings(before), expected)
         np.testing.assert_array_equal(embeddings(made_within), expected)
     np.testing.assert_array_equal(embeddings(made_within), expected)
+
+
+def test_autocast_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_features(tmp_path / "feat", 12, 3, n_frames=4)
+    features, encoder = FeatureIndex([tmp_path / "feat"]), Encoder("resnet18").for_inference()
+    context = EvaluationContext(Checkpoint(1, {}), tmp_path, encoder, features, np.arange(12), inference("cpu"))
+    size = EpisodeSize(n_way=12, n_shot=1, n_query=2, enroll_length=4, test_length=4)
+    windows = sample_episodes(features, np.arange(12), size, 1, seed=1)
+    angles = 0.01 * torch.arange(12).repeat_interleave(3)  # their cosines are equal in bfloat16
+    close = torch.stack([angles.cos(), angles.sin()], dim=1)
+    monkeypatch.setattr(identification, "embed", lambda encoder, features, segments, compute: close[segments.row])
+    embeddings = F.normalize(torch.randn(9, 256, generator=torch.Generator().manual_seed(0)), dim=1)
+    left, right = torch.arange(4), torch.arange(4, 8)
+
+    def scores() -> list[np.ndarray]:
+        normalised = as_norm(Cohort(embeddings, 3), embeddings, left, right)
+        return [cosine(embeddings, left, right), normalised, *identification.accuracies(context, [size], [windows])]
+
+    expected = scores()
+    assert expected[-1] == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        for found, without in zip(scores(), expected, strict=True):
+            np.testing.assert_array_equal(found, without)
 
 
 def test_threads_can_share_an_encoder(tmp_path: Path) -> None:
