@@ -58,6 +58,9 @@ def compare_config(folder: Path, flags: dict[str, object], hardware: dict[str, o
     for name, value in hardware.items():
         if before.get(name) not in (None, value) and value is not None:
             differences.append(f"{name} {value} (was {before[name]})")
+    old_list, new_list = flags_before.get("val_trials"), flags.get("val_trials")
+    if old_list and new_list and str(new_list) != old_list:
+        console.warn(f"{path}: --val_trials {new_list} (was {old_list}); log.csv will have EERs of both trial lists")
     if differences:
         console.warn(
             f"{path}: resumed with {', '.join(differences)}; the weights will differ from those of an uninterrupted "

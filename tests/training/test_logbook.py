@@ -53,3 +53,12 @@ def test_a_log_with_fewer_columns_is_continued(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("epoch,loss\n1,0.5\n")
     add_row(tmp_path, {"epoch": 2, "loss": 0.25, "waiting": 0.125})
     assert (tmp_path / "log.csv").read_text() == "epoch,loss,waiting\n1,0.5,\n2,0.25,0.125\n"
+
+
+@pytest.mark.parametrize("now, warned", [("a.txt", False), ("b.txt", True), (None, False)])
+def test_another_list_of_validation_trials_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], now: str | None, warned: bool
+) -> None:
+    write_config(tmp_path, {"lr": 1, "val_trials": Path("a.txt")}, CPU, ["anna"])
+    compare_config(tmp_path, {"lr": 1, "val_trials": now and Path(now)}, CPU)
+    assert ("(was a.txt)" in capsys.readouterr().err) == warned
