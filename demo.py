@@ -47,12 +47,12 @@ LENGTHS = ("full", "200", "100")  # of the test segments, as in a score file: fr
 NEXT_STEP = """Next, train on real speech: LibriSpeech needs no account. The times are for two cores without AVX-512.
 
 # 460 MB; a few minutes after the download
-python dataprep.py --librispeech train-clean-5 dev-clean-2
+python dataprep.py --save_path librispeech --librispeech train-clean-5 dev-clean-2
 # 7 hours of speech; one or two minutes
-python feat_extract/feature_extraction.py
+python feat_extract/feature_extraction.py --save_path librispeech
 # 28 speakers; 75 minutes; expect a higher EER (not measured) than with the 552 speakers of docs/evaluation.md
-python train.py --nb_class_train 20 --max_epoch 20 --n_folder 1 --val_every 20 \\
-    --val_trials data/trial_pair_Verification.txt"""
+python train.py --save_path librispeech --nb_class_train 20 --max_epoch 20 --n_folder 1 --val_every 20 \\
+    --val_trials librispeech/trial_pair_Verification.txt"""
 
 
 def main(argv: list[str]) -> None:

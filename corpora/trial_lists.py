@@ -31,11 +31,14 @@ def list_error(path: Path, published: int | None) -> str | None:
 def download_lists(server: Server, root: Path, published: bool) -> None:
     """Download the trial lists over VoxCeleb1; print a warning with those that the server does not have.
 
-    With `published`, the lists must have the lengths of VoxCeleb's.
+    With `published`, the lists must have the lengths of VoxCeleb's. An existing list is kept; if it has another length,
+    a warning is printed.
     """
     lacking = {}
     for served, saved, count in TRIAL_LISTS:
         check = functools.partial(list_error, published=count if published else None)
+        if (root / saved).exists() and (error := check(root / saved)):
+            warn(f"{error}; this list is kept, move it away to download VoxCeleb's")
         try:
             download_files([Download(saved, check, served)], server, root, jobs=1, retries=RETRIES)
         except UserError as error:

@@ -252,6 +252,8 @@ def save_calibration(
     path = calibration_path(checkpoint)
     content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": digest}
     content |= {"leave_one_set_out": leave_one_set_out} if leave_one_set_out else {}
+    if path.exists():
+        console.warn(f"{path}: the earlier calibration in this file is replaced")
     try:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")

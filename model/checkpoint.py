@@ -239,7 +239,8 @@ def newest_checkpoint(folder: Path, cp_num: int | None = None, within_epoch: boo
         return unfinished, within
     if any(path.exists() for path in (*numbered.values(), *([unfinished] if within_epoch else []))):
         raise UserError(f"{folder}: no intact checkpoint; move the damaged ones away and restart the training")
-    raise UserError(f"{folder}: no checkpoint; select another run, or start a training without --use_checkpoint")
+    advice = "start the training without --use_checkpoint" if within_epoch else "select a file with --checkpoint"
+    raise UserError(f"{folder}: no checkpoint; select another run with --n_folder, or {advice}")
 
 
 def _load_if_intact(path: Path) -> Checkpoint | None:

@@ -338,6 +338,11 @@ def test_lists_of_voxceleb_are_downloaded_only_with_their_length(
     printed = capsys.readouterr().err
     assert "veri_test.txt, " in printed and "--trial_list" in printed and ("veri_test2.txt" in printed) == published
     assert any(path.suffix == ".txt" for path in root.iterdir()) != published
+    (root / "veri_test2.txt").write_text("1 x/b/c x/b/d\n0 x/b/c y/f/g\n")  # as after --make_trials
+    with Mirror(tmp_path / "served") as mirror:
+        download_lists(Server(f"{mirror.url}/{{name}}", ""), root, published)
+    assert ("veri_test2.txt: 2 trials instead of the published" in capsys.readouterr().err) == published
+    assert (root / "veri_test2.txt").read_text().startswith("1 x/")
 
 
 def test_parts_are_the_published_ones(shared: Path) -> None:
