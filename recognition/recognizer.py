@@ -51,7 +51,7 @@ class Recognizer:
         `read_utterance` describes the possible types of a file. If a file cannot be used, a UserError names it.
         TypeError for one file instead of several.
         """
-        if isinstance(files, str | Path | bytes):
+        if isinstance(files, str | Path | bytes | bytearray | memoryview) or hasattr(files, "read"):
             raise TypeError(f"embed_files takes several files, not {type(files).__name__}; pass one file as [file]")
         return self.embed_utterances([read_utterance(file) for file in files])
 

@@ -1,11 +1,11 @@
 """Enrolled speakers: one file each, NAME.npz, which contains arrays only and belongs to a checkpoint."""
 
+import io
 import os
 import threading
 import unicodedata
-import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ SUFFIX = ".npz"
 LOCK_NAME = ".voices.lock"  # the process that changes the folder locks this file
 PATIENCE = 60  # seconds to wait for this lock; a change takes milliseconds
 UNKNOWN = "unknown"  # the answer if no enrolled speaker matches; not allowed as a speaker's name
-MAX_NAME = 100  # characters
+MAX_NAME, MAX_BYTES = 100, 200  # characters, and bytes of the file name; file systems allow 255
 _one_thread = threading.Lock()  # of this process may change folders of speakers
 SAME_RECORDING = 1 - 1e-6  # two embeddings with a larger cosine are from the same recording
 
@@ -65,11 +65,13 @@ class Speaker(NamedTuple):
     def without(self, files: Sequence[str]) -> "Speaker":
         """Return the speaker without some recordings; UserError naming one that the speaker does not have.
 
-        A recording is named by any path to its file. Of several recordings of one file, the latest is removed first.
+        A recording is named as `files` names it, or by another path to this file, seen from the working directory. Of
+        several recordings of one name, the latest is removed first.
         """
         kept = list(self.recordings)
         for file in files:
-            same = [recording for recording in kept if os.path.abspath(recording.file) == os.path.abspath(file)]
+            same = [recording for recording in kept if recording.file == str(file)]
+            same = same or [one for one in kept if os.path.abspath(one.file) == os.path.abspath(file)]
             if not same:
                 raise UserError(f"{self.name}: has no recording {file}; 'recognize.py list --json' lists all")
             kept = [recording for recording in kept if recording is not same[-1]]
@@ -88,13 +90,16 @@ def speaker_path(folder: Path, name: str) -> Path:
     Names that differ only in their Unicode normal form are the same name. New files are named in NFC.
     """
     name = unicodedata.normalize("NFC", name)
-    if not name.isprintable() or set(name) & set('/\\:*?"<>|') or name != name.strip(" .") or len(name) > MAX_NAME:
+    fits = len(name) <= MAX_NAME and len(os.fsencode(name)) <= MAX_BYTES
+    if not (name.isprintable() and fits) or set(name) & set('/\\:*?"<>|') or name != name.strip(" ."):
         raise UserError(
-            f"speaker '{name}': invalid name; use up to {MAX_NAME} printable characters, none of /\\:*?\"<>|, and no "
-            "space or full stop at the beginning or end"
+            f"speaker '{name}': invalid name; use up to {MAX_NAME} printable characters and {MAX_BYTES} bytes, none of "
+            '/\\:*?"<>|, and no space or full stop at the beginning or end'
         )
     if name in ("", UNKNOWN):
         raise UserError(f"speaker '{name}': not a name for a speaker; choose another name")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder; choose another --voices")
     return _files(folder).get(name, folder / f"{name}{SUFFIX}")
 
 
@@ -155,9 +160,16 @@ def load_speaker(path: Path, digest: str | None = None) -> Speaker:
     """Read the file of a speaker without running code from it; UserError naming the file if it is not valid.
 
     If `digest` is given, also UserError unless the checkpoint with this SHA-256 embedded the recordings.
+    FileNotFoundError for a missing file.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        data = io.BytesIO(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        with np.load(data, allow_pickle=False) as content:
             embeddings, files, seconds = (content[name] for name in ("embeddings", "files", "seconds"))
             owner = str(content["checkpoint"])
         n = len(files)
@@ -165,8 +177,9 @@ def load_speaker(path: Path, digest: str | None = None) -> Speaker:
         types = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
         if not (shapes and types and np.isfinite(embeddings).all() and ((0 <= seconds) & (seconds < np.inf)).all()):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):
-        raise UserError(f"{path}: not a file of an enrolled speaker; remove it and enrol the speaker again") from None
+    except Exception:  # damaged zips and arrays raise errors of many types
+        reason = "damaged, or not a file of an enrolled speaker; move it away and enrol the speaker again"
+        raise UserError(f"{path}: {reason}") from None
     if digest not in (None, owner):
         raise UserError(
             f"{path}: enrolled with another checkpoint (SHA-256 {owner[:12]}, not {digest[:12]}); select it by "
@@ -186,7 +199,10 @@ def load_speakers(folder: Path, digest: str | None = None) -> list[Speaker]:
     """Return the speakers of a folder, sorted by name; UserError if there are none, and as for load_speaker."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; 'recognize.py enroll' creates it")
-    speakers = [load_speaker(path, digest) for path in _files(folder).values()]
+    speakers = []
+    for path in _files(folder).values():
+        with suppress(FileNotFoundError):  # another process has removed this speaker
+            speakers.append(load_speaker(path, digest))
     if not speakers:
         raise UserError(f"{folder}: contains no enrolled speakers; 'recognize.py enroll' adds them")
     return speakers
@@ -199,6 +215,8 @@ def load_others(folder: Path, name: str, digest: str) -> tuple[list[Speaker], li
     for other, path in _files(folder).items():
         try:
             others += [load_speaker(path, digest)] if other != name else []
+        except FileNotFoundError:  # another process has removed this speaker
+            continue
         except UserError as error:
             errors.append(str(error))
     return others, errors

@@ -16,6 +16,7 @@ from feat_extract.fbank import log_mel
 from feat_extract.modulation import MIN_MODULATION, spectral_modulation
 from feat_extract.recording import Recording
 from feat_extract.silence import trim_samples
+from system.console import UserError
 
 STANDARD_INPUT = "-"
 MAX_CHANNELS = 8  # of a waveform; a larger first dimension, as in (16, 48000), is probably a batch
@@ -52,6 +53,8 @@ def read_utterance(
         case bytes() | bytearray() | memoryview():
             name, source = "bytes", io.BytesIO(file)
         case str() | Path() if str(file) == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise UserError("standard input: closed; name a file instead of -")
             recording = read_and_warn(sys.stdin.buffer, channel, "standard input")
             return _utterance(STANDARD_INPUT, recording, trim_silence)
         case str() | Path():

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from conftest import here, voice
 from networks import CALIBRATION, ratio, write_checkpoint
 
 from evaluation.calibration import save_calibration
+from recognition import speakers
 from recognition.batch import Candidate, EmbeddedRecording, embed_each
 from recognition.enrolment import EnrolmentWarning, enrol, find_mismatches
 from recognition.recognizer import Recognizer
-from recognition.speakers import Speaker, load_speakers, save_speaker, speaker_path
+from recognition.speakers import Speaker, load_others, load_speaker, load_speakers, save_speaker, speaker_path
 from recognition.utterance import read_utterance
 from system.console import UserError
 from system.files import sha256
@@ -194,7 +196,7 @@ def test_enroll_warns_of_what_it_cannot_compare(home: Path) -> None:
     printed, warnings = enroll(home, "Boris", "boris1.wav")
     assert [w["warning"] for w in printed["warnings"]] == ["not_compared"] * 2 and len(warnings) == 2
     assert (
-        "Eve.npz: not a file of an enrolled" in warnings[0]
+        "Eve.npz: damaged, or not a file of an enrolled" in warnings[0]
         and "Old.npz: enrolled with another checkpoint" in warnings[1]
     )
 
@@ -285,6 +287,57 @@ def test_threads_lose_no_recordings(tmp_path: Path, recognizer: Recognizer) -> N
         list(threads.map(add, new))
     (anna,) = load_speakers(tmp_path)
     assert sorted(anna.files) == sorted(f"{number}.wav" for number in range(24))
+
+
+def test_recordings_are_removed_by_the_listed_name_in_any_folder() -> None:
+    anna = enrolled("Anna", unit(ANNA, BORIS), ["a.wav", str(Path("a.wav").absolute())])
+    assert anna.without(["a.wav"]).files == [str(Path("a.wav").absolute())]
+
+
+def save_three(folder: Path) -> list[Path]:
+    for name in ("Anna", "Boris", "Clara"):
+        save_speaker(folder, enrolled(name, unit(ANNA)))
+    return sorted(folder.glob("*.npz"))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")])
+def test_an_unreadable_file_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    path = save_three(tmp_path)[0]
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=error))
+    with pytest.raises(UserError, match=rf"^{path}: cannot be read \({error.strerror}\)$"):
+        load_speaker(path)
+
+
+def test_a_speaker_whom_another_process_removes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = speakers._files(tmp_path) or {path.stem: path for path in save_three(tmp_path)}
+    files["Boris"].unlink()
+    monkeypatch.setattr(speakers, "_files", lambda folder: files)
+    assert [speaker.name for speaker in load_speakers(tmp_path)] == ["Anna", "Clara"]
+    others, errors = load_others(tmp_path, "Anna", "ab")
+    assert ([other.name for other in others], errors) == (["Clara"], [])
+
+
+def test_any_damaged_byte_is_an_error_of_the_file(tmp_path: Path) -> None:
+    path = save_three(tmp_path)[0]
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    for position in range(at, at + 46):  # a header in the directory of the zip: compression, encryption, sizes
+        path.write_bytes(content[:position] + bytes([content[position] ^ 99]) + content[position + 1 :])
+        try:
+            load_speaker(path)
+        except UserError as error:
+            assert "damaged" in str(error)
+
+
+def test_invalid_names_and_folders_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: not a folder"):
+        speaker_path(tmp_path / "file", "Anna")
+    assert speaker_path(tmp_path, "声" * 66).name == "声" * 66 + ".npz"
+    with pytest.raises(UserError, match="invalid name"):
+        speaker_path(tmp_path, "声" * 67)
 
 
 def test_two_files_for_one_name_are_an_error(tmp_path: Path) -> None:

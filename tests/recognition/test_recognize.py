@@ -182,7 +182,7 @@ def test_a_threshold_decides_without_a_calibration(home: Path, capsys: pytest.Ca
         assert message in run(home, "compare", a, b, *flags, check=2).stderr
 
 
-@pytest.mark.parametrize("kind", [str, Path, lambda path: path.read_bytes()])
+@pytest.mark.parametrize("kind", [str, Path, Path.read_bytes, lambda path: io.BytesIO(path.read_bytes())])
 def test_one_file_instead_of_several_is_an_error(home: Path, kind: Callable[[Path], Any]) -> None:
     with pytest.raises(TypeError, match=r"takes several files, not \w+; pass one file as \[file\]"):
         Recognizer(home / "other.pth").embed_files(kind(wav(home, 30, 0)))
@@ -465,10 +465,10 @@ def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (["enroll", *network, *voices, "../Ana", good], UserError, "invalid name"),
         (["enroll", *network, *voices, "unknown", good], UserError, "not a name"),
         (["list", "--voices", "nowhere"], UserError, "nowhere: no such folder"),
-        (["list", "--voices", str(tmp_path / "broken")], UserError, "Eve.npz: not a file of an enrolled"),
-        (["list", "--voices", str(tmp_path / "odd")], UserError, "Eve.npz: not a file of an enrolled"),
+        (["list", "--voices", str(tmp_path / "broken")], UserError, "Eve.npz: damaged, or not a file of an enrolled"),
+        (["list", "--voices", str(tmp_path / "odd")], UserError, "Eve.npz: damaged"),
         (["list", "--voices", str(tmp_path / "older")], UserError, "Eve.npz: .*enrol the speaker again"),
-        (["list", "--voices", str(tmp_path / "negative")], UserError, "Eve.npz: not a file of an enrolled"),
+        (["list", "--voices", str(tmp_path / "negative")], UserError, "Eve.npz: damaged"),
         (["remove", *voices, "Zoe"], UserError, "Zoe: not enrolled"),
         (["embed", *network, good, "-o", "vectors.txt"], UsageError, "must end in .npz or .csv"),
         (["export", *network, "model.pt"], UsageError, "must end in .onnx or .pth"),
@@ -476,6 +476,9 @@ def test_errors_are_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(UserError, match=message) as error:
             recognize.main(arguments + (["--threshold", "0"] if "absent.wav" in arguments else []))
         assert error.value.status == kind.status and "\n" not in str(error.value)
+    monkeypatch.setattr(sys, "stdin", None)  # as after <&-
+    with pytest.raises(UserError, match="standard input: closed"):
+        read_utterance("-")
     done = run(home, "compare", "-", "-", check=2)
     assert done.stderr == "recognize.py: standard input (-) can be read once (--help lists the flags)\n"
 
