@@ -16,6 +16,7 @@ FLOOR = 1e-5  # minimum energy before the logarithm
 # Frames that are transformed together. Their arrays stay below 128 kB: glibc returns larger arrays to the system after
 # use, and every page of the next ones faults.
 BLOCK = 60
+ROWS = BLOCK // 3  # of a matrix product; OpenBLAS uses one thread for so few, so features do not depend on threads
 PART = 6000  # frames that are pre-emphasised together, one minute; this limits the memory
 FULL_SCALE = 32768  # of int16 samples
 MIN_PEAK = 4  # of float samples on the int16 scale; decoded samples of full scale 1 always stay below it
@@ -53,7 +54,9 @@ def log_energies(samples: np.ndarray, before: float | None = None) -> np.ndarray
             np.multiply(block, HAMMING, out=padded[: len(block), :WINDOW])
             spectrum = scipy.fft.rfft(padded[: len(block)])
             power = spectrum.real**2 + spectrum.imag**2
-            np.matmul(power, _mel_filters(), out=part[start : start + BLOCK])
+            for row in range(0, len(block), ROWS):
+                target = part[start + row : start + row + ROWS]
+                np.matmul(power[row : row + ROWS], _mel_filters(), out=target)
     np.maximum(energies, np.float32(FLOOR), out=energies)
     features = np.log10(energies, out=energies)  # in place: the array of an hour takes 58 MB
     features *= 20

@@ -1,10 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import python_speech_features
 import soundfile
-from conftest import GOLDEN, voice
+from conftest import GOLDEN, PROJECT, voice
 
 from feat_extract.fbank import log_mel
 
@@ -34,6 +37,16 @@ def test_any_length_equals_python_speech_features(n_samples: int) -> None:
     samples = voice(1, 7, seed=3)[:n_samples]
     assert len(log_mel(samples)) == (1 if n_samples <= 400 else 1 + -(-(n_samples - 400) // 160))
     assert_close(log_mel(samples), oracle(samples))
+
+
+def test_features_do_not_depend_on_the_number_of_threads() -> None:
+    program = (
+        "import numpy as np; from feat_extract.fbank import log_mel; "
+        "print(log_mel(np.random.default_rng(0).normal(0, 1000, 40_000).astype(np.int16)).tobytes().hex())"
+    )
+    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    command, settings = [sys.executable, "-c", program], [os.environ | dict.fromkeys(threads, n) for n in "124"]
+    assert len({subprocess.check_output(command, cwd=PROJECT, env=setting) for setting in settings}) == 1
 
 
 def test_silence_is_at_the_floor() -> None:
