@@ -17,7 +17,7 @@ import numpy as np
 from command_line.evaluation import context_of, evaluation_parser, load_network
 from evaluation import report
 from evaluation.embedding import MAX_FRAMES, unique_segments
-from evaluation.identification import EpisodeSize, accuracies, sample_episodes
+from evaluation.identification import MAX_EPISODES, EpisodeSize, accuracies, sample_episodes
 from evaluation.metrics import mean_interval
 from system import console
 
@@ -36,7 +36,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         help="enrolment window length in frames of 10 ms (default: 500)")  # fmt: skip
     add("--test_length", type=console.integer(1, MAX_FRAMES), default=100, metavar="N",
         help="test window length in frames of 10 ms (default: 100)")  # fmt: skip
-    add("--nb_episode", type=console.integer(2, 10**6), default=1000, metavar="N",
+    add("--nb_episode", type=console.integer(2, MAX_EPISODES), default=1000, metavar="N",
         help="episodes per setting (default: 1000)")  # fmt: skip
     return parser.parse_args(argv)
 
@@ -83,4 +83,4 @@ def identify(args: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, with_ranks=True)

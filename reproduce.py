@@ -26,6 +26,7 @@ from dataset.episodes import eligible_speakers
 from dataset.index import FeatureIndex
 from dataset.trials import read_trials
 from evaluation.context import unseen_speakers
+from evaluation.identification import MAX_EPISODES
 from evaluation.verification import find_trials
 from model.checkpoint import checkpoint_path, run_folder
 from model.encoder import BACKBONES
@@ -73,7 +74,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     training("--quick", action="store_true", help="other defaults, for a CPU and a small corpus")
     scoring("--ways", type=console.integer(2), nargs="+", metavar="N",
         help=f"speakers per identification episode {default('ways')}")  # fmt: skip
-    scoring("--nb_episode", type=console.integer(2), default=1000, metavar="N",
+    scoring("--nb_episode", type=console.integer(2, MAX_EPISODES), default=1000, metavar="N",
         help="identification episodes (default: 1000)")  # fmt: skip
     scoring("--precision", choices=PRECISIONS, help=f"precision of the ResNet {default('precision')}")
     parser.add_argument_group("output").add_argument("--output", type=Path, required=True, metavar="DIR",
@@ -81,6 +82,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name, size in (QUICK if args.quick else FULL_SIZE).items():
         setattr(args, name, getattr(args, name) or size)
+    args.seeds, args.ways = (list(dict.fromkeys(given)) for given in (args.seeds, args.ways))
     return args
 
 
@@ -88,8 +90,8 @@ def main(argv: list[str]) -> None:
     """Train and score the missing runs, and write the table."""
     args = parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    check_same_sizes(args)
     check_tests(args)
+    check_same_sizes(args)
     runs = [(number, name, seed) for number, name in enumerate(SETTINGS) for seed in args.seeds]
     measured = []
     for number, name, seed in console.progress(runs, unit="run", desc="comparison"):

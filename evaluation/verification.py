@@ -123,7 +123,7 @@ def _means(embeddings: torch.Tensor, model: np.ndarray) -> torch.Tensor:
     """Return the unit-length mean (m, D) of the embeddings (e, D) of each model; `model` (e,) is the model of each."""
     if len(model) == model[-1] + 1:
         return embeddings
-    sums = torch.zeros(int(model[-1]) + 1, embeddings.shape[1])
+    sums = embeddings.new_zeros(int(model[-1]) + 1, embeddings.shape[1])
     return F.normalize(sums.index_add_(0, torch.from_numpy(model), embeddings), dim=1)
 
 

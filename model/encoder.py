@@ -123,8 +123,9 @@ class Encoder(nn.Module):
         x = x - x.mean(dim=3, keepdim=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trunk_dtype is torch.bfloat16):
             maps = self.trunk(x)
-        pooled = maps.to(x.dtype).mean(dim=(2, 3))
-        return self.projection(torch.relu(self.norm(pooled)))
+        with torch.autocast(x.device.type, enabled=False):  # the calling program may use it
+            pooled = maps.to(x.dtype).mean(dim=(2, 3))
+            return self.projection(torch.relu(self.norm(pooled)))
 
     def for_inference(self, device: torch.device | str = "cpu") -> "Encoder":
         """Return a copy on `device` that computes the same embeddings about 10 % faster and cannot be trained.

@@ -19,11 +19,13 @@ from conftest import PROJECT, voice, write_features, write_wavs
 from torch.nn import functional as F
 
 from dataset.index import FeatureIndex
+from dataset.trials import Trials
 from evaluation import identification
 from evaluation.context import EvaluationContext
 from evaluation.embedding import Segments, cosine, embed
 from evaluation.identification import EpisodeSize, sample_episodes
 from evaluation.normalisation import Cohort, as_norm
+from evaluation.verification import find_trials, score_trials
 from model.checkpoint import Checkpoint, save_checkpoint, state_dict_of
 from model.encoder import Encoder
 from recognition.recognizer import Recognizer
@@ -149,10 +151,14 @@ def test_settings_of_torch_change_no_embedding(tmp_path: Path, host: Callable[[]
     np.testing.assert_array_equal(embeddings(made_within), expected)
 
 
-def test_autocast_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
+def test_settings_of_torch_change_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: Callable[[], AbstractContextManager]
+) -> None:
     write_features(tmp_path / "feat", 12, 3, n_frames=4)
     features, encoder = FeatureIndex([tmp_path / "feat"]), Encoder("resnet18").for_inference()
-    context = EvaluationContext(Checkpoint(1, {}), tmp_path, encoder, features, np.arange(12), inference("cpu"))
+    compute = Compute(torch.device("cpu"), torch.float32, 0)
+    context = EvaluationContext(Checkpoint(1, {}), tmp_path, encoder, features, np.arange(12), compute)
     size = EpisodeSize(n_way=12, n_shot=1, n_query=2, enroll_length=4, test_length=4)
     windows = sample_episodes(features, np.arange(12), size, 1, seed=1)
     angles = 0.01 * torch.arange(12).repeat_interleave(3)  # their cosines are equal in bfloat16
@@ -160,14 +166,21 @@ def test_autocast_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(identification, "embed", lambda encoder, features, segments, compute: close[segments.row])
     embeddings = F.normalize(torch.randn(9, 256, generator=torch.Generator().manual_seed(0)), dim=1)
     left, right = torch.arange(4), torch.arange(4, 8)
+    labels, enrol = np.array([True, False]), np.array(["a", "b"], object)
+    listed = Trials(labels, enrol, np.array(["id00000/v0/00002", "id00001/v0/00002"], object))
+    models = {"a": ["id00000/v0/00000", "id00000/v1/00001"], "b": ["id00001/v0/00000"]}
+    trial_set = find_trials(features, listed, models)
+    tests = {"full": Segments.full(features, trial_set.test)}
 
     def scores() -> list[np.ndarray]:
         normalised = as_norm(Cohort(embeddings, 3), embeddings, left, right)
-        return [cosine(embeddings, left, right), normalised, *identification.accuracies(context, [size], [windows])]
+        verified = [of_test.plain for of_test in score_trials(context, trial_set, tests)]
+        accuracies = identification.accuracies(context, [size], [windows])
+        return [cosine(embeddings, left, right), normalised, *verified, *accuracies]
 
     expected = scores()
     assert expected[-1] == 1
-    with torch.autocast("cpu", torch.bfloat16):
+    with host():
         for found, without in zip(scores(), expected, strict=True):
             np.testing.assert_array_equal(found, without)
 

@@ -118,6 +118,8 @@ def test_the_encoder_takes_log_mel_features_and_its_embeddings_are_not_normalise
     assert embedding.shape == (1, 256) and abs(embedding.norm().item() - 1) > 0.1 and not embedding.requires_grad
     expected = Recognizer(device="cpu").embed(samples, 16000)
     np.testing.assert_allclose(F.normalize(embedding)[0].numpy(), expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(hubconf.encoder()(features).numpy(), embedding.numpy())
 
 
 def test_an_untrained_encoder_can_be_trained() -> None:

@@ -68,7 +68,22 @@ def test_table_of_stubbed_runs_and_resuming(tmp_path: Path, monkeypatch: pytest.
     reproduce.main(flags)
     assert len(commands) - n_done == 2 * len(reproduce.SETTINGS)  # no checkpoint was written, so training only
     with pytest.raises(UserError, match="--output"):
-        reproduce.main([*flags[:-1], "10"])
+        reproduce.main([*flags, "--nb_episode", "10"])
+
+
+def test_repeated_seeds_and_ways_count_once() -> None:
+    flags = ["--save_path", "data", "--output", "out", "--seeds", "1", "2", "1", "--ways", "5", "5"]
+    args = reproduce.parse_args(flags)
+    assert (args.seeds, args.ways) == ([1, 2], [5])
+
+
+def test_flags_of_an_erroneous_command_are_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "run_script", Mock(side_effect=AssertionError("a training")))
+    flags = ["--save_path", write_data(tmp_path / "data", 5), "--output", str(tmp_path / "table"), "--quick", "--ways"]
+    with pytest.raises(UserError, match="--ways 6"):
+        reproduce.main([*flags, "6"])
+    with pytest.raises(AssertionError, match="a training"):
+        reproduce.main([*flags, "5"])
 
 
 def test_one_command_starts_and_resumes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
