@@ -54,4 +54,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, with_ranks=True)

@@ -202,4 +202,4 @@ def _short_trials(context: EvaluationContext, seed: int) -> Trials:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, with_ranks=True)

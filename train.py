@@ -120,7 +120,8 @@ def prepare(
         state.replica = DistributedDataParallel(state.model)
     if ranks.is_first():
         clean_folder(folder, args.cp_num)
-        logbook.write_config(folder, flags, hardware, features.speakers)
+        if not start or state.epoch < args.max_epoch:
+            logbook.write_config(folder, flags, hardware, features.speakers)
     return state, episodes, validation
 
 
@@ -242,4 +243,4 @@ def exit_if(number: int, when: str) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, with_ranks=True)

@@ -56,8 +56,9 @@ def read_trials(path: Path, blind: bool = False) -> Trials:
     `blind` is true.
     """
     lines = read_lines(path, "no such trial list; dataprep.py downloads it, --trials chooses another list")
-    header = lines[0].strip().split(",") if lines else []
-    label, enrol, test = _of_csv(path, lines) if set(SIDES) <= set(header) else _of_words(path, lines)
+    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    is_csv = set(SIDES) <= set(header)
+    label, enrol, test = _of_csv(path, [",".join(header), *lines[1:]]) if is_csv else _of_words(path, lines)
     if not enrol:
         raise UserError(f"{path}: contains no trials")
     labels = np.array([LABELS[word] for word in label], bool)

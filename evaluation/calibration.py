@@ -239,7 +239,8 @@ def probabilities(llr: np.ndarray, prior: float) -> np.ndarray:
 
 def calibration_path(checkpoint: Path) -> Path:
     """Return the path of the calibration of a checkpoint file."""
-    return checkpoint.with_suffix(".calibration.json")
+    name = checkpoint.stem if checkpoint.suffix == ".pth" else checkpoint.name  # a.pth and a.pt have different files
+    return checkpoint.with_name(f"{name}.calibration.json")
 
 
 def save_calibration(

@@ -61,7 +61,7 @@ def read_scores(path: Path) -> pandas.DataFrame:
         table[numbers] = table[numbers].astype(np.float64)
         roc(table["score"].to_numpy(), table["label"].to_numpy())  # ValueError if there is no error rate
         _check_tests(table)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a score file of --save_scores ({str(error).strip()})") from None
     if unnamed := [column for column in table.columns.intersection(SPEAKERS) if (table[column] == "").any()]:
         raise UserError(f"{path}: no speaker in some rows of column {unnamed[0]}; add them or remove the column")

@@ -121,4 +121,4 @@ def report_errors(path: Path, failed: list[Failure]) -> int:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, with_ranks=True)

@@ -278,13 +278,16 @@ def _keep_streams_open() -> None:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+def run(main: Callable[[list[str]], int | None], with_ranks: bool = False) -> NoReturn:
     """Run a script's main and exit; an error that the user can fix is printed in one line.
 
-    The first rank alone prints; the others print only errors.
+    With `with_ranks`, torchrun may start the script: the first rank alone prints; the others print only errors.
+    Otherwise the script is alone, even if a rank of another program starts it.
     """
     global script_runs
     script_runs = True
+    if not with_ranks:
+        ranks.ignore_torchrun()
     program, message = Path(sys.argv[0]).name, None
     if not ranks.is_first():
         program = f"{program}, rank {os.environ['RANK']}"

@@ -50,6 +50,11 @@ def _from_torchrun(name: str, default: int) -> int:
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else default
 
 
+def ignore_torchrun() -> None:
+    """Make this process the only rank, although it has inherited the environment of one that torchrun started."""
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)
+
+
 def init() -> None:
     """Connect this rank to the others; on CUDA, call torch.cuda.set_device() before."""
     global _distributed

@@ -63,7 +63,7 @@ def check_finite(state: TrainingState, losses: torch.Tensor, episodes: TrainingE
     else:
         return
     names = ", ".join(episodes.names((state.epoch + 1, index)))
-    raise UserError(
-        f"epoch {state.epoch + 1}, episode {index + 1}: {what}; earlier checkpoints are intact: resume from one with "
-        f"--max_grad_norm; the episode contains {names}"
-    )
+    advice = "earlier checkpoints are intact: resume from one with --max_grad_norm"
+    if state.epoch == 0:
+        advice = "train again with a lower --lr or with --max_grad_norm"
+    raise UserError(f"epoch {state.epoch + 1}, episode {index + 1}: {what}; {advice}; the episode contains {names}")

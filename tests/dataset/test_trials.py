@@ -29,6 +29,11 @@ def test_trial_lists_of_all_formats_are_read(tmp_path: Path, form: str, capsys: 
     assert trials.enrol.tolist() == [A, A] and trials.test.tolist() == [B, C]
 
 
+def test_blanks_in_the_header_of_a_csv_file_are_ignored(tmp_path: Path) -> None:
+    trials = read(tmp_path, f" label, enrol,test \r\n1,{A},{B}\r\n0,{A},{C}\r\n")
+    assert trials.label.tolist() == [True, False] and trials.test.tolist() == [B, C]
+
+
 def test_a_list_without_labels_is_read_if_blind(tmp_path: Path) -> None:
     for text in BLIND_LISTS.values():
         with pytest.raises(UserError, match="list.txt: its trials have no labels"):

@@ -12,6 +12,7 @@ from evaluation import calibration
 from evaluation.calibration import (
     Calibration,
     ScoredTrials,
+    calibration_path,
     fit,
     leave_one_set_out_llr,
     load_calibration,
@@ -267,6 +268,11 @@ def test_a_written_calibration_is_read_and_damaged_ones_are_not(
         path.write_text(spoilt)
         assert load_calibration(checkpoint, digest) is None
         assert "checkpoint_007.calibration.json: not a calibration" in capsys.readouterr().err
+
+
+def test_checkpoints_of_other_suffixes_have_calibrations_of_their_own(tmp_path: Path) -> None:
+    paths = [calibration_path(tmp_path / name).name for name in ("a.pth", "a.pt", "a.1", "a.2", "a")]
+    assert paths[0] == "a.calibration.json" and len(set(paths)) == 4  # a.pth and a have the same
 
 
 def test_a_read_only_folder_is_an_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

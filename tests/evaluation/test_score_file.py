@@ -147,6 +147,12 @@ def test_other_lengths_and_ratios_are_refused(tmp_path: Path, column: str, value
         assert read_scores(path)[column].tolist() == [valid] * 2
 
 
+def test_a_label_of_many_digits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(f"label,enrol,test,score\n{'1' * 27},a,b,0.5\n0,a,c,0.1\n")
+    with pytest.raises(UserError, match="s.csv: not a score file"):
+        read_scores(tmp_path / "s.csv")
+
+
 def test_names_of_speakers_are_text(tmp_path: Path) -> None:
     speakers = np.array(["7", "007", "NA", "None"])
     path = curve(tmp_path / "s.csv", np.arange(4.0), np.array([1, 0, 1, 0]), speakers, speakers[::-1])

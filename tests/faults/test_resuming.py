@@ -245,7 +245,9 @@ def test_a_warning_names_the_number_of_threads(home: Path) -> None:
     outcome = finish(start("train.py", *AGAIN, "--max_epoch", 2, cwd=home, launcher=two))  # no epoch remains
     assert outcome.status == 0 and outcome.is_one_line(), outcome.stderr
     assert "config.json: " in outcome.stderr and "threads 2 (was 1)" in outcome.stderr
-    assert json.loads((home / RUN / "config.json").read_text())["threads"] == 2
+    assert json.loads((home / RUN / "config.json").read_text())["threads"] == 1  # nothing was trained with two
+    in_process(train.main, [*AGAIN, "--seed", "7"], home)
+    assert json.loads((home / RUN / "config.json").read_text())["arguments"]["seed"] == 7
 
 
 def test_an_official_checkpoint_is_not_removed_by_keep_last(home: Path) -> None:

@@ -67,6 +67,13 @@ def test_lack_of_memory_is_a_one_line_error(
     assert capsys.readouterr().err.startswith("train.py: out of memory")
 
 
+def test_a_script_without_ranks_prints_also_if_a_rank_starts_it() -> None:
+    rank = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, str(PROJECT / "recognize.py"), "list", "--voices", "nowhere"]
+    done = subprocess.run(command, env=os.environ | rank, capture_output=True, text=True)
+    assert done.stderr.startswith("recognize.py: nowhere")
+
+
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(RuntimeError, match="size of tensor a"):
@@ -96,7 +103,7 @@ def test_a_rank_that_ends_during_a_message_is_a_one_line_error(tmp_path: Path) -
         "    if ranks.rank():\n"
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    ranks.all_reduce_sum(torch.zeros(10**7))\n"
-        "console.run(main)\n"
+        "console.run(main, with_ranks=True)\n"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

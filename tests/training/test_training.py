@@ -134,6 +134,9 @@ def test_a_loss_or_weight_that_is_not_finite_is_an_error_with_the_episode(
     utterances = ", ".join(episodes.names((5, at - 1)))
     with pytest.raises(UserError, match=rf"^epoch 5, episode {at}: the .* not finite.*--max_grad_norm.* {utterances}$"):
         check_finite(state, torch.tensor(losses), episodes)
+    state.epoch = 0  # no checkpoint to resume from
+    with pytest.raises(UserError, match="train again with a lower --lr"):
+        check_finite(state, torch.tensor(losses), episodes)
 
 
 def test_a_checkpoint_of_other_speakers_is_an_error(tmp_path: Path) -> None:
