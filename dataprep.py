@@ -15,7 +15,7 @@ import argparse
 import getpass
 from pathlib import Path
 
-from configure import TREES, save_root
+from configure import save_root
 from corpora import archives, check, convert, download, imports, kaldi, openslr, servers, trial_lists, voxceleb
 from system import console
 from system.console import UsageError, UserError
@@ -184,12 +184,13 @@ def prepare(args: argparse.Namespace, root: Path, chosen: list[voxceleb.Archive]
     for name in noises:
         openslr.download_noise(name, root, args.openslr_url, args.delete_archives, args.jobs, args.retries)
     if args.import_dir or args.import_list:
-        tree = root / TREES[imports.SPLITS[args.split or "train"]].wav
+        split = args.split or "train"
+        tree = imports.tree_of(root, split)
         if args.import_dir:
             planned = imports.plan_folder(args.import_dir, tree, args.speaker_from or "1")
         else:
             planned = kaldi.plan_list(args.import_list, args.utt2spk, tree)
-        problems += imports.import_files(planned, tree, root, args.num_workers, args.channel, args.trim_silence)
+        problems += imports.import_files(planned, split, root, args.num_workers, args.channel, args.trim_silence)
     if args.convert:
         failures += convert.convert_trees(root, args.delete_m4a, args.num_workers)
         undecoded = convert.list_failures(root, failures)

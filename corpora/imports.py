@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from configure import AUDIO_SUFFIXES, FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE
+from configure import AUDIO_SUFFIXES, FRAMES_PER_SECOND, MIN_QUERY_FRAMES, SAMPLE_RATE, TREES
 from corpora.naming import (
     CONFLICT,
     IN_TREE,
@@ -30,17 +30,23 @@ from feat_extract.recording import NotAudioError, RecordingError, SilentError
 from feat_extract.silence import trim_samples
 from system import console
 from system.console import UsageError, UserError
-from system.files import files_below, remove_unfinished_below, replacing_table
+from system.files import files_below, read_lines, remove_unfinished_below, replacing_table
 from system.workers import unordered_map
 
 SPLITS = {"train": "vox2_dev", "test": "vox1_test"}
 REPORT_NAME = "import_report.csv"
+COLUMNS = ("split", "file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark")
 SHORT = MIN_QUERY_FRAMES / FRAMES_PER_SECOND  # seconds: the shortest query of training
 SILENCE = 33  # 16-bit; recordings with a lower peak (-60 dBFS) are skipped as silent
 FULL_SCALE, CLIPPED = 32767, 1e-3  # a recording with a larger share of samples at full scale is reported as clipped
 
 NAMELESS, UNREADABLE, NOT_AUDIO, SILENT = "no speaker", "unreadable", "not audio", "silent"
 RULES = "a depth (1, 2), or a regular expression: '([^/_-]+)[_-]' takes the text before the first _ or -"
+
+
+def tree_of(root: Path, split: str) -> Path:
+    """Return the wav tree of a split below `root`."""
+    return root / TREES[SPLITS[split]].wav
 
 
 def speaker_pattern(rule: str) -> re.Pattern[str]:
@@ -89,9 +95,14 @@ def plan_folder(folder: Path, tree: Path, rule: str) -> list[ImportedFile]:
 
 
 def import_files(
-    files: list[ImportedFile], tree: Path, root: Path, workers: int | None, channel: int | None, trim_silence: bool
+    files: list[ImportedFile],
+    split: str,
+    root: Path,
+    workers: int | None = None,
+    channel: int | None = None,
+    trim_silence: bool = False,
 ) -> list[str]:
-    """Write the files' wavs into a tree below `root`, and import_report.csv into `root`; print a summary.
+    """Write the files' wavs into the tree of a split below `root`, and import_report.csv into `root`; print a summary.
 
     Every file is read. Unreadable, silent and repeated recordings are skipped; short and clipped ones and those without
     a voice are imported with a remark. `channel` is counted from 1, None for the mean of all channels; `trim_silence`
@@ -102,6 +113,7 @@ def import_files(
     another speaker, or not written because the tree has another wav of the same name, or if the tree has none of the
     recordings; otherwise an empty list. UserError if the tree cannot be written.
     """
+    tree = tree_of(root, split)
     remove_unfinished_below(tree)
     earlier = {path.name for path in tree.glob("*")}
     files = with_existing_suffixes(files, tree)
@@ -109,7 +121,7 @@ def import_files(
     with _removing_unfinished(tree), closing(work):
         found = sorted(console.progress(work, total=len(files), unit="file", desc="import"))
         examined, n_removed = name_wavs(found, tree, root)
-    write_report(root / REPORT_NAME, examined)
+    write_report(root / REPORT_NAME, split, examined)
     print(summary(examined, earlier))
     report_removed(n_removed)
     lost = [file for file in examined if file.skipped in (NAMELESS, UNREADABLE, TAKEN, CONFLICT)]
@@ -179,15 +191,18 @@ def examine(file: ImportedFile, channel: int | None, trim_silence: bool) -> Impo
     return write_temporary(file, samples)._replace(remark=" and ".join(remarks))
 
 
-def write_report(path: Path, files: list[ImportedFile]) -> None:
-    """Write import_report.csv, one row per file."""
+def write_report(path: Path, split: str, files: list[ImportedFile]) -> None:
+    """Write import_report.csv, one row per file; the rows of the last import into another split are kept."""
+    lines = read_lines(path, "no such report") if path.exists() else []
+    others = [row for row in csv.DictReader(lines) if row.get("split") not in (None, split)]
     with replacing_table(path) as table:
         rows = csv.writer(table)
-        rows.writerow(["file", "speaker", "seconds", "speech", "wav", "left_out", "detail", "remark"])
+        rows.writerow(COLUMNS)
+        rows.writerows([row.get(name, "") for name in COLUMNS] for row in others)
         for f in files:
             wav = "" if f.skipped else f.wav
             times = f"{f.seconds:.2f}", f"{f.speech:.2f}"
-            rows.writerow([f.source, f.speaker, *times, wav, f.skipped, f.detail, f.remark])
+            rows.writerow([split, f.source, f.speaker, *times, wav, f.skipped, f.detail, f.remark])
 
 
 def summary(files: list[ImportedFile], earlier: set[str]) -> str:

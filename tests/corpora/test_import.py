@@ -204,6 +204,16 @@ def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: P
     assert output.returncode == 0 and numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
 
 
+def test_the_report_has_the_last_import_into_each_split(tmp_path: Path) -> None:
+    for folder, split, number in (("a", "train", 1), ("b", "test", 2), ("c", "test", 3)):
+        write_tones(tmp_path / folder, {f"anna/{folder}.wav": number})
+        command = ("--save_path", tmp_path / "root", "--import_dir", tmp_path / folder, "--split", split)
+        assert run(*command).returncode == 0
+    rows = report(tmp_path / "root")
+    assert {name: row["split"] for name, row in rows.items()} == {"a.wav": "train", "c.wav": "test"}
+    assert rows["a.wav"]["wav"].endswith("voxceleb2/dev/wav/anna/all/a.wav") and rows["a.wav"]["seconds"] == "1.20"
+
+
 def test_the_same_content_under_another_speaker_is_an_error(tmp_path: Path) -> None:
     command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir")
     write_tones(tmp_path / "rec", {"all/anna/1.wav": 1, "all/anna/2.wav": 2, "all/ben/1.wav": 3, "all/ben/2.wav": 4})
