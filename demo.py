@@ -42,7 +42,7 @@ RUN, PICTURE = run_folder(str(ROOT / "saved_model"), 0), ROOT / "eer_by_length.p
 COMMON = ["--save_path", str(ROOT), "--seed", "100"]
 # A short training. The defaults of train.py (ResNet-34, 100 speakers per episode, rate 0.1) need more episodes.
 BACKBONE = "resnet18"
-TRAINING = ["--backbone", BACKBONE, "--nb_class_train", "10", "--lr", "0.01", "--max_epoch", "6"]
+TRAINING = ["--backbone", BACKBONE, "--nb_class_train", "10", "--lr", "0.01", "--max_epoch", "9"]
 LENGTHS = ("full", "200", "100")  # of the test segments, as in a score file: frames of 10 ms
 NEXT_STEP = """Next, train on real speech: LibriSpeech needs no account. The times are for two cores without AVX-512.
 

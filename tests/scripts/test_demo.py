@@ -232,11 +232,11 @@ def test_the_commands_of_the_next_step_are_valid() -> None:
 def test_its_size_takes_five_minutes_on_two_cores() -> None:
     """Two cores at 2.4 GHz without AVX-512 train on 13 utterances or embed 3,400 frames a second.
 
-    The former is for ResNet-18, the latter for ResNet-34. A minute and a half remains for everything else.
+    The former is for ResNet-18, the latter for ResNet-34. Fifty seconds remain for everything else.
     """
     args = train.parse_args(demo.TRAINING)
     assert args.backbone == "resnet18" and not args.augment
     training = N_TRAIN * len(UTTERANCES) * args.max_epoch / 13
     mean_frames = 100 * sum(SECONDS) / 2 + 200 + 100
     scoring = N_TEST * len(UTTERANCES) * mean_frames * 2 / 3_400  # three networks; two ResNet-18 count as one ResNet-34
-    assert training + scoring < 210
+    assert training + scoring < 250
