@@ -181,7 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
         published, sha256(published), Calibration(0.0, (1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 2.0), (0.5, 2.0), 100, 100)
     )
     for name in ("librispeech", "own"):
-        shutil.copytree(home / "data", home / name)
+        (home / name).symlink_to("data")
     shutil.copytree(published.parent, home / "pretrained")
     (home / "pretrained" / published.name).rename(home / "pretrained/open_speech.pth")
     return home
@@ -205,7 +205,7 @@ def write_lists(home: Path, trials: list[list[str]]) -> None:
 @pytest.fixture
 def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the current folder, a copy of `world`; the published model is also used as the bundled one."""
-    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(world, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for module in (recognize, recognizer):
         monkeypatch.setattr(module, "BUNDLED_MODEL", tmp_path / "saved_model" / "baseline_000" / "checkpoint_100.pth")
