@@ -243,7 +243,9 @@ def test_a_written_calibration_is_read_and_damaged_ones_are_not(
     digest = "3f" * 32
     assert load_calibration(checkpoint, digest) is None and not capsys.readouterr().err
     fitted = fit({"phones": sampled(2000, 10)[0], "calls": sampled(2000, 11)[0]})
-    save_calibration(checkpoint, digest, fitted, {"mean": {"cllr": 0.4}})
+    for replaced in (False, True):
+        save_calibration(checkpoint, digest, fitted, {"mean": {"cllr": 0.4}})
+        assert ("checkpoint_007.calibration.json: the earlier" in capsys.readouterr().err) == replaced
     path = checkpoint.with_name("checkpoint_007.calibration.json")
     assert load_calibration(checkpoint, digest) == fitted
     content = json.loads(path.read_text())
