@@ -98,9 +98,9 @@ def import_files(
     files: list[ImportedFile],
     split: str,
     root: Path,
-    workers: int | None = None,
-    channel: int | None = None,
-    trim_silence: bool = False,
+    workers: int | None,
+    channel: int | None,
+    trim_silence: bool,
 ) -> list[str]:
     """Write the files' wavs into the tree of a split below `root`, and import_report.csv into `root`; print a summary.
 
@@ -218,7 +218,7 @@ def summary(files: list[ImportedFile], earlier: set[str]) -> str:
         median = statistics.median(counts)
         lines.append(f"utterances per speaker: minimum {min(counts)}, median {median:g}, maximum {max(counts)}")
     if again := speakers.keys() & earlier:
-        lines.append(f"speakers with recordings of earlier imports: {len(again):,}, for example {min(again)}")
+        lines.append(f"added to speakers that the tree already had: {len(again):,}, for example {min(again)}")
     if len(speakers) == 1 < len(kept):
         lines.append(f"all recordings are from one speaker, {kept[0].speaker}; if not, use --speaker_from: {RULES}")
     reasons = Counter(file.skipped for file in files if file.skipped)

@@ -253,8 +253,7 @@ def save_calibration(
     path = calibration_path(checkpoint)
     content = dataclasses.asdict(calibration) | {"features": FEATURES, "checkpoint_sha256": digest}
     content |= {"leave_one_set_out": leave_one_set_out} if leave_one_set_out else {}
-    if path.exists():
-        console.warn(f"{path}: the earlier calibration in this file is replaced")
+    existed = path.exists()
     try:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -263,6 +262,8 @@ def save_calibration(
             f"{path}: the calibration cannot be written ({error.strerror}); use a copy of the checkpoint in a writable "
             "folder with --checkpoint"
         ) from None
+    if existed:
+        console.warn(f"{path}: the earlier calibration in this file was replaced")
 
 
 def load_calibration(checkpoint: Path, digest: str) -> Calibration | None:

@@ -177,6 +177,8 @@ def load_speaker(path: Path, digest: str | None = None) -> Speaker:
         types = files.dtype.kind == "U" and embeddings.dtype == np.float32 and seconds.dtype == np.float64
         if not (shapes and types and np.isfinite(embeddings).all() and ((0 <= seconds) & (seconds < np.inf)).all()):
             raise ValueError
+    except MemoryError:  # the file may be intact
+        raise UserError(f"{path}: too large for the memory, or damaged") from None
     except Exception:  # damaged zips and arrays raise errors of many types
         reason = "damaged, or not a file of an enrolled speaker; move it away and enrol the speaker again"
         raise UserError(f"{path}: {reason}") from None

@@ -173,7 +173,7 @@ def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: P
     command = ("dataprep.py", "--save_path", tmp_path / "root", "--import_dir")
     write_tones(tmp_path / "in", {"anna/b.wav": 1, "anna/one.wav": 2, "anna/x y.wav": 3})
     output = here(*command, tmp_path / "in", cwd=tmp_path)
-    assert "earlier imports" not in output.stdout
+    assert "already had" not in output.stdout
     first = {"anna/all/b.wav": 1, "anna/all/one.wav": 2, "anna/all/x_y.wav": 3}
     assert numbers(tmp_path / "root") == first
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / WAVS).rglob("*.wav")}
@@ -193,7 +193,7 @@ def test_an_import_does_not_change_or_repeat_wavs_of_earlier_imports(tmp_path: P
     write_tones(tmp_path / "other", {"anna/c.wav": 1, "anna/d.wav": 7, "ben/b.wav": 1})
     output = here(*command, tmp_path / "other", cwd=tmp_path, check=1)
     assert "skipped, already in the tree under another name: 1" in output.stdout
-    assert "speakers with recordings of earlier imports: 1, for example anna" in output.stdout
+    assert "added to speakers that the tree already had: 1, for example anna" in output.stdout
     assert "ben/b.wav: same content under another speaker" in output.stderr and output.stderr.count("\n") == 1
     assert numbers(tmp_path / "root") == second | {"anna/all/d.wav": 7}
     assert report(tmp_path / "root")["c.wav"]["detail"] == str(tmp_path / "root" / WAVS / "anna/all/b.wav")

@@ -310,6 +310,13 @@ def test_an_unreadable_file_is_not_called_damaged(
         load_speaker(path)
 
 
+def test_too_little_memory_is_no_reason_to_enrol_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_three(tmp_path)[0]
+    monkeypatch.setattr(np, "load", Mock(side_effect=MemoryError))
+    with pytest.raises(UserError, match=rf"^{path}: too large for the memory, or damaged$"):
+        load_speaker(path)
+
+
 def test_a_speaker_whom_another_process_removes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = speakers._files(tmp_path) or {path.stem: path for path in save_three(tmp_path)}
     files["Boris"].unlink()
